@@ -1,0 +1,1 @@
+"""The hospital: the only package that touches patient records."""

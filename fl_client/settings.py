@@ -1,0 +1,89 @@
+"""A hospital's own settings: the only place that reads ``site.toml`` and Flower's config maps at a hospital."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fl_contract.settings import Settings, read_toml
+from fl_contract.study import STUDIES, Scalar, Study, study_from_run_config
+
+
+class SourceSettings(Settings):
+    """A virtual hospital's patients: parts of a built-in data set.
+
+    Attributes:
+        dataset: Which data.
+        parts: Which parts of the split this hospital holds.
+        num_parts: Parts in the split.
+        alpha: Concentration of the Dirichlet split by class.
+        test_fraction: Share of each part that is held out.
+        seed: Of the split.
+    """
+
+    kind: Literal["built-in"]
+    dataset: Literal["breast-cancer", "digits"]
+    parts: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
+    num_parts: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    test_fraction: float = Field(gt=0, lt=1)
+    seed: int = Field(ge=0)
+
+
+class PolicySettings(Settings):
+    """What the hospital allows, whatever a study asks for.
+
+    Attributes:
+        epsilon_budget: Over the hospital's whole life and all studies, add-or-remove-one; 0 allows no private round.
+        delta: Of the same budget; a study's own may not be larger.
+        require_privacy: Refuse a study without differential privacy.
+        min_examples: Fewest training records with which the hospital takes part.
+    """
+
+    epsilon_budget: float = Field(ge=0)
+    delta: float = Field(gt=0, lt=1)
+    require_privacy: bool = True
+    min_examples: int = Field(default=10, ge=1)
+
+
+class SiteSettings(Settings):
+    """A hospital's own file, never sent anywhere.
+
+    Attributes:
+        name: As the federation knows the hospital.
+        declared_examples: Public, rounded number of training records: the hospital's weight, and the number that
+            sampling and noise are scaled by instead of the true one.
+        source: Where its records are.
+        policy: What it allows.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    declared_examples: int = Field(ge=1)
+    source: SourceSettings
+    policy: PolicySettings
+
+
+def read_site_settings(path: Path) -> SiteSettings:
+    """Read ``site.toml``.
+
+    Raises:
+        SettingError: The file is absent or breaks a rule.
+    """
+    return SiteSettings.parse(read_toml(path), origin=path.name)
+
+
+def site_file(node_config: Mapping[str, Scalar]) -> Path | None:
+    """The hospital's own file, which a SuperNode is started with; None on a simulated node."""
+    value = node_config.get("site-file")
+    return Path(str(value)) if value else None
+
+
+def partition(node_config: Mapping[str, Scalar]) -> tuple[int, int]:
+    """Number of a simulated node, from 0, and how many there are."""
+    return int(node_config["partition-id"]), int(node_config["num-partitions"])
+
+
+def read_study(node_config: Mapping[str, Scalar], run_config: Mapping[str, Scalar]) -> Study:
+    """The study that a run names, from this hospital's own copy of it."""
+    return study_from_run_config(run_config, directory=Path(str(node_config.get("studies", STUDIES))))

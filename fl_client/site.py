@@ -1,0 +1,135 @@
+"""A hospital in a run: its settings, its folder, and its own copy of the study."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+
+from fl_client.data.builtin import BuiltInSource
+from fl_client.data.records import SiteRecords
+from fl_client.settings import (
+    PolicySettings,
+    SiteSettings,
+    SourceSettings,
+    partition,
+    read_site_settings,
+    read_study,
+    site_file,
+)
+from fl_contract.errors import SettingError
+from fl_contract.run_folder import run_folder
+from fl_contract.study import Study
+from privacy.ledger import Ledger
+
+SITE_FILE = "site.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A hospital in a run.
+
+    Attributes:
+        settings: Its own file.
+        folder: Its own state: ledger, outbox, logs.
+        study: Its own copy, with the run's overrides.
+    """
+
+    settings: SiteSettings
+    folder: Path
+    study: Study
+
+    @property
+    def name(self) -> str:
+        """As the federation knows it."""
+        return self.settings.name
+
+    def load_records(self) -> SiteRecords:
+        """Its patients."""
+        return BuiltInSource(self.settings.source).load()
+
+    def open_ledger(self) -> Ledger:
+        """Its privacy ledger, over all studies; to be closed after use."""
+        return open_ledger(self.settings, self.folder)
+
+
+def open_ledger(settings: SiteSettings, folder: Path) -> Ledger:
+    """The privacy ledger of a hospital whose ``site.toml`` lies in ``folder``."""
+    return Ledger(folder / "ledger.sqlite", epsilon_budget=settings.policy.epsilon_budget, delta=settings.policy.delta)
+
+
+def open_sites(context: Context) -> dict[str, Site]:
+    """The hospitals that this node speaks for: one on a SuperNode, any number on a simulated node.
+
+    Raises:
+        SettingError: A settings file breaks a rule, or the study is unknown.
+    """
+    study = read_study(context.node_config, context.run_config)
+    if (path := site_file(context.node_config)) is not None:
+        settings = read_site_settings(path)
+        return {settings.name: Site(settings=settings, folder=path.parent, study=study)}
+    number, count = partition(context.node_config)
+    names = study.simulation.site_names
+    if study.simulation.trainers == "pooled":
+        names = (*names, "pooled")
+    folder = run_folder(context.run_config, context.run_id) / "sites"
+    return {name: _open_virtual_site(name, study, folder / name) for name in names[number::count]}
+
+
+def _open_virtual_site(name: str, study: Study, folder: Path) -> Site:
+    path = folder / SITE_FILE
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(_site_toml(_virtual_settings(name, study)), encoding="utf-8")
+    settings = read_site_settings(path)
+    if settings != _virtual_settings(name, study):
+        raise SettingError(f"{path}: holds the settings of another simulation; choose another --out")
+    return Site(settings=settings, folder=folder, study=study)
+
+
+def _virtual_settings(name: str, study: Study) -> SiteSettings:
+    simulation = study.simulation
+    parts = range(simulation.num_sites) if name == "pooled" else [simulation.site_names.index(name)]
+    source = SourceSettings.parse(
+        {
+            "kind": "built-in",
+            "dataset": simulation.dataset,
+            "parts": list(parts),
+            "num-parts": simulation.num_sites,
+            "alpha": simulation.alpha,
+            "test-fraction": simulation.test_fraction,
+            "seed": study.seed,
+        },
+        origin=name,
+    )
+    policy = {
+        "epsilon-budget": simulation.epsilon_budget,
+        "delta": study.privacy.delta,
+        "require-privacy": simulation.require_privacy,
+    }
+    return SiteSettings.model_construct(
+        name=name,
+        declared_examples=_round_to_ten(len(BuiltInSource(source).load().train)),
+        source=source,
+        policy=PolicySettings.parse(policy, origin=name),
+    )
+
+
+def _round_to_ten(number: int) -> int:
+    return max(10, 10 * round(number / 10))
+
+
+def _site_toml(settings: SiteSettings) -> str:
+    tables: dict[str, Any] = settings.model_dump(mode="json", by_alias=True)
+    lines = ["# A virtual hospital, written by the simulation from the study's [simulation] table."]
+    lines += _toml_lines({key: value for key, value in tables.items() if not isinstance(value, dict)})
+    for name in ("source", "policy"):
+        lines += ["", f"[{name}]", *_toml_lines(tables[name])]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_lines(table: dict[str, Any]) -> Sequence[str]:
+    """Texts, numbers, truth values and lists of numbers are written in JSON as in TOML."""
+    return [f"{key} = {json.dumps(value)}" for key, value in table.items()]

@@ -1,0 +1,63 @@
+"""The only place where a hospital trains a model on its patients."""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from fl_client.preprocessing import Examples
+from fl_contract.study import TrainingSettings
+from fl_contract.tasks import loss_per_example
+from privacy.dp_sgd import train_privately
+from privacy.plan import PrivacyPlan
+
+
+def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The study's optimiser over the model's trainable parameters, with a fresh state."""
+    optimizer_class = getattr(torch.optim, settings.optimizer)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer: torch.optim.Optimizer = optimizer_class(
+        parameters, lr=settings.learning_rate, **settings.optimizer_options
+    )
+    return optimizer
+
+
+def round_generator(seed: int, site: str, server_round: int) -> torch.Generator:
+    """Draws the batches of one hospital's round without privacy; needs no state between rounds.
+
+    Never used for privacy: noise and sampling under differential privacy come from the operating system.
+    """
+    digest = hashlib.sha256(f"{seed}/{site}/{server_round}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+def train(model: nn.Module, examples: Examples, settings: TrainingSettings, generator: torch.Generator) -> None:
+    """Train in place by mini-batches, each record once an epoch, without differential privacy."""
+    optimizer = make_optimizer(model, settings)
+    model.train()
+    for _ in range(settings.local_epochs):
+        for rows in torch.randperm(len(examples), generator=generator).split(settings.batch_size):
+            optimizer.zero_grad()
+            loss_per_example(model(examples.inputs[rows]), examples.labels[rows]).mean().backward()
+            optimizer.step()
+
+
+def train_with_privacy(model: nn.Module, examples: Examples, settings: TrainingSettings, plan: PrivacyPlan) -> int:
+    """Train in place by the plan's noisy steps.
+
+    Returns:
+        Steps run; the only thing said about the training.
+    """
+
+    def fetch(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return examples.inputs[rows], examples.labels[rows]
+
+    result = train_privately(
+        model,
+        make_optimizer(model, settings),
+        plan,
+        num_records=len(examples),
+        fetch=fetch,
+        loss_per_record=loss_per_example,
+    )
+    return result.steps_run

@@ -1,0 +1,284 @@
+"""The only place that knows the string keys inside Flower's records: requests and replies, both halves together.
+
+Everything here is read from a network: each field is checked for presence and type before it is used.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from fl_contract.errors import MessageError, RefusalCode
+from fl_contract.metrics import NUM_BINS, Evaluation, ScoreHistogram
+
+Arrays = dict[str, NDArray[Any]]
+"""A model's state, or an update: one array per name."""
+
+ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+NUM_EXAMPLES = "num-examples"
+LOSS = "loss"
+
+ROSTER = "query.roster"
+PLAN = "query.plan"
+TRAIN = "train"
+EVALUATE = "evaluate"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What every request names.
+
+    Attributes:
+        run: Identity of the run; stays the same when a run is resumed.
+        fingerprint: Of the coordinator's study.
+        site: The hospital asked; empty in a roster request, which asks a node for its hospitals.
+        server_round: From 1; 0 before the first round.
+    """
+
+    run: str
+    fingerprint: str
+    site: str = ""
+    server_round: int = 0
+
+    def to_config(self) -> ConfigRecord:
+        """As Flower carries it."""
+        return ConfigRecord(
+            {"run": self.run, "fingerprint": self.fingerprint, "site": self.site, "server-round": self.server_round}
+        )
+
+    @classmethod
+    def from_message(cls, message: Message) -> "Request":
+        """Read a request at the hospital.
+
+        Raises:
+            MessageError: A field is absent or of another type.
+        """
+        config = _config(message)
+        return cls(
+            run=_field(config, "run", str),
+            fingerprint=_field(config, "fingerprint", str),
+            site=_field(config, "site", str),
+            server_round=_field(config, "server-round", int),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SitePlan:
+    """What a hospital says before round 1 that it will do.
+
+    Attributes:
+        site: Its name.
+        num_examples: Training records it declares; a public, rounded number.
+        noise_multiplier: Of its DP-SGD, 0 without privacy.
+    """
+
+    site: str
+    num_examples: int
+    noise_multiplier: float
+
+    def to_content(self) -> RecordDict:
+        """As Flower carries it."""
+        values: dict[str, Any] = {
+            "site": self.site,
+            NUM_EXAMPLES: self.num_examples,
+            "noise-multiplier": self.noise_multiplier,
+        }
+        return RecordDict({CONFIG: ConfigRecord(values)})
+
+    @classmethod
+    def from_message(cls, message: Message) -> "SitePlan":
+        """Read the answer at the coordinator.
+
+        Raises:
+            MessageError: A field is absent or of another type.
+        """
+        config = _config(message)
+        return cls(
+            site=_field(config, "site", str),
+            num_examples=_field(config, NUM_EXAMPLES, int),
+            noise_multiplier=_field(config, "noise-multiplier", float),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacySpent:
+    """What a hospital has spent in this run, up to and including this reply.
+
+    Attributes:
+        epsilon: Of this run alone; nothing of the hospital's other studies.
+        delta: Of the same guarantee.
+        steps: Noisy steps in this round.
+    """
+
+    epsilon: float
+    delta: float
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReply:
+    """A hospital's model after local training.
+
+    Attributes:
+        site: Its name.
+        arrays: New weights and buffers; the names, shapes and types of the request's.
+        num_examples: Training records it declares: its weight in an average by examples.
+        spent: Under differential privacy.
+    """
+
+    site: str
+    arrays: Arrays
+    num_examples: int
+    spent: PrivacySpent | None
+
+    def to_content(self) -> RecordDict:
+        """As Flower carries it."""
+        metrics: dict[str, Any] = {NUM_EXAMPLES: self.num_examples}
+        if self.spent is not None:
+            metrics |= {"epsilon": self.spent.epsilon, "delta": self.spent.delta, "steps": self.spent.steps}
+        return RecordDict(
+            {
+                ARRAYS: to_array_record(self.arrays),
+                METRICS: MetricRecord(metrics),
+                CONFIG: ConfigRecord({"site": self.site}),
+            }
+        )
+
+
+def privacy_spent(message: Message) -> PrivacySpent | None:
+    """What a train reply says was spent; None from a hospital that trained without differential privacy."""
+    metrics = _metrics(message)
+    if "epsilon" not in metrics:
+        return None
+    return PrivacySpent(
+        epsilon=_field(metrics, "epsilon", float),
+        delta=_field(metrics, "delta", float),
+        steps=_field(metrics, "steps", int),
+    )
+
+
+def evaluation_content(site: str, evaluation: Evaluation) -> RecordDict:
+    """A hospital's measurement as Flower carries it."""
+    return RecordDict(
+        {
+            METRICS: MetricRecord(
+                {
+                    NUM_EXAMPLES: evaluation.num_examples,
+                    LOSS: evaluation.loss,
+                    "loss-sum": evaluation.loss_sum,
+                    "num-correct": evaluation.num_correct,
+                    "score-counts": [int(count) for count in evaluation.scores.counts.ravel()],
+                }
+            ),
+            CONFIG: ConfigRecord({"site": site}),
+        }
+    )
+
+
+def read_evaluation(message: Message) -> Evaluation:
+    """Read a measurement at the coordinator.
+
+    Raises:
+        MessageError: A field is absent, of another type, or contradicts another.
+    """
+    metrics = _metrics(message)
+    counts = np.asarray(_field(metrics, "score-counts", list))
+    if counts.dtype.kind != "i" or not counts.size or counts.size % (2 * NUM_BINS):
+        raise MessageError(f"score-counts has {counts.size} entries; expected integers, a multiple of {2 * NUM_BINS}")
+    try:
+        scores = ScoreHistogram(counts=counts.reshape(-1, 2, NUM_BINS).astype(np.int64))
+    except ValueError as error:
+        raise MessageError(str(error)) from error
+    evaluation = Evaluation(
+        num_examples=_field(metrics, NUM_EXAMPLES, int),
+        loss_sum=_field(metrics, "loss-sum", float),
+        num_correct=_field(metrics, "num-correct", int),
+        scores=scores,
+    )
+    if evaluation.num_examples < 1 or scores.num_examples != evaluation.num_examples:
+        raise MessageError(
+            f"num-examples={evaluation.num_examples} and {scores.num_examples} scores; expected the same, at least 1"
+        )
+    if not np.isfinite(evaluation.loss_sum) or not 0 <= evaluation.num_correct <= evaluation.num_examples:
+        raise MessageError("loss-sum or num-correct is out of range; expected a finite loss, 0 to num-examples correct")
+    return evaluation
+
+
+def roster_content(sites: list[str]) -> RecordDict:
+    """The hospitals that a node speaks for, as Flower carries them."""
+    return RecordDict({CONFIG: ConfigRecord({"sites": sites})})
+
+
+def read_roster(message: Message) -> list[str]:
+    """The hospitals that a node speaks for."""
+    return [str(site) for site in _field(_config(message), "sites", list)]
+
+
+def site_of_reply(message: Message) -> str | None:
+    """The hospital that a reply names; None in a reply of another framework's client."""
+    if not message.has_content() or CONFIG not in message.content.config_records:
+        return None
+    site = message.content.config_records[CONFIG].get("site")
+    return site if isinstance(site, str) else None
+
+
+def refusal_of_reply(message: Message) -> tuple[str, str]:
+    """Code in words and sentence of an error reply, for the record."""
+    try:
+        code = RefusalCode(message.error.code)
+    except ValueError:
+        return f"flower-{message.error.code}", "The node gave no answer of ours (Flower's own code)."
+    return code.label, code.sentence
+
+
+def to_array_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    """Arrays as Flower carries them; names, shapes, types and order are kept."""
+    return ArrayRecord({name: Array(np.asarray(array, order="C")) for name, array in arrays.items()})
+
+
+def from_array_record(record: ArrayRecord) -> Arrays:
+    """The arrays that Flower carried; never unpickles.
+
+    Raises:
+        MessageError: An array is not in NumPy's own format, or its bytes are damaged.
+    """
+    arrays = {}
+    for name, array in record.items():
+        if array.stype != "numpy.ndarray":
+            raise MessageError(f"array {name!r} has serialisation {array.stype!r}; expected 'numpy.ndarray'")
+        try:
+            arrays[name] = array.numpy()
+        except (ValueError, TypeError, OSError, EOFError) as error:
+            raise MessageError(f"array {name!r} cannot be read; its bytes are not a NumPy array") from error
+    return arrays
+
+
+def request_arrays(message: Message) -> Arrays:
+    """The model in a train or evaluate request."""
+    return from_array_record(_record(message.content.array_records, ARRAYS))
+
+
+def _config(message: Message) -> ConfigRecord:
+    return _record(message.content.config_records, CONFIG)
+
+
+def _metrics(message: Message) -> MetricRecord:
+    return _record(message.content.metric_records, METRICS)
+
+
+def _record(records: Mapping[str, T], name: str) -> T:
+    if name not in records:
+        raise MessageError(f"record {name!r} is missing; the message holds {sorted(records)}")
+    return records[name]
+
+
+def _field(record: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    value = record.get(key)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise MessageError(f"{key}={value!r}; expected {kind.__name__}")
+    return value

@@ -1,0 +1,280 @@
+"""A study: what everybody agreed to. The only place where ``studies/<name>.toml`` becomes one frozen object.
+
+The file travels in the bundle, so that a hospital can read it and approve it. A run may override single numbers, texts
+and truth values; both sides apply the overrides to their own copy of the file and compare fingerprints.
+"""
+
+import hashlib
+import inspect
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, field_validator, model_validator
+
+from fl_contract.errors import SettingError
+from fl_contract.models import ModelSettings
+from fl_contract.models.small_cnn import SmallCnnSettings
+from fl_contract.schema import ImageSchema, Schema
+from fl_contract.settings import Settings, read_toml, scalar_keys
+
+STUDIES = Path(__file__).resolve().parent.parent / "studies"
+"""The folder of studies that ships beside our packages, in a checkout and in a bundle."""
+
+Scalar = str | int | float | bool
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+
+
+class TrainingSettings(Settings):
+    """Local training at a hospital, without privacy unless said otherwise.
+
+    Attributes:
+        optimizer: A class of ``torch.optim`` by its name, such as ``SGD`` or ``Adam``. Under differential privacy too.
+        learning_rate: Of that optimiser.
+        optimizer_options: Further arguments of that class, such as ``momentum``.
+        batch_size: Patients a step. Under differential privacy the sampling rate says it instead.
+        local_epochs: Passes over a hospital's patients in a round. Under differential privacy the steps say it instead.
+    """
+
+    optimizer: str = "SGD"
+    learning_rate: float = Field(gt=0)
+    optimizer_options: dict[str, int | float | bool] = Field(default_factory=dict)
+    batch_size: int = Field(default=32, ge=1)
+    local_epochs: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _check_optimizer(self) -> Self:
+        optimizer = getattr(torch.optim, self.optimizer, None)
+        if not (inspect.isclass(optimizer) and issubclass(optimizer, torch.optim.Optimizer)):
+            raise ValueError(
+                f"optimizer={self.optimizer!r}; expected the name of a class of torch.optim, such as 'SGD'"
+            )
+        known = set(inspect.signature(optimizer).parameters) - {"params", "lr"}
+        if unknown := sorted(set(self.optimizer_options) - known):
+            raise ValueError(f"optimizer-options={unknown}; {self.optimizer} knows {sorted(known)}")
+        return self
+
+
+class StrategySettings(Settings):
+    """How the coordinator makes one model of the hospitals' models.
+
+    Attributes:
+        name: ``fedavg`` (McMahan 2017) or ``fedavgm`` (Hsu 2019).
+        weighting: A hospital counts by its ``examples``, the same as any other (``equal``), or by ``institution``.
+        institution_weights: For ``institution``: a positive weight for every hospital by name.
+        server_learning_rate: Share of the mean update that is applied; 1 replaces the model by the mean.
+        server_momentum: For ``fedavgm``: share of the last step that is kept, in [0, 1).
+        server_dampening: For ``fedavgm``: share of the new update that is left out, in [0, 1]. Equal to the momentum
+            it makes the step a running mean of updates.
+    """
+
+    name: Literal["fedavg", "fedavgm"] = "fedavg"
+    weighting: Literal["examples", "equal", "institution"] = "examples"
+    institution_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    server_learning_rate: float = Field(default=1.0, gt=0)
+    server_momentum: float = Field(default=0.9, ge=0, lt=1)
+    server_dampening: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if (self.weighting == "institution") != bool(self.institution_weights):
+            raise ValueError("institution-weights go with weighting = 'institution', and only with it")
+        return self
+
+
+class FederationSettings(Settings):
+    """Who takes part in a round.
+
+    Attributes:
+        min_sites: Hospitals whose replies a round needs (the quorum).
+        fraction_sites: Share of the hospitals that is asked in a round, in (0, 1]; never fewer than ``min_sites``.
+        round_timeout_seconds: Deadline for the replies of a round; later ones are dropped.
+    """
+
+    min_sites: int = Field(ge=1)
+    fraction_sites: float = Field(default=1.0, gt=0, le=1)
+    round_timeout_seconds: float = Field(default=3600.0, gt=0)
+
+
+class StoppingSettings(Settings):
+    """When a run has converged.
+
+    Attributes:
+        patience: Rounds without a better pooled held-out loss after which the run stops; 0 never stops early.
+        min_improvement: A loss is better when it is lower by more than this, in nats.
+    """
+
+    patience: int = Field(default=0, ge=0)
+    min_improvement: float = Field(default=0.0, ge=0)
+
+
+class PrivacySettings(Settings):
+    """What the study proposes for privacy; each hospital's own policy and budget decide.
+
+    Attributes:
+        mechanism: ``dp-sgd``, or ``none`` for a study without differential privacy.
+        unit: What one unit of privacy protects. A ``record`` is one row or image.
+        epsilon: Target for all planned rounds together, add-or-remove-one.
+        delta: Of the same guarantee; below 1 / patients.
+        clip_norm: Bound on a record's gradient, in weight units per learning rate.
+        sampling_rate: Chance of a record to be in a step's batch, in (0, 1].
+        steps_per_round: Noisy steps in a round.
+    """
+
+    mechanism: Literal["dp-sgd", "none"]
+    unit: Literal["record"] = "record"
+    epsilon: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=1)
+    clip_norm: float = Field(gt=0)
+    sampling_rate: float = Field(gt=0, le=1)
+    steps_per_round: int = Field(ge=1)
+
+
+class SimulationSettings(Settings):
+    """Virtual hospitals, for trying a study on one machine. A real hospital ignores this table.
+
+    Attributes:
+        dataset: Built-in data that are split over the hospitals.
+        num_sites: Virtual hospitals.
+        alpha: Concentration of the Dirichlet split by class; smaller means more unequal sizes and prevalences.
+        test_fraction: Share of each hospital's patients that is held out.
+        trainers: ``all`` hospitals, the name of one, or ``pooled``: one site that holds every hospital's patients.
+        epsilon_budget: Each virtual hospital's own budget over its whole life.
+        require_privacy: Each virtual hospital refuses a study without differential privacy.
+    """
+
+    dataset: Literal["breast-cancer", "digits"]
+    num_sites: int = Field(ge=1, le=1000)
+    alpha: float = Field(gt=0)
+    test_fraction: float = Field(gt=0, lt=1)
+    trainers: str = "all"
+    epsilon_budget: float = Field(ge=0)
+    require_privacy: bool = False
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """Names of the virtual hospitals."""
+        return tuple(f"hospital-{number}" for number in range(1, self.num_sites + 1))
+
+    @model_validator(mode="after")
+    def _check_trainers(self) -> Self:
+        if self.trainers not in ("all", "pooled", *self.site_names):
+            raise ValueError(f"trainers={self.trainers!r}; expected 'all', 'pooled' or one of {self.site_names}")
+        return self
+
+
+class Study(Settings):
+    """What everybody agreed to. See each table's own type for its keys."""
+
+    name: str
+    title: str
+    num_rounds: int = Field(ge=1)
+    seed: int = Field(ge=0, lt=2**32)
+    data_schema: Schema = Field(alias="schema")
+    model: ModelSettings
+    training: TrainingSettings
+    strategy: StrategySettings
+    federation: FederationSettings
+    stopping: StoppingSettings
+    privacy: PrivacySettings
+    simulation: SimulationSettings
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError("expected lower-case letters, digits and hyphens, at most 64")
+        return name
+
+    @model_validator(mode="after")
+    def _check_model_fits(self) -> Self:
+        if isinstance(self.model, SmallCnnSettings) and not isinstance(self.data_schema, ImageSchema):
+            raise ValueError(
+                "model.kind='small-cnn' needs schema.kind = 'image'; a table goes with 'logistic' or 'mlp'"
+            )
+        return self
+
+    @property
+    def is_private(self) -> bool:
+        """Whether hospitals train with differential privacy."""
+        return self.privacy.mechanism != "none"
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the label."""
+        return len(self.data_schema.classes)
+
+    def to_table(self) -> dict[str, Any]:
+        """All settings with their values, as TOML would hold them."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all settings; equal at the coordinator and at every hospital, or the request is refused."""
+        return hashlib.sha256(json.dumps(self.to_table(), sort_keys=True).encode()).hexdigest()
+
+
+OVERRIDABLE_KEYS = tuple(
+    key for key in scalar_keys(Study) if key not in ("name", "title") and not key.startswith("schema.")
+)
+"""Dotted keys that a run may set; ``[tool.flwr.app.config]`` lists the same (a test compares them)."""
+
+
+def load_study(name: str, *, directory: Path = STUDIES, overrides: Mapping[str, Scalar] | None = None) -> Study:
+    """Read a study by its name.
+
+    Args:
+        name: Of the file without ``.toml``; never a path.
+        directory: That holds the studies.
+        overrides: Values by dotted key, such as ``{"privacy.epsilon": 4.0}``.
+
+    Raises:
+        SettingError: There is no such study, or a key breaks a rule.
+    """
+    available = sorted(path.stem for path in directory.glob("*.toml"))
+    if not _NAME.fullmatch(name) or name not in available:
+        raise SettingError(f"study={name!r}; expected one of {available} in {directory.name}/")
+    raw = read_toml(directory / f"{name}.toml")
+    if raw.get("name") != name:
+        raise SettingError(f"{name}.toml: name={raw.get('name')!r}; expected the name of the file, {name!r}")
+    for key, value in (overrides or {}).items():
+        _override(raw, key, value)
+    return Study.parse(raw, origin=f"{name}.toml")
+
+
+def _override(raw: dict[str, Any], key: str, value: Scalar) -> None:
+    if key not in OVERRIDABLE_KEYS:
+        raise SettingError(f"{key}={value!r} is not a known key; expected one of {', '.join(OVERRIDABLE_KEYS)}")
+    *tables, last = key.split(".")
+    for table in tables:
+        raw = raw.setdefault(table, {})
+    raw[last] = value
+
+
+def study_from_run_config(run_config: Mapping[str, Scalar], *, directory: Path = STUDIES) -> Study:
+    """The study that a Flower run names, with its overrides; an empty text means "as the study says"."""
+    overrides = {key: run_config[key] for key in OVERRIDABLE_KEYS if run_config.get(key, "") != ""}
+    return load_study(str(run_config.get("study", "")), directory=directory, overrides=overrides)
+
+
+def parse_assignment(assignment: str) -> tuple[str, Scalar]:
+    """Read ``key=value`` of a command line; the value as TOML, a bare word as a text.
+
+    >>> parse_assignment("privacy.epsilon=4.0"), parse_assignment("strategy.name=fedavgm")
+    (('privacy.epsilon', 4.0), ('strategy.name', 'fedavgm'))
+    """
+    key, separator, text = assignment.partition("=")
+    if not separator or not key or not text:
+        raise SettingError(f"{assignment!r}; expected key=value, such as num-rounds=20")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    if not isinstance(value, Scalar):
+        raise SettingError(f"{assignment!r}; expected one number, text or truth value")
+    return key.strip(), value

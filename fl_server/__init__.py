@@ -1,0 +1,1 @@
+"""The coordinator: round loop, checkpoints, run record, report."""

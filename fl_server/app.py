@@ -1,0 +1,128 @@
+"""The coordinator's Flower app: a run from its settings to its final model."""
+
+import time
+import uuid
+from collections.abc import Mapping
+
+import numpy as np
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from safetensors.numpy import save
+
+from fl_contract.errors import CheckpointError, ConsiliumError, SettingError
+from fl_contract.messages import Arrays, Request, SitePlan
+from fl_contract.models import buffer_names, build_model
+from fl_contract.tasks import num_outputs
+from fl_server.checkpoint import Checkpoint, read_checkpoint
+from fl_server.local_grid import LocalGrid
+from fl_server.roll_call import call_plans, call_roster
+from fl_server.round_loop import RoundLoop
+from fl_server.run_record import MODEL_FILE, RUN_FILE, RunRecord, write_atomically
+from fl_server.settings import RunSettings, read_run_settings, variant_of
+from fl_server.stopping import Stopping
+from fl_server.summary import write_evaluations
+from privacy.errors import PrivacyError
+from privacy.model_check import check_dp_compatible
+from strategies.participation import Roster
+from strategies.registry import make_strategy
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a study; the record in the run's folder says how it ended, whatever happens.
+
+    Raises:
+        ConsiliumError: The run could not start or go on.
+    """
+    settings = read_run_settings(context)
+    checkpoint = _read_checkpoint(settings)
+    record = RunRecord(settings.folder)
+    started = time.monotonic()
+    try:
+        _run(grid, settings, checkpoint, record)
+    except Exception as error:
+        reason = str(error) if isinstance(error, ConsiliumError | PrivacyError) else type(error).__name__
+        record.finish("failed", reason=reason, seconds=time.monotonic() - started)
+        raise
+
+
+def _read_checkpoint(settings: RunSettings) -> Checkpoint | None:
+    if not settings.resume:
+        if (settings.folder / RUN_FILE).exists():
+            raise SettingError(f"{settings.folder}: holds a run already; choose another folder, or resume it")
+        return None
+    checkpoint = read_checkpoint(settings.folder, fingerprint=settings.study.fingerprint)
+    if checkpoint is None and (settings.folder / RUN_FILE).exists() is False:
+        raise CheckpointError(f"{settings.folder}: holds no run to resume; start one without resume")
+    return checkpoint
+
+
+def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, record: RunRecord) -> None:
+    started = time.monotonic()
+    study = settings.study
+    torch_model = build_model(
+        study.model,
+        input_shape=study.data_schema.input_shape,
+        num_outputs=num_outputs(study.num_classes),
+        seed=study.seed,
+    )
+    model = {name: tensor.numpy() for name, tensor in torch_model.state_dict().items()}
+    request = Request(run=checkpoint.run if checkpoint else uuid.uuid4().hex, fingerprint=study.fingerprint)
+    record.begin(
+        study,
+        run=request.run,
+        variant=variant_of(study),
+        engine="local" if isinstance(grid, LocalGrid) else "flower",
+        num_parameters=sum(parameter.numel() for parameter in torch_model.parameters()),
+    )
+    if study.is_private:
+        check_dp_compatible(torch_model)
+    roster = call_roster(grid, study, request)
+    plans, refused = call_plans(grid, study, request, roster)
+    record.agree(_site_table(plans), refused)
+    generator = np.random.default_rng(study.seed)
+    strategy = make_strategy(
+        study,
+        roster=Roster(nodes=roster.nodes, trainers=tuple(plans), evaluators=roster.evaluators),
+        generator=generator,
+        buffer_names=buffer_names(torch_model),
+    )
+    stopping = Stopping(study.stopping)
+    if checkpoint is not None:
+        model = checkpoint.model
+        strategy.load_state(checkpoint.strategy)
+        stopping.load_state(checkpoint.stopping)
+        generator.bit_generator.state = checkpoint.generator
+    last_round, seconds = (checkpoint.server_round, checkpoint.seconds) if checkpoint else (0, 0.0)
+    record.keep_rounds(last_round)
+    loop = RoundLoop(
+        grid=grid,
+        study=study,
+        strategy=strategy,
+        generator=generator,
+        record=record,
+        request=request,
+        plans=plans,
+        stopping=stopping,
+    )
+    model, evaluations = loop.run(model, last_round=last_round, seconds_before=seconds)
+    _write_model(record, model)
+    write_evaluations(record.folder / "evaluation.json", evaluations)
+    seconds += time.monotonic() - started
+    if stopping.has_converged:
+        record.finish("converged", reason=f"No better loss in {study.stopping.patience} rounds.", seconds=seconds)
+    else:
+        record.finish("completed", reason="", seconds=seconds)
+
+
+def _site_table(plans: Mapping[str, SitePlan]) -> dict[str, dict[str, float]]:
+    return {
+        site: {"num_examples": plan.num_examples, "noise_multiplier": plan.noise_multiplier}
+        for site, plan in sorted(plans.items())
+    }
+
+
+def _write_model(record: RunRecord, model: Arrays) -> None:
+    write_atomically(record.folder / MODEL_FILE, save({name: np.asarray(array) for name, array in model.items()}))

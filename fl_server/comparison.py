@@ -1,0 +1,44 @@
+"""The table that answers "was it worth joining?" on the terminal."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fl_server.summary import natural_order, summarise
+
+COLUMNS = {
+    "local": "alone",
+    "private": "together,\nprivate",
+    "federated": "together,\nno privacy",
+    "pooled": "all data\npooled",
+}
+
+
+def print_comparison(out: Path, console: Console) -> None:
+    """Print AUROC per hospital and on all held-out patients, for each way to train that the folder holds.
+
+    Raises:
+        RunError: The folder holds no run.
+    """
+    summary = summarise(out)
+    variants: dict[str, Any] = summary["variants"]
+    kinds = [kind for kind in COLUMNS if kind in variants]
+    table = Table(title="\nWas it worth joining? AUROC on held-out patients", title_justify="left", pad_edge=False)
+    table.add_column("hospital")
+    for kind in kinds:
+        table.add_column(COLUMNS[kind], justify="right")
+    if summary["epsilon"]:
+        table.add_column("ε spent", justify="right")
+    for site in natural_order({site for kind in kinds for site in variants[kind]["auroc"]["sites"]}):
+        cells = [_number(variants[kind]["auroc"]["sites"].get(site)) for kind in kinds]
+        table.add_row(site, *cells, *([_number(summary["epsilon"].get(site))] if summary["epsilon"] else []))
+    table.add_section()
+    pooled = [_number(variants[kind]["auroc"]["pooled"]) for kind in kinds]
+    table.add_row("all patients", *pooled, *([""] if summary["epsilon"] else []), style="bold")
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,136 @@
+"""What a person sees while a run goes on: a live table on a terminal, one line a round elsewhere."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fl_server.run_record import ROUNDS_FILE, RUN_FILE
+
+LOOK_SECONDS = 0.2
+
+
+def follow_run(folder: Path, console: Console, is_running: Callable[[], bool]) -> None:
+    """Show a run from its record until it ends.
+
+    The record is read, not the run: the same view serves both engines.
+
+    Args:
+        folder: Of the run.
+        console: To show it on.
+        is_running: Asked about five times a second.
+    """
+    if console.is_terminal:
+        _follow_live(folder, console, is_running)
+    else:
+        _follow_by_lines(folder, console, is_running)
+
+
+def _follow_live(folder: Path, console: Console, is_running: Callable[[], bool]) -> None:
+    with Live(console=console, auto_refresh=False) as live:
+        going = True
+        while going:
+            going = is_running()
+            live.update(render_run(_read_header(folder), read_rounds(folder)), refresh=True)
+            if going:
+                time.sleep(LOOK_SECONDS)
+
+
+def _follow_by_lines(folder: Path, console: Console, is_running: Callable[[], bool]) -> None:
+    shown, going = 0, True
+    while going:
+        going = is_running()
+        rounds = read_rounds(folder)
+        for entry in rounds[shown:]:
+            console.print(_round_line(_read_header(folder), entry), highlight=False)
+        shown = len(rounds)
+        if going:
+            time.sleep(LOOK_SECONDS)
+
+
+def render_run(header: dict[str, Any], rounds: list[dict[str, Any]]) -> RenderableType:
+    """The table of a run's last round, with its progress."""
+    if not rounds:
+        return Text("Calling the hospitals and agreeing on privacy before round 1 …", style="dim")
+    last, planned = rounds[-1], header["num_rounds"]
+    return Group(
+        _progress_line(header, rounds), ProgressBar(total=planned, completed=last["round"]), _sites(header, last)
+    )
+
+
+def _progress_line(header: dict[str, Any], rounds: list[dict[str, Any]]) -> Text:
+    last, planned = rounds[-1], header["num_rounds"]
+    mean_seconds = sum(entry["seconds"] for entry in rounds) / len(rounds)
+    left = mean_seconds * (planned - last["round"])
+    ended = {"completed": "done", "converged": "converged", "failed": "failed"}.get(header["status"])
+    pooled = last["pooled"]
+    return Text.assemble(
+        (f"{header['title']}\n", "bold"),
+        f"round {last['round']} of {planned}",
+        f" · pooled AUROC {_number(pooled['auroc'])} · loss {_number(pooled['loss'])}",
+        f" · {ended}" if ended else f" · about {left:.0f} s left",
+    )
+
+
+def _sites(header: dict[str, Any], last: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("hospital")
+    for title in ("trains on", "held out", "loss", "AUROC", "ε of target"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    absent = {**header["refused"], **last["missing"]}
+    for name in sorted(last["sites"].keys() | absent.keys()):
+        entry = last["sites"].get(name, {})
+        table.add_row(
+            name,
+            _number(entry.get("num_examples"), "d"),
+            _number(entry.get("test_examples"), "d"),
+            _number(entry.get("loss")),
+            _number(entry.get("auroc")),
+            _spent(header, entry),
+            Text(absent[name]["code"], style="yellow") if name in absent else "",
+        )
+    return table
+
+
+def _spent(header: dict[str, Any], entry: dict[str, Any]) -> str:
+    if entry.get("epsilon") is None:
+        return "–"
+    return f"{entry['epsilon']:.2f} of {header['settings']['privacy']['epsilon']:g}"
+
+
+def _round_line(header: dict[str, Any], entry: dict[str, Any]) -> str:
+    pooled = entry["pooled"]
+    spent = [site["epsilon"] for site in entry["sites"].values() if site["epsilon"] is not None]
+    parts = [
+        f"round {entry['round']:>3} of {header['num_rounds']}",
+        f"loss {_number(pooled['loss'])}",
+        f"AUROC {_number(pooled['auroc'])}",
+    ]
+    if spent:
+        parts.append(f"ε {max(spent):.2f} of {header['settings']['privacy']['epsilon']:g}")
+    parts += [f"{name}: {absence['code']}" for name, absence in entry["missing"].items()]
+    return "  ".join(parts)
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    path = folder / RUN_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def read_rounds(folder: Path) -> list[dict[str, Any]]:
+    """The rounds of a run that are complete; a line that is being written is left out."""
+    path = folder / ROUNDS_FILE
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

@@ -1,0 +1,364 @@
+"""The only place that turns a run folder into ``report.html``: one page that needs nothing else, not even a network.
+
+It answers a study lead ("was it worth joining?") and a privacy officer ("what was promised, spent, and released without
+noise?"). Every figure and every claim about this run is computed from the folder's files.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fl_contract.metrics import Evaluation, ScoreHistogram
+from fl_server import plots
+from fl_server.report_template import (
+    render_page,
+    write_change,
+    write_epsilon,
+    write_figure,
+    write_names,
+    write_rounds,
+)
+from fl_server.run_record import write_atomically
+from fl_server.summary import Absence, RunFolder, Variant, last_spend, local_sites, subtract
+
+NO_CLEAR_CHANGE = 0.005
+"""A change of AUROC smaller than this is called none."""
+
+FEW_PATIENTS = 20
+"""Held-out patients with or without the label below which a hospital's figures are called hints."""
+
+_ORDER = ("local", "private", "federated", "pooled")  # of columns: what joining changes stands side by side
+
+
+def write_report(out: Path) -> Path:
+    """Write OUT/report.html.
+
+    Raises:
+        RunError: The folder holds no run, or a file of it is damaged.
+    """
+    folder = RunFolder.read(out)
+    path = out / "report.html"
+    write_atomically(path, render_page(_build_view(folder)))
+    return path
+
+
+def auroc_standard_error(scores: ScoreHistogram) -> float | None:
+    """Standard error of `ScoreHistogram.auroc`, after Hanley & McNeil (1982).
+
+    With A the area, n and m the patients with and without the class: the root of
+    (A (1 - A) + (n - 1) (A / (2 - A) - A^2) + (m - 1) (2 A^2 / (1 + A) - A^2)) / (n m). Over several classes the mean
+    of their errors, which bounds that of the mean from above. None where an area is undefined, 0 or 1.
+    """
+    errors = []
+    for counts in scores.counts:
+        without, with_class = (int(side.sum()) for side in counts)
+        area = ScoreHistogram(counts=counts[np.newaxis]).auroc()
+        if not 0 < area < 1:
+            return None
+        spread = (with_class - 1) * (area / (2 - area) - area**2)
+        spread += (without - 1) * (2 * area**2 / (1 + area) - area**2)
+        errors.append(math.sqrt((area * (1 - area) + spread) / (with_class * without)))
+    return float(np.mean(errors))
+
+
+def _build_view(folder: RunFolder) -> dict[str, Any]:
+    kinds = [kind for kind in _ORDER if kind in folder.numbers["variants"]]
+    headline, sentences = _answer(folder)
+    simulation = folder.main.run.settings.get("simulation") or {}
+    return {
+        "run": folder.main.run,
+        "runs": [
+            {"name": name, "run": variant.run, "rounds": len({each.round for each in variant.rounds})}
+            for name, variant in folder.variants.items()
+        ],
+        "rounds": len({each.round for each in folder.main.rounds}),
+        "sites": folder.sites,
+        "alerts": _list_alerts(folder),
+        "answer": {"headline": headline, "sentences": sentences},
+        "tiles": _list_tiles(folder),
+        "columns": [folder.labels[kind] for kind in kinds],
+        "rows": _list_scores(folder, kinds) if kinds else [],
+        "has_change": folder.joint is not None and "local" in kinds,
+        "is_multiclass": _is_multiclass(folder),
+        "notes": _list_notes(folder),
+        "plots": _draw_plots(folder),
+        "main_label": folder.labels[folder.main_kind],
+        "traffic": _list_traffic(folder),
+        "absences": [row for name, variant in folder.variants.items() for row in _list_absences(name, variant)],
+        "privacy": _describe_privacy(folder),
+        "no_privacy_reason": _say_why_no_privacy(folder),
+        "unprotected": [name for name, variant in folder.variants.items() if not variant.is_private],
+        "dataset": simulation.get("dataset", ""),
+    }
+
+
+def _answer(folder: RunFolder) -> tuple[str, list[str]]:
+    if folder.joint is None:
+        run = folder.main.run
+        return "The files cannot say.", [
+            f"No jointly trained model was measured; the run's status is {run.status}{': ' if run.reason else ''}"
+            f"{run.reason.rstrip('.')}."
+        ]
+    changes = {site: change for site in folder.sites if (change := folder.change(site)) is not None}
+    sentences = [_say_joint(folder, folder.joint), _say_gain(folder), _say_cost(folder), _say_ideal(folder)]
+    sentences += [_say_changes(changes), _say_spend(folder)]
+    return _say_headline(folder, changes), [sentence for sentence in sentences if sentence]
+
+
+def _say_headline(folder: RunFolder, changes: Mapping[str, float]) -> str:
+    gain = folder.change()
+    if gain is None:
+        return "The files cannot say: the models are not there to compare joining with staying alone."
+    sign = _sign(gain)
+    if sign == "same":
+        return "Overall it made no clear difference."
+    if not _is_clear(folder):
+        return f"Perhaps{'' if sign == 'gained' else ' not'}: the difference is small against chance."
+    if sign == "lost":
+        return "Overall no: joining made a worse model than the hospitals have alone."
+    losers = [site for site, change in changes.items() if _sign(change) == "lost"]
+    return f"Overall yes, but not for {write_names(losers)}." if losers else "Yes: joining made a better model."
+
+
+def _say_joint(folder: RunFolder, joint: str) -> str:
+    evaluation = folder.together[joint]
+    error = auroc_standard_error(evaluation.scores)
+    margin = f" (standard error {error:.3f})" if error is not None else ""
+    how = " with privacy" if joint == "private" and folder.variants[joint].is_private else ""
+    return (
+        f"On all {evaluation.num_examples} held-out patients together, the model that the hospitals trained "
+        f"jointly{how} reaches an AUROC of {write_figure(folder.auroc(joint))}{margin}."
+    )
+
+
+def _say_gain(folder: RunFolder) -> str:
+    alone, gain = folder.auroc("local"), folder.change()
+    if alone is None or gain is None:
+        return "Whether that is better than staying alone cannot be told: there are no models trained alone to compare."
+    start = f"A model trained at one hospital alone reaches {write_figure(alone)} on the same patients on average"
+    outcome = {"gained": "joining raised it by", "lost": "joining lowered it by", "same": "joining changed it by only"}
+    doubt = "" if _is_clear(folder) else ", which is less than twice the standard error and may be chance"
+    return f"{start}: {outcome[_sign(gain)]} {abs(gain):.3f}{doubt}."
+
+
+def _is_clear(folder: RunFolder) -> bool:
+    gain = folder.change()
+    error = auroc_standard_error(folder.together[folder.joint].scores) if folder.joint else None
+    return gain is None or error is None or _sign(gain) == "same" or abs(gain) >= 2 * error
+
+
+def _say_cost(folder: RunFolder) -> str:
+    private = folder.variants.get("private")
+    cost = subtract(folder.auroc("federated"), folder.auroc("private"))
+    if private is None or not private.is_private or cost is None:
+        return ""
+    without = write_figure(folder.auroc("federated"))
+    if cost < NO_CLEAR_CHANGE:
+        return f"Privacy cost no clear loss: the same training without noise reaches {without}."
+    return f"Privacy cost {cost:.3f}: the same training without noise reaches {without}."
+
+
+def _say_ideal(folder: RunFolder) -> str:
+    ideal = folder.auroc("pooled")
+    return "" if ideal is None else f"With all data in one place it would have been {write_figure(ideal)}."
+
+
+def _say_changes(changes: Mapping[str, float]) -> str:
+    if not changes:
+        return ""
+    parts = []
+    for sign, verb in (("gained", "gained"), ("lost", "lost"), ("same", "saw no clear change")):
+        names = [f"{site} ({write_change(change)})" for site, change in changes.items() if _sign(change) == sign]
+        if names:
+            parts.append(f"{write_names(names)} {verb}")
+    return f"On their own patients, {'; '.join(parts)}."
+
+
+def _say_spend(folder: RunFolder) -> str:
+    spend = [report.epsilon for report in last_spend(folder.variants).values() if report.epsilon is not None]
+    if spend:
+        target = folder.main.run.privacy.epsilon
+        return f"No hospital spent more than epsilon {write_epsilon(max(spend))} of the {target:g} that was agreed."
+    return "" if folder.main.is_private else "There was no differential privacy."
+
+
+def _list_alerts(folder: RunFolder) -> list[str]:
+    run, terms = folder.main.run, folder.main.run.privacy
+    alerts = []
+    if run.status in ("running", "failed"):
+        reason = f": {run.reason}" if run.reason else "."
+        alerts.append(f"This run is not a finished one; its status is {run.status}{reason}")
+    for site, report in last_spend(folder.variants).items():
+        records = run.sites[site].num_examples if site in run.sites else report.num_examples
+        if report.epsilon is not None and report.epsilon > terms.epsilon * (1 + 1e-9):
+            spent = write_epsilon(report.epsilon)
+            alerts.append(f"{site} spent epsilon {spent}, more than the {terms.epsilon:g} that was promised.")
+        if records and report.delta is not None and report.delta * records >= 1:
+            alerts.append(f"{site} has delta {report.delta:g}; expected below 1 / {records}, one over its records.")
+    return alerts
+
+
+def _list_tiles(folder: RunFolder) -> list[dict[str, str]]:
+    names = {
+        "local": "AUROC alone (mean of the hospitals' own models)",
+        **{kind: f"AUROC {folder.labels[kind][0].lower()}{folder.labels[kind][1:]}" for kind in _ORDER[1:]},
+    }
+    tiles = [
+        {"value": write_figure(value), "label": names[kind]}
+        for kind in _ORDER
+        if (value := folder.auroc(kind)) is not None
+    ]
+    spend = [report.epsilon for report in last_spend(folder.variants).values() if report.epsilon is not None]
+    if spend:
+        target = folder.main.run.privacy.epsilon
+        tiles.append({"value": write_epsilon(max(spend)), "label": f"largest epsilon spent, of {target:g}"})
+    elif not folder.main.is_private:
+        tiles.append({"value": "none", "label": "no differential privacy"})
+    return tiles
+
+
+def _list_scores(folder: RunFolder, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    patients = folder.together[folder.joint].num_examples if folder.joint else None
+    rows = [_score_row(folder, kinds, None) | {"patients": patients}]
+    for site in folder.sites:
+        patients = folder.own[site].num_examples if site in folder.own else None
+        rows.append(_score_row(folder, kinds, site) | {"patients": patients})
+    return rows
+
+
+def _score_row(folder: RunFolder, kinds: Sequence[str], site: str | None) -> dict[str, Any]:
+    cells = []
+    for kind in kinds:
+        both = folder.numbers["variants"][kind]
+        pick = {name: both[name]["pooled"] if site is None else both[name]["sites"].get(site) for name in both}
+        cells.append(pick if pick["accuracy"] is not None else None)
+    delta = folder.change(site)
+    sign = None if delta is None else _sign(delta)
+    return {"name": site or "All together", "is_total": site is None, "cells": cells, "delta": delta, "sign": sign}
+
+
+def _list_notes(folder: RunFolder) -> list[str]:
+    notes = []
+    alone = {site: each for site, each in local_sites(folder.variants).items() if each.evaluations}
+    if alone:
+        notes.append(
+            "Alone, a hospital's row shows its own model on its own patients; the row of all together shows the mean "
+            f"over {len(alone)} hospitals' own models, each measured on the patients of all."
+        )
+        if not any(each.is_private for each in alone.values()):
+            notes.append("Models trained alone were trained without noise: a hospital that shares nothing needs none.")
+    if folder.joint and alone:
+        notes.append(f"A change of less than {NO_CLEAR_CHANGE} is called no clear change.")
+    if few := [site for site in folder.sites if site in folder.own and _has_few_patients(folder.own[site])]:
+        notes.append(
+            f"Take the figures of {write_names(few)} as hints: fewer than {FEW_PATIENTS} held-out patients with, or "
+            "without, a label."
+        )
+    if undefined := [site for site in folder.sites if site in folder.own and math.isnan(folder.own[site].auroc)]:
+        notes.append(f"No AUROC for {write_names(undefined)}: the held-out patients there all carry the same label.")
+    measured = {frozenset(each.evaluations) for each in folder.variants.values() if each.evaluations}
+    if len(measured) > 1:
+        notes.append(
+            "Not every model was measured on the same hospitals' patients, so rows of all together differ by that."
+        )
+    return notes
+
+
+def _has_few_patients(evaluation: Evaluation) -> bool:
+    counts = evaluation.scores.counts
+    sides = counts[0] if len(counts) == 1 else counts[:, 1]
+    return bool(sides.sum(axis=1).min() < FEW_PATIENTS)
+
+
+def _is_multiclass(folder: RunFolder) -> bool:
+    return any(len(evaluation.scores.counts) > 1 for evaluation in folder.own.values())
+
+
+def _draw_plots(folder: RunFolder) -> list[plots.Plot]:
+    styles, labels, rounds = plots.site_styles(folder.sites), folder.labels, folder.main.rounds
+    variants = {kind: folder.numbers["variants"][kind] for kind in _ORDER if kind in folder.numbers["variants"]}
+    declared = {site: each.num_examples for site, each in folder.main.run.sites.items()}
+    drawn = [plots.plot_comparison(variants, folder.sites, labels)] if variants else []
+    drawn.append(plots.plot_sizes(declared, folder.own, _class_names(folder), styles))
+    if rounds:
+        drawn += [plots.plot_rounds(rounds, "loss", styles), plots.plot_rounds(rounds, "auroc", styles)]
+    if folder.together:
+        drawn += [plots.plot_roc(folder.together, labels), plots.plot_calibration(folder.together, labels)]
+    return drawn
+
+
+def _class_names(folder: RunFolder) -> list[str]:
+    widths = {len(evaluation.scores.counts) for evaluation in folder.own.values()}
+    num_classes = max(2, *widths) if widths else 2
+    schema = folder.main.run.settings.get("schema") or {}
+    names = [str(name) for name in schema.get("classes") or ()]
+    return names if len(names) == num_classes else [f"class {number}" for number in range(num_classes)]
+
+
+def _list_traffic(folder: RunFolder) -> list[dict[str, Any]]:
+    declared = folder.main.run.sites
+    rows: list[dict[str, Any]] = []
+    for site in folder.sites:
+        entries = [each.sites[site] for each in folder.main.rounds if site in each.sites]
+        rows.append({
+            "name": site,
+            "is_total": False,
+            "records": declared[site].num_examples if site in declared else None,
+            "trained": sum(entry.num_examples is not None for entry in entries),
+            "missed": sum(site in each.missing for each in folder.main.rounds),
+            "bytes_down": sum(entry.bytes_down for entry in entries),
+            "bytes_up": sum(entry.bytes_up for entry in entries),
+            "seconds": sum(entry.seconds for entry in entries),
+        })  # fmt: skip
+    counted = ("records", "trained", "missed", "bytes_down", "bytes_up", "seconds")
+    total = {key: sum(row[key] or 0 for row in rows) for key in counted}
+    return [*rows, {"name": "All together", "is_total": True} | total]
+
+
+def _list_absences(name: str, variant: Variant) -> list[dict[str, str]]:
+    rounds: dict[tuple[str, Absence], list[int]] = defaultdict(list)
+    for each in variant.rounds:
+        for site, absence in each.missing.items():
+            rounds[site, absence].append(each.round)
+    found = [(site, absence, "before round 1") for site, absence in variant.run.refused.items()]
+    found += [(site, absence, write_rounds(numbers)) for (site, absence), numbers in rounds.items()]
+    return [
+        {"site": site, "variant": name, "when": when, "code": absence.code, "reason": absence.reason}
+        for site, absence, when in found
+    ]
+
+
+def _describe_privacy(folder: RunFolder) -> dict[str, Any] | None:
+    private = folder.variants.get("private")
+    if private is None or not private.is_private:
+        return None
+    terms, rows = private.run.privacy, []
+    for site, report in last_spend(folder.variants).items():
+        declared = private.run.sites.get(site)
+        rounds = sum(site in each.sites and each.sites[site].epsilon is not None for each in private.rounds)
+        rows.append({
+            "site": site,
+            "epsilon": report.epsilon,
+            "delta": report.delta,
+            "noise_multiplier": declared.noise_multiplier if declared else None,
+            "records": declared.num_examples if declared else None,
+            "rounds": rounds,
+            "steps": rounds * terms.steps_per_round,
+        })  # fmt: skip
+    styles = plots.site_styles(folder.sites)
+    plot = plots.plot_epsilon(private.rounds, terms.epsilon, styles) if rows else None
+    return {"terms": terms, "rows": rows, "plot": plot}
+
+
+def _say_why_no_privacy(folder: RunFolder) -> str:
+    if "private" in folder.variants:
+        return "The study's settings say privacy.mechanism = none."
+    return "This folder holds no run with privacy."
+
+
+def _sign(change: float) -> str:
+    return "same" if abs(change) < NO_CLEAR_CHANGE else "gained" if change > 0 else "lost"

@@ -1,0 +1,191 @@
+"""The rounds of a run, readable from top to bottom: ask, fold, step, measure, record, checkpoint."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fl_contract.errors import MessageError, RunError
+from fl_contract.messages import (
+    ARRAYS,
+    METRICS,
+    NUM_EXAMPLES,
+    Arrays,
+    PrivacySpent,
+    Request,
+    SitePlan,
+    from_array_record,
+    privacy_spent,
+    read_evaluation,
+    refusal_of_reply,
+    site_of_reply,
+    to_array_record,
+)
+from fl_contract.metrics import Evaluation, merge_evaluations
+from fl_contract.study import Study
+from fl_server.checkpoint import Checkpoint, write_checkpoint
+from fl_server.exchange import exchange
+from fl_server.run_record import Absence, RoundRecord, RunRecord
+from fl_server.stopping import Stopping
+from strategies.fedavg import FedAvg
+
+
+@dataclass(kw_only=True)
+class RoundLoop:
+    """All that the rounds of one run need.
+
+    Attributes:
+        grid: Carries the messages.
+        study: Of the run.
+        strategy: Chooses hospitals and makes one model of theirs.
+        generator: The strategy's own, for the checkpoint.
+        record: Of the run.
+        request: What every request of the run names.
+        plans: What each hospital declared before round 1.
+        stopping: Watches for convergence.
+    """
+
+    grid: Grid
+    study: Study
+    strategy: FedAvg
+    generator: np.random.Generator
+    record: RunRecord
+    request: Request
+    plans: Mapping[str, SitePlan]
+    stopping: Stopping
+
+    def run(self, model: Arrays, *, last_round: int, seconds_before: float) -> tuple[Arrays, dict[str, Evaluation]]:
+        """Run the rounds that are left.
+
+        Args:
+            model: To begin with.
+            last_round: The last one that is complete; 0 at the start.
+            seconds_before: The run took until now.
+
+        Returns:
+            The last model and its measurement at each hospital.
+
+        Raises:
+            QuorumError: A round had too few usable replies; the checkpoint is that of the round before.
+        """
+        started = time.monotonic() - seconds_before
+        evaluations: dict[str, Evaluation] = {}
+        if last_round == 0:
+            self._save(0, model, started)
+        while last_round < self.study.num_rounds and not self.stopping.has_converged:
+            last_round += 1
+            model, evaluations = self._run_one(last_round, model)
+            self._save(last_round, model, started)
+        if not evaluations:
+            evaluations = self._measure(model, RoundRecord(server_round=last_round))
+        return model, evaluations
+
+    def _run_one(self, server_round: int, model: Arrays) -> tuple[Arrays, dict[str, Evaluation]]:
+        started = time.monotonic()
+        record = RoundRecord(server_round=server_round)
+        model = self._train(model, record)
+        evaluations = self._measure(model, record)
+        record.pooled = merge_evaluations(evaluations.values())
+        record.seconds = time.monotonic() - started
+        self.stopping.observe(record.pooled.loss)
+        self.record.append(record)
+        return model, evaluations
+
+    def _save(self, server_round: int, model: Arrays, started: float) -> None:
+        checkpoint = Checkpoint(
+            run=self.request.run,
+            fingerprint=self.request.fingerprint,
+            server_round=server_round,
+            seconds=time.monotonic() - started,
+            model=model,
+            strategy=self.strategy.state(),
+            generator=dict(self.generator.bit_generator.state),
+            stopping=self.stopping.state(),
+        )
+        write_checkpoint(self.record.folder, checkpoint)
+
+    def _train(self, model: Arrays, record: RoundRecord) -> Arrays:
+        server_round = record.server_round
+        config = self.request.to_config()
+        requests = list(self.strategy.configure_train(server_round, to_array_record(model), config, self.grid))
+        asked = self.strategy.outcome.asked
+        try:
+            stepped, _ = self.strategy.aggregate_train(server_round, self._train_replies(requests, asked, record))
+        finally:
+            for site, (code, reason) in self.strategy.outcome.left_out.items():
+                record.missing[site] = Absence(code=code, reason=reason)
+        if stepped is None:
+            raise RunError(f"round {server_round}: the strategy gave no model")
+        return from_array_record(stepped)
+
+    def _train_replies(self, requests: list[Message], asked: tuple[str, ...], record: RoundRecord) -> Iterator[Message]:
+        """Hand on replies that come from whom they should; the strategy's outcome keeps why others are left out."""
+        started = time.monotonic()
+        timeout = self.study.federation.round_timeout_seconds
+        left_out = self.strategy.outcome.left_out
+        silent = set(asked)
+        for position, reply in exchange(self.grid, requests, timeout_seconds=timeout):
+            site = asked[position]
+            silent.discard(site)
+            entry = record.site(site)
+            entry.seconds = time.monotonic() - started
+            entry.bytes_down += requests[position].content.array_records[ARRAYS].count_bytes()
+            if reply.has_error():
+                left_out[site] = refusal_of_reply(reply)
+                continue
+            try:
+                spent = self._check_sender(reply, site)
+            except MessageError as error:
+                left_out[site] = ("unusable-reply", str(error))
+                continue
+            entry.num_examples = self.plans[site].num_examples
+            entry.bytes_up += sum(arrays.count_bytes() for arrays in reply.content.array_records.values())
+            if spent is not None:
+                entry.epsilon, entry.delta = spent.epsilon, spent.delta
+            yield reply
+        for site in silent:
+            left_out[site] = ("deadline", f"No reply within {timeout:g} s.")
+
+    def _check_sender(self, reply: Message, site: str) -> PrivacySpent | None:
+        spent = privacy_spent(reply)
+        if site_of_reply(reply) != site:
+            raise MessageError(f"the reply names site {site_of_reply(reply)!r}; expected {site!r}")
+        declared = self.plans[site].num_examples
+        if (counted := reply.content.metric_records[METRICS].get(NUM_EXAMPLES)) != declared:
+            raise MessageError(f"{NUM_EXAMPLES}={counted!r}; expected {declared}, which it declared before round 1")
+        if (spent is not None) != self.study.is_private:
+            raise MessageError(
+                "the reply's privacy spend does not fit the study; expected one for a private study only"
+            )
+        return spent
+
+    def _measure(self, model: Arrays, record: RoundRecord) -> dict[str, Evaluation]:
+        config = self.request.to_config()
+        requests = list(
+            self.strategy.configure_evaluate(record.server_round, to_array_record(model), config, self.grid)
+        )
+        sites = [Request.from_message(request).site for request in requests]
+        timeout = self.study.federation.round_timeout_seconds
+        silent = set(sites)
+        evaluations: dict[str, Evaluation] = {}
+        for position, reply in exchange(self.grid, requests, timeout_seconds=timeout):
+            site = sites[position]
+            silent.discard(site)
+            record.site(site).bytes_down += requests[position].content.array_records[ARRAYS].count_bytes()
+            if reply.has_error():
+                code, reason = refusal_of_reply(reply)
+                record.missing.setdefault(site, Absence(code=code, reason=reason))
+                continue
+            try:
+                evaluations[site] = record.site(site).evaluation = read_evaluation(reply)
+            except MessageError as error:
+                record.missing.setdefault(site, Absence(code="unusable-reply", reason=str(error)))
+        for site in silent:
+            record.missing.setdefault(site, Absence(code="deadline", reason=f"No measurement within {timeout:g} s."))
+        if not evaluations:
+            reasons = "; ".join(f"{site}: {absence.reason}" for site, absence in sorted(record.missing.items()))
+            raise RunError(f"round {record.server_round}: no hospital measured the model. {reasons}")
+        return evaluations

@@ -1,0 +1,196 @@
+"""The only place that writes what happened in a run: ``run.json``, one line a round, and the final measurement."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from fl_contract.metrics import Evaluation
+from fl_contract.study import Study
+
+RUN_FILE = "run.json"
+ROUNDS_FILE = "rounds.jsonl"
+MODEL_FILE = "model.safetensors"
+
+Status = Literal["running", "completed", "converged", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absence:
+    """Why a hospital's reply was not used.
+
+    Attributes:
+        code: A `fl_contract.errors.RefusalCode` in words, ``deadline``, or ``unusable-reply``.
+        reason: One sentence.
+    """
+
+    code: str
+    reason: str
+
+    def to_json(self) -> dict[str, str]:
+        """For the record."""
+        return {"code": self.code, "reason": self.reason}
+
+
+@dataclass(kw_only=True)
+class SiteRound:
+    """What one hospital did in one round.
+
+    Attributes:
+        num_examples: Training records it declares; None if it did not train.
+        evaluation: On its held-out patients, of the model after the round; None if it did not measure.
+        bytes_down: Of model sent to it.
+        bytes_up: Of model received from it.
+        seconds: From the request until its training reply.
+        epsilon: Spent by this run so far; None without differential privacy.
+        delta: Of the same guarantee.
+    """
+
+    num_examples: int | None = None
+    evaluation: Evaluation | None = None
+    bytes_down: int = 0
+    bytes_up: int = 0
+    seconds: float = 0.0
+    epsilon: float | None = None
+    delta: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record."""
+        measured = self.evaluation
+        return {
+            "num_examples": self.num_examples,
+            "test_examples": measured.num_examples if measured else None,
+            "loss": measured.loss if measured else None,
+            "accuracy": measured.accuracy if measured else None,
+            "auroc": _finite(measured.auroc) if measured else None,
+            "bytes_down": self.bytes_down,
+            "bytes_up": self.bytes_up,
+            "seconds": round(self.seconds, 4),
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+        }
+
+
+@dataclass(kw_only=True)
+class RoundRecord:
+    """What happened in one round.
+
+    Attributes:
+        server_round: From 1.
+        seconds: It took.
+        sites: By hospital.
+        pooled: All held-out patients together.
+        missing: Hospitals whose reply was not used, and why.
+    """
+
+    server_round: int
+    seconds: float = 0.0
+    sites: dict[str, SiteRound] = field(default_factory=dict)
+    pooled: Evaluation | None = None
+    missing: dict[str, Absence] = field(default_factory=dict)
+
+    def site(self, name: str) -> SiteRound:
+        """The entry of a hospital, made if there is none."""
+        return self.sites.setdefault(name, SiteRound())
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of the record."""
+        pooled = self.pooled
+        return {
+            "round": self.server_round,
+            "seconds": round(self.seconds, 4),
+            "sites": {name: self.sites[name].to_json() for name in sorted(self.sites)},
+            "pooled": {"loss": pooled.loss, "accuracy": pooled.accuracy, "auroc": _finite(pooled.auroc)}
+            if pooled
+            else None,
+            "missing": {name: self.missing[name].to_json() for name in sorted(self.missing)},
+        }
+
+
+class RunRecord:
+    """The record of one run in its folder.
+
+    Args:
+        folder: Of the run; made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._header: dict[str, Any] = {}
+
+    def begin(self, study: Study, *, run: str, variant: str, engine: str, num_parameters: int) -> None:
+        """Write the header of a run that starts or goes on."""
+        self._header = {
+            "study": study.name,
+            "title": study.title,
+            "variant": variant,
+            "run": run,
+            "engine": engine,
+            "status": "running",
+            "reason": "",
+            "started": _now(),
+            "finished": None,
+            "seconds": 0.0,
+            "seed": study.seed,
+            "num_rounds": study.num_rounds,
+            "num_parameters": num_parameters,
+            "versions": {name: version(name) for name in ("consilium", "flwr", "torch", "opacus")},
+            "sites": {},
+            "refused": {},
+            "settings": study.to_table(),
+        }
+        self._write_header()
+
+    def agree(self, sites: dict[str, dict[str, Any]], refused: dict[str, Absence]) -> None:
+        """Add what the hospitals said before round 1."""
+        self._header["sites"] = sites
+        self._header["refused"] = {name: absence.to_json() for name, absence in refused.items()}
+        self._write_header()
+
+    def append(self, record: RoundRecord) -> None:
+        """Add a round, durably."""
+        with (self.folder / ROUNDS_FILE).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record.to_json()) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def keep_rounds(self, last_round: int) -> None:
+        """Drop lines after a round, a torn last line included: rounds that no checkpoint holds are run again."""
+        path = self.folder / ROUNDS_FILE
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        write_atomically(path, "".join(lines[:last_round]))
+
+    def finish(self, status: Status, *, reason: str, seconds: float) -> None:
+        """Write how the run ended."""
+        self._header |= {"status": status, "reason": reason, "finished": _now(), "seconds": round(seconds, 3)}
+        self._write_header()
+
+    def _write_header(self) -> None:
+        write_atomically(self.folder / RUN_FILE, json.dumps(self._header, indent=2) + "\n")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file in one step; after a crash it holds the old content or the new, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _finite(value: float) -> float | None:
+    return value if value == value else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

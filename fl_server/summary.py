@@ -1,0 +1,396 @@
+"""The only place that reads a run folder: what its files hold, and the figures that follow from them.
+
+A run folder OUT holds one folder a variant (``private``, ``federated``, ``pooled``, ``local-<site>``) with
+``run.json``, ``rounds.jsonl`` and, once the run is over, ``evaluation.json``. Any subset of the variants may be there.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from fl_contract.errors import RunError
+from fl_contract.metrics import Evaluation, ScoreHistogram, merge_evaluations
+from fl_server.run_record import ROUNDS_FILE, RUN_FILE, write_atomically
+
+KINDS = ("local", "federated", "private", "pooled")
+"""Ways to train that a report compares; ``local`` stands for the models of all ``local-<site>`` folders."""
+
+_LOCAL = "local-"
+_split = re.compile(r"(\d+)").split
+Figures = dict[str, Any]
+
+
+class _Record(BaseModel):
+    """A part of a file that `fl_server.run_record` wrote; keys of a later version are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class Absence(_Record):
+    """Why a hospital did not take part: a code and the sentence that goes with it."""
+
+    code: str
+    reason: str
+
+
+class Declared(_Record):
+    """What a hospital said before round 1: its training records, and the noise of its plan."""
+
+    num_examples: int
+    noise_multiplier: float | None = None
+
+
+class PrivacyTerms(_Record):
+    """The study's privacy settings as the run recorded them; see `fl_contract.study.PrivacySettings`."""
+
+    mechanism: Literal["dp-sgd", "none"]
+    unit: str
+    epsilon: float
+    delta: float
+    clip_norm: float = Field(alias="clip-norm")
+    sampling_rate: float = Field(alias="sampling-rate")
+    steps_per_round: int = Field(alias="steps-per-round")
+
+
+class Run(_Record):
+    """``run.json``: one variant's run as a whole; ``num_rounds`` is what was planned."""
+
+    study: str
+    title: str
+    run: str
+    engine: str
+    status: Literal["running", "completed", "converged", "failed"]
+    reason: str
+    started: datetime
+    finished: datetime | None
+    seconds: float
+    seed: int
+    num_rounds: int
+    num_parameters: int
+    versions: dict[str, str]
+    sites: dict[str, Declared]
+    refused: dict[str, Absence]
+    settings: dict[str, Any]
+
+    @property
+    def privacy(self) -> PrivacyTerms:
+        """The terms in ``settings.privacy``; pydantic's ``ValidationError`` where a term is missing."""
+        return PrivacyTerms.model_validate(self.settings.get("privacy"))
+
+
+class SiteRound(_Record):
+    """One hospital in one round: no ``num_examples`` if it did not train; epsilon and delta as spent up to here."""
+
+    num_examples: int | None
+    test_examples: int | None
+    loss: float | None
+    accuracy: float | None
+    auroc: float | None
+    bytes_down: int
+    bytes_up: int
+    seconds: float
+    epsilon: float | None
+    delta: float | None
+
+
+class PooledRound(_Record):
+    """The round's model on all reporting hospitals' held-out patients together."""
+
+    loss: float | None
+    accuracy: float | None
+    auroc: float | None
+
+
+class Round(_Record):
+    """A line of ``rounds.jsonl``."""
+
+    round: int
+    seconds: float
+    sites: dict[str, SiteRound]
+    pooled: PooledRound | None
+    missing: dict[str, Absence]
+
+
+class _EvaluationFields(_Record):
+    num_examples: int = Field(ge=1)
+    loss_sum: float
+    num_correct: int
+    score_counts: list[list[list[int]]]
+
+
+_EVALUATIONS = TypeAdapter(dict[str, _EvaluationFields])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One variant's folder.
+
+    Attributes:
+        run: The run as a whole.
+        rounds: Finished rounds in the order of the file.
+        evaluations: The final model on each hospital's held-out patients; empty if the run failed or is not over.
+    """
+
+    run: Run
+    rounds: tuple[Round, ...]
+    evaluations: Mapping[str, Evaluation]
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it trained with differential privacy."""
+        return self.run.privacy.mechanism != "none"
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Names sorted so that numbers inside them count as numbers.
+
+    >>> natural_order(["hospital-10", "hospital-2"])
+    ['hospital-2', 'hospital-10']
+    """
+    return sorted(set(names), key=lambda name: [part.zfill(20) if part.isdigit() else part for part in _split(name)])
+
+
+def write_evaluations(path: Path, evaluations: Mapping[str, Evaluation]) -> Path:
+    """Write ``evaluation.json``: the final model on each hospital's held-out patients."""
+    fields = {
+        site: {
+            "num_examples": int(evaluation.num_examples),
+            "loss_sum": float(evaluation.loss_sum),
+            "num_correct": int(evaluation.num_correct),
+            "score_counts": evaluation.scores.counts.tolist(),
+        }
+        for site, evaluation in evaluations.items()
+    }
+    write_atomically(path, json.dumps(fields))
+    return path
+
+
+def read_evaluations(path: Path) -> dict[str, Evaluation]:
+    """Read what `write_evaluations` wrote.
+
+    Raises:
+        RunError: The file is absent, not JSON, or breaks the format.
+    """
+    try:
+        fields = _EVALUATIONS.validate_json(path.read_bytes())
+        return {site: _to_evaluation(part) for site, part in fields.items()}
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _to_evaluation(fields: _EvaluationFields) -> Evaluation:
+    return Evaluation(
+        num_examples=fields.num_examples,
+        loss_sum=fields.loss_sum,
+        num_correct=fields.num_correct,
+        scores=ScoreHistogram(counts=np.array(fields.score_counts, dtype=np.int64)),
+    )
+
+
+def read_variants(out: Path) -> dict[str, Variant]:
+    """Read every variant's folder by its name.
+
+    A last line of ``rounds.jsonl`` without its line end was cut off while it was written and does not count.
+
+    Raises:
+        RunError: There is no variant, or a file breaks its format.
+    """
+    known = re.compile(rf"private|federated|pooled|{_LOCAL}.+")
+    names = natural_order(path.parent.name for path in out.glob(f"*/{RUN_FILE}"))
+    variants = {name: _read_variant(out / name) for name in names if known.fullmatch(name)}
+    if not variants:
+        raise RunError(f"{out}: no run found; expected a folder such as private/ with a run.json")
+    return variants
+
+
+def _read_variant(folder: Path) -> Variant:
+    path = folder / RUN_FILE
+    try:
+        run = Run.model_validate_json(path.read_bytes())
+        _ = run.privacy
+        path = folder / ROUNDS_FILE
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        rounds = tuple(Round.model_validate_json(line) for line in lines if line.endswith("\n"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    measured = folder / "evaluation.json"
+    is_measured = run.status != "failed" and measured.exists()
+    return Variant(run=run, rounds=rounds, evaluations=read_evaluations(measured) if is_measured else {})
+
+
+def _damaged(path: Path, error: Exception) -> RunError:
+    rule = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        rule = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return RunError(f"{path.parent.name}/{path.name} cannot be read; {rule}")
+
+
+def main_variant(variants: Mapping[str, Variant]) -> Variant:
+    """What the report is about: ``private`` if it is there, else ``federated``, else any."""
+    return variants.get("private") or variants.get("federated") or next(iter(variants.values()))
+
+
+def local_sites(variants: Mapping[str, Variant]) -> dict[str, Variant]:
+    """Variants that one hospital trained alone, by that hospital."""
+    return {name.removeprefix(_LOCAL): variant for name, variant in variants.items() if name.startswith(_LOCAL)}
+
+
+def last_spend(variants: Mapping[str, Variant]) -> dict[str, SiteRound]:
+    """Each hospital's last report of what it spent; a run that failed has spent it too. Empty without privacy."""
+    private = variants.get("private")
+    if private is None or not private.is_private:
+        return {}
+    spend = {
+        site: report for each in private.rounds for site, report in each.sites.items() if report.epsilon is not None
+    }
+    return {site: spend[site] for site in natural_order(spend)}
+
+
+def summarise(out: Path) -> Figures:
+    """The figures of a run folder; see `summarise_variants`."""
+    return summarise_variants(read_variants(out))
+
+
+def summarise_variants(variants: Mapping[str, Variant]) -> Figures:
+    """Compare the variants, and say what was spent.
+
+    A figure that is not defined, such as the AUROC of patients of one class, is None. For ``local``, a site's figure is
+    that of its own model on its own patients; ``pooled`` is the mean over local models of their figure on all
+    hospitals' patients together. A variant that failed or is not there is left out.
+    """
+    main = main_variant(variants)
+    has_federation = "private" in variants or "federated" in variants
+    spend = last_spend(variants)
+    figures = {kind: _figures_of_kind(kind, variants) for kind in KINDS}
+    return {
+        "study": main.run.study,
+        "rounds": len({each.round for each in main.rounds}) if has_federation else 0,
+        "seconds": sum(variant.run.seconds for variant in variants.values()),
+        "variants": {kind: figure for kind, figure in figures.items() if figure is not None},
+        "epsilon": {site: _or_none(report.epsilon) for site, report in spend.items()},
+        "delta": {site: _or_none(report.delta) for site, report in spend.items()},
+    }
+
+
+def write_summary(out: Path) -> Path:
+    """Write `summarise` to OUT/summary.json."""
+    path = out / "summary.json"
+    write_atomically(path, json.dumps(summarise(out), indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def _figures_of_kind(kind: str, variants: Mapping[str, Variant]) -> Figures | None:
+    if kind == "local":
+        alone = {site: variant for site, variant in local_sites(variants).items() if variant.evaluations}
+        own = {site: variant.evaluations[site] for site, variant in alone.items() if site in variant.evaluations}
+        together = [merge_evaluations(variant.evaluations.values()) for variant in alone.values()]
+    else:
+        own = dict(variants[kind].evaluations) if kind in variants else {}
+        together = [merge_evaluations(own.values())] if own else []
+    if not together:
+        return None
+    return {
+        measure: {
+            "pooled": _mean([getattr(evaluation, measure) for evaluation in together]),
+            "sites": {site: _or_none(getattr(own[site], measure)) for site in natural_order(own)},
+        }
+        for measure in ("auroc", "accuracy")
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    defined = [value for value in values if math.isfinite(value)]
+    return float(np.mean(defined)) if defined else None
+
+
+def _or_none(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """A run folder's files and what follows from them.
+
+    Attributes:
+        variants: By folder name.
+        main: The variant that the report is about.
+        numbers: As in ``summary.json``.
+        sites: Hospitals in the order of every table and plot.
+        together: By kind, the final model on all held-out patients; without ``local``, which has no single model.
+        own: By hospital, the evaluation on its held-out patients of whichever variant measured it, the main one first.
+    """
+
+    variants: Mapping[str, Variant]
+    main: Variant
+    numbers: Figures
+    sites: Sequence[str]
+    together: Mapping[str, Evaluation]
+    own: Mapping[str, Evaluation]
+
+    @classmethod
+    def read(cls, out: Path) -> Self:
+        """Read a folder; `RunError` if it holds no run or a damaged file."""
+        variants = read_variants(out)
+        main = main_variant(variants)
+        alone = local_sites(variants)
+        measured = [main, *(variants[kind] for kind in ("federated", "pooled") if kind in variants), *alone.values()]
+        own = {site: part for variant in reversed(measured) for site, part in variant.evaluations.items()}
+        in_rounds = (site for each in main.rounds for site in (*each.sites, *each.missing))
+        return cls(
+            variants=variants,
+            main=main,
+            numbers=summarise_variants(variants),
+            sites=natural_order([*main.run.sites, *main.run.refused, *main.evaluations, *alone, *in_rounds]),
+            together={
+                kind: merge_evaluations(variants[kind].evaluations.values())
+                for kind in ("private", "federated", "pooled")
+                if kind in variants and variants[kind].evaluations
+            },
+            own=own,
+        )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What each kind is called; ``private`` only claims privacy if it had some."""
+        private = self.variants.get("private")
+        has_privacy = private is None or private.is_private
+        return {
+            "local": "Alone",
+            "private": "Together, with privacy" if has_privacy else "Together (study has no privacy)",
+            "federated": "Together, without privacy",
+            "pooled": "All data in one place",
+        }
+
+    @property
+    def joint(self) -> str | None:
+        """The kind that stands for joining: ``private`` if it was measured, else ``federated``."""
+        return next((kind for kind in ("private", "federated") if kind in self.together), None)
+
+    @property
+    def main_kind(self) -> str:
+        """The kind of the main variant."""
+        return next((kind for kind in ("private", "federated", "pooled") if kind in self.variants), "local")
+
+    def auroc(self, kind: str | None, site: str | None = None) -> float | None:
+        """A figure of the summary; of all patients together without a site. None where there is none."""
+        figures = self.numbers["variants"].get(kind, {}).get("auroc", {"pooled": None, "sites": {}})
+        value: float | None = figures["pooled"] if site is None else figures["sites"].get(site)
+        return value
+
+    def change(self, site: str | None = None) -> float | None:
+        """AUROC together minus AUROC alone."""
+        return subtract(self.auroc(self.joint, site), self.auroc("local", site))
+
+
+def subtract(left: float | None, right: float | None) -> float | None:
+    """The difference of two figures; None where one is not defined."""
+    return None if left is None or right is None else left - right

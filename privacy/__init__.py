@@ -1,0 +1,4 @@
+"""Mathematics and bookkeeping of privacy: plan, accounting, noise, sampling, private training, the ledger.
+
+Imports nothing of ours and no Flower, so it can be read and checked on its own.
+"""

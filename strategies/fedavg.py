@@ -1,0 +1,218 @@
+"""FedAvg: the weighted mean of hospitals' models (McMahan et al. 2017, algorithm 1; arXiv 1602.05629)."""
+
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from logging import INFO
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from flwr.supercore import log
+from numpy.typing import NDArray
+
+from fl_contract.errors import QuorumError, ReplyError
+from fl_contract.messages import (
+    ARRAYS,
+    CONFIG,
+    EVALUATE,
+    METRICS,
+    NUM_EXAMPLES,
+    TRAIN,
+    Arrays,
+    from_array_record,
+    refusal_of_reply,
+    site_of_reply,
+    to_array_record,
+)
+from strategies.exact_sum import ExactSum
+from strategies.participation import Roster, SiteSampling, SiteWeighting
+from strategies.reply_check import check_reply
+
+
+@dataclass
+class RoundOutcome:
+    """What became of the replies of one round.
+
+    Attributes:
+        asked: Hospitals that were asked.
+        examples: Examples of each hospital whose reply was used.
+        left_out: Code and sentence for each hospital whose reply was not used.
+    """
+
+    asked: tuple[str, ...] = ()
+    examples: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+class FedAvg(Strategy):
+    """The weighted mean of the hospitals' models, folded up as replies arrive.
+
+    Guarantees:
+        - A reply that breaks a rule of `strategies.reply_check` is left out with a recorded reason.
+        - Fewer usable replies than the quorum are a `QuorumError`, never a smaller mean.
+        - Buffers and whole-number arrays are averaged; the server's rate and momentum never touch them, since an
+          extrapolated BatchNorm variance can be negative.
+
+    Args:
+        sampling: Which hospitals train in a round, and the quorum.
+        weighting: How much each counts.
+        server_learning_rate: Share of the mean update that is applied; 1 takes the mean itself.
+        buffer_names: Arrays that are state but not trained, such as BatchNorm's statistics.
+        roster: Hospitals and their nodes; None takes every connected node (plain Flower).
+    """
+
+    def __init__(
+        self,
+        *,
+        sampling: SiteSampling | None = None,
+        weighting: SiteWeighting | None = None,
+        server_learning_rate: float = 1.0,
+        buffer_names: Collection[str] = (),
+        roster: Roster | None = None,
+    ) -> None:
+        self.sampling = sampling or SiteSampling(min_sites=1, generator=np.random.default_rng())
+        self.weighting = weighting or SiteWeighting()
+        self.server_learning_rate = server_learning_rate
+        self.buffer_names = frozenset(buffer_names)
+        self.roster = roster
+        self.outcome = RoundOutcome()
+        self._global: Arrays = {}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One train request for each hospital that was chosen for this round."""
+        roster = self.roster or Roster.of_grid(grid)
+        self._global = from_array_record(arrays)
+        self.outcome = RoundOutcome(asked=self.sampling.choose(roster.trainers))
+        return _requests(TRAIN, self.outcome.asked, roster, server_round, arrays, config)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Fold the replies into one mean as they arrive, then step the model.
+
+        Raises:
+            QuorumError: Fewer usable replies than the quorum; the model is not changed.
+        """
+        total = ExactSum(self._global)
+        for reply in replies:
+            self._fold(reply, total)
+        if len(total) < self.sampling.min_sites:
+            raise QuorumError(self._describe_quorum(server_round, len(total)))
+        stepped = self._step(total.mean())
+        metrics = MetricRecord({NUM_EXAMPLES: int(math.fsum(self.outcome.examples.values()))})
+        return to_array_record(stepped), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One evaluate request for each hospital that measures."""
+        roster = self.roster or Roster.of_grid(grid)
+        return _requests(EVALUATE, sorted(roster.evaluators), roster, server_round, arrays, config)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """The weighted mean of every fractional number that all hospitals report; None when none replied.
+
+        Weights are those of training. Pooled areas under curves are not means: `fl_contract.metrics` merges them.
+        """
+        weighted: list[tuple[float, dict[str, float]]] = []
+        for reply in replies:
+            if reply.has_content() and METRICS in reply.content.metric_records:
+                record = reply.content.metric_records[METRICS]
+                numbers = {key: value for key, value in record.items() if isinstance(value, float)}
+                weighted.append((self.weighting.weigh(_name(reply), _num_examples(record)), numbers))
+        if not weighted:
+            return None
+        shared = set.intersection(*(set(numbers) for _, numbers in weighted))
+        return MetricRecord(
+            {key: weighted_mean([(w, numbers[key]) for w, numbers in weighted]) for key in sorted(shared)}
+        )
+
+    def state(self) -> Arrays:
+        """What a checkpoint must hold beside the model, the round and the generator; empty for FedAvg."""
+        return {}
+
+    def load_state(self, state: Arrays) -> None:
+        """Take back what `state` gave."""
+
+    def summary(self) -> None:
+        """Log the settings, for Flower's own loop."""
+        log(INFO, "\t├──> Quorum: %d, fraction: %s", self.sampling.min_sites, self.sampling.fraction)
+        log(INFO, "\t└──> Weights: %s, server rate: %s", self.weighting.kind, self.server_learning_rate)
+
+    def _step(self, mean: Arrays) -> Arrays:
+        stepped = {}
+        for name, old in self._global.items():
+            if name in self.buffer_names or old.dtype.kind != "f":
+                stepped[name] = mean[name]
+            else:
+                moved = self._step_array(name, old.astype(np.float64), mean[name].astype(np.float64))
+                stepped[name] = moved.astype(old.dtype)
+        return stepped
+
+    def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The new value of one trained array; this form gives the mean itself, to the last bit, for a rate of 1."""
+        return (1.0 - self.server_learning_rate) * old + self.server_learning_rate * mean
+
+    def _fold(self, reply: Message, total: ExactSum) -> None:
+        site = _name(reply)
+        if reply.has_error():
+            self.outcome.left_out[site] = refusal_of_reply(reply)
+            return
+        try:
+            arrays, num_examples = check_reply(reply, self._global)
+        except ReplyError as error:
+            self.outcome.left_out[site] = ("unusable-reply", str(error))
+            return
+        total.add(arrays, self.weighting.weigh(site, num_examples))
+        self.outcome.examples[site] = num_examples
+
+    def _describe_quorum(self, server_round: int, usable: int) -> str:
+        reasons = [f"{site}: {code} ({reason})" for site, (code, reason) in sorted(self.outcome.left_out.items())]
+        silent = sorted(set(self.outcome.asked) - set(self.outcome.examples) - set(self.outcome.left_out))
+        reasons += [f"{site}: no reply before the deadline" for site in silent]
+        return (
+            f"round {server_round}: {usable} usable replies; expected at least {self.sampling.min_sites} "
+            f"(federation.min-sites). " + "; ".join(reasons)
+        )
+
+
+def weighted_mean(weighted: Iterable[tuple[float, float]]) -> float:
+    """The mean of (weight, value) pairs; does not depend on their order.
+
+    >>> weighted_mean([(0.6, 0.1), (0.4, 0.2)])
+    0.14
+    """
+    pairs = list(weighted)
+    return math.fsum(weight * value for weight, value in pairs) / math.fsum(weight for weight, _ in pairs)
+
+
+def _name(reply: Message) -> str:
+    return site_of_reply(reply) or str(reply.metadata.src_node_id)
+
+
+def _num_examples(record: MetricRecord) -> float:
+    value = record.get(NUM_EXAMPLES)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _requests(
+    message_type: str,
+    sites: Iterable[str],
+    roster: Roster,
+    server_round: int,
+    arrays: ArrayRecord,
+    config: ConfigRecord,
+) -> list[Message]:
+    return [
+        Message(
+            RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord({**config, "site": site, "server-round": server_round})}),
+            roster.nodes[site],
+            message_type,
+            group_id=str(server_round),
+        )
+        for site in sites
+    ]

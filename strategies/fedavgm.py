@@ -1,0 +1,69 @@
+"""FedAvgM: FedAvg with momentum at the server (Hsu, Qi and Brown 2019, section 4; arXiv 1909.06335)."""
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_contract.messages import Arrays
+from strategies.fedavg import FedAvg
+from strategies.participation import Roster, SiteSampling, SiteWeighting
+
+
+class FedAvgM(FedAvg):
+    """The mean update goes through a momentum buffer before it moves the model.
+
+    With update u = mean - model, momentum b, dampening d and rate r, the buffer and the model become::
+
+        v = u                      in the first round
+        v = b * v + (1 - d) * u    in later rounds
+        model = model + r * v
+
+    which is ``torch.optim.SGD`` on the negative update. d = 0 is the paper's form; d = b makes v a running mean.
+
+    Args:
+        sampling: See `FedAvg`.
+        weighting: See `FedAvg`.
+        server_learning_rate: r.
+        server_momentum: b, in [0, 1).
+        server_dampening: d, in [0, 1].
+        buffer_names: See `FedAvg`.
+        roster: See `FedAvg`.
+    """
+
+    def __init__(
+        self,
+        *,
+        sampling: SiteSampling | None = None,
+        weighting: SiteWeighting | None = None,
+        server_learning_rate: float = 1.0,
+        server_momentum: float = 0.9,
+        server_dampening: float = 0.0,
+        buffer_names: Collection[str] = (),
+        roster: Roster | None = None,
+    ) -> None:
+        super().__init__(
+            sampling=sampling,
+            weighting=weighting,
+            server_learning_rate=server_learning_rate,
+            buffer_names=buffer_names,
+            roster=roster,
+        )
+        self.server_momentum = server_momentum
+        self.server_dampening = server_dampening
+        self._velocity: Arrays = {}
+
+    def state(self) -> Arrays:
+        """The momentum buffer of each trained array, float64."""
+        return dict(self._velocity)
+
+    def load_state(self, state: Arrays) -> None:
+        """Take back what `state` gave."""
+        self._velocity = dict(state)
+
+    def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+        update = mean - old
+        if name in self._velocity:
+            update = self.server_momentum * self._velocity[name] + (1.0 - self.server_dampening) * update
+        self._velocity[name] = update
+        return old + self.server_learning_rate * update

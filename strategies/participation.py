@@ -1,0 +1,86 @@
+"""The only place that decides which hospitals take part in a round and how much each counts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from fl_contract.errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roster:
+    """The hospitals of a run, and the Flower node that each is reached at.
+
+    Attributes:
+        nodes: Node id by hospital; one node may speak for several hospitals in a simulation.
+        trainers: Hospitals that train.
+        evaluators: Hospitals that measure the model on their held-out patients.
+    """
+
+    nodes: Mapping[str, int]
+    trainers: tuple[str, ...]
+    evaluators: tuple[str, ...]
+
+    @classmethod
+    def of_grid(cls, grid: Grid) -> Self:
+        """One hospital for each connected node, named by its id: for use with plain Flower."""
+        nodes = {str(node): node for node in sorted(grid.get_node_ids())}
+        return cls(nodes=nodes, trainers=tuple(nodes), evaluators=tuple(nodes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteSampling:
+    """Which hospitals are asked to train in a round, and how many must answer.
+
+    Attributes:
+        min_sites: The quorum: usable replies that a round needs; at least 1.
+        fraction: Share of the hospitals asked, in (0, 1]; never fewer than the quorum.
+        generator: Draws the hospitals; its state is part of a checkpoint.
+    """
+
+    min_sites: int
+    generator: np.random.Generator
+    fraction: float = 1.0
+
+    def choose(self, sites: Sequence[str]) -> tuple[str, ...]:
+        """Hospitals for one round, sorted by name; draws nothing when all are asked."""
+        ordered = sorted(sites)
+        count = min(len(ordered), max(self.min_sites, math.ceil(self.fraction * len(ordered))))
+        if count == len(ordered):
+            return tuple(ordered)
+        drawn = self.generator.choice(len(ordered), size=count, replace=False)
+        return tuple(ordered[index] for index in sorted(drawn))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteWeighting:
+    """How much a hospital counts in an average.
+
+    Attributes:
+        kind: By its ``examples`` (n_k / n, McMahan 2017), ``equal``, or by a weight set for each ``institution``.
+        institution_weights: For ``institution``: a positive weight by hospital; they need not add up to 1.
+    """
+
+    kind: Literal["examples", "equal", "institution"] = "examples"
+    institution_weights: Mapping[str, float] | None = None
+
+    def weigh(self, site: str, num_examples: float) -> float:
+        """The weight of one reply, before it is divided by the sum of weights.
+
+        Raises:
+            SettingError: No weight is set for this hospital.
+        """
+        if self.kind == "equal":
+            return 1.0
+        if self.kind == "examples":
+            return num_examples
+        weights = self.institution_weights or {}
+        if site not in weights:
+            raise SettingError(
+                f"strategy.institution-weights has no weight for {site!r}; expected one for every hospital"
+            )
+        return weights[site]

@@ -1,0 +1,99 @@
+"""Privacy randomness comes from the operating system, has the right distribution and cannot be seeded."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from privacy import noise
+from privacy.errors import PrivacySettingError
+from privacy.noise import FOUR_DRAW_COUNT, secure_normal, secure_uniform
+
+FALSE_ALARM = 1e-6  # each statistical test below fails for correct code with at most this probability
+COUNT = 200_000
+
+
+@pytest.mark.parametrize("byte", [b"\x00", b"\xff"])
+def test_uniforms_stay_strictly_between_zero_and_one_for_extreme_bytes(
+    monkeypatch: pytest.MonkeyPatch, byte: bytes
+) -> None:
+    monkeypatch.setattr(os, "urandom", lambda size: byte * size)
+
+    uniform = secure_uniform(3)
+
+    assert np.all((uniform > 0.0) & (uniform < 1.0))
+
+
+def test_uniforms_use_the_upper_53_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 0x8000000000000800 >> 11 = 2^52 + 1, so the uniform is (2^52 + 1) / 2^53 = 0.5 + 2^-53.
+    monkeypatch.setattr(os, "urandom", lambda size: (0x8000000000000800).to_bytes(8, "little") * (size // 8))
+
+    uniform = secure_uniform(1)
+
+    assert uniform[0] == 0.5 + 2.0**-53
+
+
+def test_uniforms_are_uniform() -> None:
+    assert stats.kstest(secure_uniform(COUNT), "uniform").pvalue > FALSE_ALARM
+
+
+@pytest.mark.parametrize("count", [COUNT, COUNT + 1])
+def test_normals_are_standard_normal(count: int) -> None:
+    normal = secure_normal(count)
+
+    assert normal.shape == (count,)
+    assert normal.dtype == np.float64
+    assert stats.kstest(normal, "norm").pvalue > FALSE_ALARM
+    # The standard deviation of n normals has standard error 1/sqrt(2n); 4.9 of them are exceeded once in 10^6.
+    assert abs(normal.std() - 1) < 4.9 / np.sqrt(2 * count)
+    assert abs(normal.mean()) < 4.9 / np.sqrt(count)
+
+
+def test_neighbouring_normals_are_uncorrelated() -> None:
+    normal = secure_normal(COUNT)
+
+    half = COUNT // 2
+    correlations = [np.corrcoef(normal[:-1], normal[1:])[0, 1], np.corrcoef(normal[:half], normal[half:])[0, 1]]
+
+    assert max(map(abs, correlations)) < 4.9 / np.sqrt(half)
+
+
+def test_each_normal_of_a_small_model_is_made_of_four_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Arrange: with draws 1, 2, 3, ... the columns of 4 x 3 are 1+4+7+10 = 22, 26 and 30; halved 11, 13, 15.
+    monkeypatch.setattr(noise, "_box_muller", lambda count: np.arange(1.0, count + 1))
+
+    normal = secure_normal(3)
+
+    assert normal.tolist() == [11.0, 13.0, 15.0]
+
+
+def test_a_count_above_the_limit_gets_one_draw_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(noise, "_box_muller", lambda count: drawn.append(count) or np.zeros(count))
+
+    secure_normal(FOUR_DRAW_COUNT)
+    secure_normal(FOUR_DRAW_COUNT + 1)
+
+    assert drawn == [4 * FOUR_DRAW_COUNT, FOUR_DRAW_COUNT + 1]
+
+
+def test_seeding_every_known_generator_does_not_repeat_the_noise() -> None:
+    draws = []
+    for _ in range(2):
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002  the global generator is the point
+        torch.manual_seed(0)
+        draws.append(secure_normal(8))
+
+    assert not np.any(draws[0] == draws[1])
+
+
+def test_no_draws_are_an_empty_array_and_a_negative_count_is_refused() -> None:
+    assert secure_uniform(0).shape == (0,)
+    assert secure_normal(0).shape == (0,)
+    for draw in (secure_uniform, secure_normal):
+        with pytest.raises(PrivacySettingError, match="count=-1"):
+            draw(-1)
