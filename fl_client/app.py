@@ -33,6 +33,7 @@ from fl_contract.models import build_model
 from fl_contract.tasks import num_outputs
 from privacy.accounting import compute_epsilon
 from privacy.errors import BudgetExceededError
+from privacy.ledger import Ledger
 from privacy.model_check import check_dp_compatible
 from privacy.plan import PrivacyPlan
 
@@ -139,15 +140,15 @@ def _train_plainly(site: Site, request: Request, received: Arrays) -> TrainReply
 def _train_privately(site: Site, request: Request, received: Arrays) -> TrainReply:
     """Charge, train, store, settle; in this order a crash anywhere leaves no release unpaid and none paid twice."""
     run, server_round, outbox = request.run, request.server_round, Outbox(site.folder)
-    with site.open_ledger() as ledger:
-        if (last := outbox.last(run)) is not None:
-            made_in, made = last
-            ledger.settle(run=run, server_round=made_in, steps_run=site.study.privacy.steps_per_round)
-            if made_in == server_round:
-                return made
+    with outbox.locked(run), site.open_ledger() as ledger:
         plan = ledger.load_plan(run)
         if plan is None:
             _refuse(RefusalCode.INVALID_REQUEST, f"run {run!r} has no privacy plan; it is made before round 1")
+        if (last := outbox.last(run)) is not None:
+            made_in, made = last
+            _settle_made(ledger, run, made_in, site.study.name, plan)
+            if made_in == server_round:
+                return made
         examples = _load_training_examples(site)
         model = _load_model(site, received)
         ledger.reserve(run=run, server_round=server_round, study=site.study.name, plan=plan)
@@ -159,6 +160,14 @@ def _train_privately(site: Site, request: Request, received: Arrays) -> TrainRep
         outbox.put(run, server_round, reply, spent)
         ledger.settle(run=run, server_round=server_round, steps_run=steps)
     return reply
+
+
+def _settle_made(ledger: Ledger, run: str, made_in: int, study: str, plan: PrivacyPlan) -> None:
+    """Finish what a crash between storing and settling left open; the process that trained may be gone."""
+    charges = [entry for entry in ledger.entries() if (entry.run, entry.server_round) == (run, made_in)]
+    if not charges or charges[-1].steps_run is None:
+        ledger.reserve(run=run, server_round=made_in, study=study, plan=plan)
+        ledger.settle(run=run, server_round=made_in, steps_run=plan.steps_per_round)
 
 
 def _load_training_examples(site: Site) -> Examples:

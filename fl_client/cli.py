@@ -1,12 +1,16 @@
 """The hospital's command line, thin over the package."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from fl_client.budget import SiteBudget
 
 app = typer.Typer(
     help="Consilium at a hospital: what of the privacy budget is spent.",
@@ -35,13 +39,42 @@ def budget(
     except (ConsiliumError, PrivacyError) as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
-    table = Table(pad_edge=False)
-    for title in ("hospital", "study", "run", "rounds", "steps", "ε"):
-        table.add_column(title, justify="left" if title in ("hospital", "study", "run") else "right")
+    console = Console()
+    console.print(_budget_table(budgets))
+    if any(site.runs for site in budgets):
+        console.print(_run_table(budgets))
+        console.print("Runs compose: a hospital has spent less than the sum over its runs.")
+
+
+def _budget_table(budgets: Sequence["SiteBudget"]) -> Table:
+    table = _table("Privacy budget, ε over all studies", "hospital", numbers=("spent", "budget", "left", "δ", "runs"))
     for site in budgets:
-        for run in site.runs:
-            table.add_row(site.name, run.study, run.run[:8], str(run.rounds), str(run.steps), f"{run.epsilon:.3f}")
-        total = f"spent {site.spent:.3f} of {site.budget:g}, {site.remaining:.3f} left, δ {site.delta:g}"
-        table.add_row(site.name, f"[bold]{total}[/]", "", "", "", f"[bold]{site.spent:.3f}[/]")
-        table.add_section()
-    Console().print(table)
+        left = f"{site.remaining:.3f}" if site.remaining else "[red]0.000[/]"
+        table.add_row(
+            site.name, f"{site.spent:.3f}", f"{site.budget:.3f}", left, f"{site.delta:g}", str(len(site.runs))
+        )
+    return table
+
+
+def _run_table(budgets: Sequence["SiteBudget"]) -> Table:
+    table = _table("\nSpent by run", "hospital", "study", "run", numbers=("rounds", "steps", "ε"))
+    for site in budgets:
+        for position, run in enumerate(site.runs):
+            table.add_row(
+                "" if position else site.name,
+                escape(run.study),
+                escape(run.run[:8]),
+                str(run.rounds),
+                str(run.steps),
+                f"{run.epsilon:.3f}",
+            )
+    return table
+
+
+def _table(title: str, *texts: str, numbers: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", pad_edge=False)
+    for name in texts:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

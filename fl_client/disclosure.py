@@ -7,21 +7,25 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from types import GenericAlias
+from typing import get_args
 
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fl_contract.errors import DisclosureError
 from fl_contract.messages import ARRAYS, CONFIG, EVALUATE, METRICS, NUM_EXAMPLES, PLAN, ROSTER, TRAIN, Arrays, Request
 
-ALLOWED: dict[str, dict[str, frozenset[str]]] = {
-    ROSTER: {CONFIG: frozenset({"sites"})},
-    PLAN: {CONFIG: frozenset({"site", NUM_EXAMPLES, "noise-multiplier"})},
-    TRAIN: {CONFIG: frozenset({"site"}), METRICS: frozenset({NUM_EXAMPLES, "epsilon", "delta", "steps"})},
+ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
+    ROSTER: {CONFIG: {"sites": list[str]}},
+    PLAN: {CONFIG: {"site": str, NUM_EXAMPLES: int, "noise-multiplier": float}},
+    TRAIN: {CONFIG: {"site": str}, METRICS: {NUM_EXAMPLES: int, "epsilon": float, "delta": float, "steps": int}},
     EVALUATE: {
-        CONFIG: frozenset({"site"}),
-        METRICS: frozenset({NUM_EXAMPLES, "loss", "loss-sum", "num-correct", "score-counts"}),
+        CONFIG: {"site": str},
+        METRICS: {NUM_EXAMPLES: int, "loss": float, "loss-sum": float, "num-correct": int, "score-counts": list[int]},
     },
 }
+
+_RECORDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CONFIG: ConfigRecord}
 
 OUTBOUND_LOG = "outbound.jsonl"
 
@@ -36,7 +40,7 @@ def release(
         kind: Type of the request, one of `ALLOWED`.
         request: What was asked, for the log.
         folder: The hospital's own, for the log.
-        model: For a train reply: the model that was received; the reply's arrays have its names and shapes.
+        model: For a train reply: the model that was received; the reply's arrays have its names, shapes and types.
 
     Returns:
         The same content.
@@ -48,22 +52,32 @@ def release(
     expected_records = set(allowed) | ({ARRAYS} if kind == TRAIN else set())
     if set(content) != expected_records:
         raise DisclosureError(f"{kind} reply holds {sorted(content)}; allowed are exactly {sorted(expected_records)}")
+    if wrong := sorted(name for name, record in content.items() if not isinstance(record, _RECORDS[name])):
+        raise DisclosureError(f"{kind} reply's records {wrong} are of another type than their names say")
     for name, fields in allowed.items():
-        if extra := sorted(set(content[name]) - fields):
-            raise DisclosureError(f"{kind} reply's {name} hold {extra}; allowed are {sorted(fields)}")
+        record = content[name]
+        if odd := sorted(field for field in record if not _has_type(record[field], fields.get(field))):
+            raise DisclosureError(f"{kind} reply's {name} hold {odd}, or hold it as another type; allowed: {fields}")
     if kind == TRAIN:
         _check_arrays(content, model or {})
     _log(content, kind, request, folder / OUTBOUND_LOG)
     return content
 
 
+def _has_type(value: object, expected: type | GenericAlias | None) -> bool:
+    if isinstance(expected, GenericAlias):
+        (kind,) = get_args(expected)
+        return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+    return expected is not None and isinstance(value, expected)
+
+
 def _check_arrays(content: RecordDict, model: Arrays) -> None:
     arrays = content.array_records[ARRAYS]
-    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-    expected = {name: array.shape for name, array in model.items()}
-    if shapes != expected:
-        odd = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
-        raise DisclosureError(f"arrays {odd} are not the model's; allowed are its own names and shapes")
+    found = {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
+    expected = {name: (array.shape, str(array.dtype)) for name, array in model.items()}
+    if found != expected:
+        odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise DisclosureError(f"arrays {odd} are not the model's; allowed are its own names, shapes and types")
 
 
 def _log(content: RecordDict, kind: str, request: Request, path: Path) -> None:

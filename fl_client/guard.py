@@ -6,12 +6,14 @@ from pathlib import Path
 
 from flwr.app import Context, Error, Message
 
+from fl_client.settings import site_file
 from fl_contract.errors import DisclosureError, MessageError, RefusalCode, RefusalError, SettingError
 from privacy.errors import BudgetExceededError, UnsupportedModelError
 
 SITE_LOG = "site.log"
 
 logger = logging.getLogger("fl_client")
+logger.propagate = False
 
 
 def guard(message: Message, context: Context, handle: Callable[[Message, Context], Message]) -> Message:
@@ -19,8 +21,12 @@ def guard(message: Message, context: Context, handle: Callable[[Message, Context
 
     Guarantees:
         - The reply's error holds a `RefusalCode` and its sentence, nothing of the exception.
+        - The exception is never written to the log of a hospital that the request was not for.
     """
+    log_to_site(None)
     try:
+        if (path := site_file(context.node_config)) is not None:
+            log_to_site(path.parent)
         return handle(message, context)
     except Exception as error:
         logger.exception("request %r was refused", message.metadata.message_type)
@@ -46,15 +52,16 @@ def refusal_code(error: Exception) -> RefusalCode:
     return next((code for kind, code in codes.items() if isinstance(error, kind)), RefusalCode.INTERNAL)
 
 
-def log_to_site(folder: Path) -> None:
-    """Send this process's log of refusals and errors to a hospital's own file from here on."""
-    path = (folder / SITE_LOG).resolve()
+def log_to_site(folder: Path | None) -> None:
+    """Send this process's log of refusals and errors to a hospital's own file from here on.
+
+    Args:
+        folder: The hospital's own; None while no hospital is known, for standard error.
+    """
     for handler in list(logger.handlers):
-        if isinstance(handler, logging.FileHandler) and handler.baseFilename == str(path):
-            return
         logger.removeHandler(handler)
         handler.close()
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    logger.propagate = False
+    if folder is not None:
+        file = logging.FileHandler(folder / SITE_LOG, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(file)

@@ -1,8 +1,11 @@
 """Private replies that were already made: a retried round gets the same answer, never a second noise draw."""
 
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,15 +24,26 @@ class Outbox:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "outbox"
+        self._folder.mkdir(exist_ok=True)
+
+    @contextmanager
+    def locked(self, run: str) -> Iterator[None]:
+        """Keep every other process and thread out of a run until the reply is stored and settled.
+
+        A second request for a round waits here for the first one's reply; a crash lets go of the lock.
+        """
+        with self._path(run).with_suffix(".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def put(self, run: str, server_round: int, reply: TrainReply, spent: PrivacySpent) -> None:
         """Keep a reply durably; it is on disk when this returns."""
-        self._folder.mkdir(exist_ok=True)
         header = {
             "server-round": server_round,
             "site": reply.site,
             "num-examples": reply.num_examples,
             "spent": asdict(spent),
+            "order": list(reply.arrays),  # safetensors sorts
         }
         path = self._path(run)
         partial = path.with_suffix(".partial")
@@ -38,6 +52,7 @@ class Outbox:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
+        _flush(self._folder)
 
     def last(self, run: str) -> tuple[int, TrainReply] | None:
         """The last reply that was made in a run, and its round."""
@@ -45,9 +60,10 @@ class Outbox:
         if not path.exists():
             return None
         header = json.loads(_metadata(path)["reply"])
+        arrays = load_file(path)
         reply = TrainReply(
             site=header["site"],
-            arrays=load_file(path),
+            arrays={name: arrays[name] for name in header["order"]},
             num_examples=header["num-examples"],
             spent=PrivacySpent(**header["spent"]),
         )
@@ -55,6 +71,13 @@ class Outbox:
 
     def _path(self, run: str) -> Path:
         return self._folder / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.safetensors"
+
+
+def _flush(folder: Path) -> None:
+    """Make a new name in a folder outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def _metadata(path: Path) -> dict[str, str]:

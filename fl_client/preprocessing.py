@@ -39,8 +39,7 @@ def prepare(records: Records, schema: TableSchema | ImageSchema) -> Examples:
     Raises:
         RefusalError: INVALID_DATA, with the feature, the count and the rule for the hospital's own log.
     """
-    is_table = isinstance(schema, TableSchema)
-    inputs = _prepare_table(records, schema) if is_table else _prepare_images(records, schema)
+    inputs = _prepare_table(records, schema) if isinstance(schema, TableSchema) else _prepare_images(records, schema)
     return Examples(inputs=torch.from_numpy(inputs.astype(np.float32)), labels=_prepare_labels(records, schema))
 
 
@@ -58,7 +57,7 @@ def check_trainable(examples: Examples, schema: TableSchema | ImageSchema, *, mi
     if len(present := examples.labels.unique()) < 2:
         raise RefusalError(
             RefusalCode.ONE_CLASS,
-            f"every training record has {schema.label}={schema.classes[int(present[0])]!r}; expected at least two classes",
+            f"every training record has {schema.label}={schema.classes[int(present[0])]!r}; expected two classes",
         )
 
 

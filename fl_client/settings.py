@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from fl_contract.errors import SettingError
 from fl_contract.settings import Settings, read_toml
 from fl_contract.study import STUDIES, Scalar, Study, study_from_run_config
 
@@ -29,6 +30,12 @@ class SourceSettings(Settings):
     alpha: float = Field(gt=0)
     test_fraction: float = Field(gt=0, lt=1)
     seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        if len(set(self.parts)) < len(self.parts) or not set(self.parts) <= set(range(self.num_parts)):
+            raise ValueError(f"parts={list(self.parts)}; expected different numbers from 0 to num-parts - 1")
+        return self
 
 
 class PolicySettings(Settings):
@@ -80,7 +87,13 @@ def site_file(node_config: Mapping[str, Scalar]) -> Path | None:
 
 
 def partition(node_config: Mapping[str, Scalar]) -> tuple[int, int]:
-    """Number of a simulated node, from 0, and how many there are."""
+    """Number of a simulated node, from 0, and how many there are.
+
+    Raises:
+        SettingError: It is no simulated node.
+    """
+    if missing := sorted({"partition-id", "num-partitions"} - set(node_config)):
+        raise SettingError(f"node config misses {missing}; a hospital's SuperNode needs site-file, its own file")
     return int(node_config["partition-id"]), int(node_config["num-partitions"])
 
 

@@ -25,6 +25,7 @@ from fl_contract.study import Study
 from privacy.ledger import Ledger
 
 SITE_FILE = "site.toml"
+LEDGER_FILE = "ledger.sqlite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class Site:
 
 def open_ledger(settings: SiteSettings, folder: Path) -> Ledger:
     """The privacy ledger of a hospital whose ``site.toml`` lies in ``folder``."""
-    return Ledger(folder / "ledger.sqlite", epsilon_budget=settings.policy.epsilon_budget, delta=settings.policy.delta)
+    return Ledger(folder / LEDGER_FILE, epsilon_budget=settings.policy.epsilon_budget, delta=settings.policy.delta)
 
 
 def open_sites(context: Context) -> dict[str, Site]:

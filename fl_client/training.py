@@ -12,13 +12,11 @@ from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
 
 
-def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: TrainingSettings, learning_rate: float) -> torch.optim.Optimizer:
     """The study's optimiser over the model's trainable parameters, with a fresh state."""
     optimizer_class = getattr(torch.optim, settings.optimizer)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer: torch.optim.Optimizer = optimizer_class(
-        parameters, lr=settings.learning_rate, **settings.optimizer_options
-    )
+    optimizer: torch.optim.Optimizer = optimizer_class(parameters, lr=learning_rate, **settings.optimizer_options)
     return optimizer
 
 
@@ -33,7 +31,7 @@ def round_generator(seed: int, site: str, server_round: int) -> torch.Generator:
 
 def train(model: nn.Module, examples: Examples, settings: TrainingSettings, generator: torch.Generator) -> None:
     """Train in place by mini-batches, each record once an epoch, without differential privacy."""
-    optimizer = make_optimizer(model, settings)
+    optimizer = make_optimizer(model, settings, settings.learning_rate)
     model.train()
     for _ in range(settings.local_epochs):
         for rows in torch.randperm(len(examples), generator=generator).split(settings.batch_size):
@@ -54,7 +52,7 @@ def train_with_privacy(model: nn.Module, examples: Examples, settings: TrainingS
 
     result = train_privately(
         model,
-        make_optimizer(model, settings),
+        make_optimizer(model, settings, settings.private_learning_rate or settings.learning_rate),
         plan,
         num_records=len(examples),
         fetch=fetch,

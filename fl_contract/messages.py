@@ -3,6 +3,9 @@
 Everything here is read from a network: each field is checked for presence and type before it is used.
 """
 
+import io
+import math
+import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,10 +24,19 @@ ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 NUM_EXAMPLES = "num-examples"
 LOSS = "loss"
 
+MAX_EXAMPLES = 2**40
+"""Of one hospital; more than any has, and few enough that no sum over hospitals overflows."""
+
 ROSTER = "query.roster"
 PLAN = "query.plan"
 TRAIN = "train"
 EVALUATE = "evaluate"
+
+_UNREADABLE = (
+    ValueError, TypeError, OSError, EOFError, OverflowError, MemoryError, RecursionError, SyntaxError,
+    tokenize.TokenError,
+)  # fmt: skip
+"""What NumPy raises for bytes that are not, or not quite, an array of its own format."""
 
 T = TypeVar("T")
 
@@ -151,15 +163,25 @@ class TrainReply:
 
 
 def privacy_spent(message: Message) -> PrivacySpent | None:
-    """What a train reply says was spent; None from a hospital that trained without differential privacy."""
+    """What a train reply says was spent; None from a hospital that trained without differential privacy.
+
+    Raises:
+        MessageError: A field is absent, of another type, or out of range.
+    """
     metrics = _metrics(message)
     if "epsilon" not in metrics:
         return None
-    return PrivacySpent(
+    spent = PrivacySpent(
         epsilon=_field(metrics, "epsilon", float),
         delta=_field(metrics, "delta", float),
         steps=_field(metrics, "steps", int),
     )
+    if not (0 <= spent.epsilon < math.inf and 0 <= spent.delta <= 1 and spent.steps >= 0):
+        raise MessageError(
+            f"epsilon={spent.epsilon}, delta={spent.delta}, steps={spent.steps}; "
+            "expected a finite epsilon of at least 0, a delta from 0 to 1, steps of at least 0"
+        )
+    return spent
 
 
 def evaluation_content(site: str, evaluation: Evaluation) -> RecordDict:
@@ -200,13 +222,23 @@ def read_evaluation(message: Message) -> Evaluation:
         num_correct=_field(metrics, "num-correct", int),
         scores=scores,
     )
-    if evaluation.num_examples < 1 or scores.num_examples != evaluation.num_examples:
+    if not 1 <= evaluation.num_examples <= MAX_EXAMPLES:
+        raise MessageError(f"num-examples={evaluation.num_examples}; expected 1 to {MAX_EXAMPLES}")
+    _check_scores(scores, evaluation.num_examples)
+    if not 0 <= evaluation.loss_sum < math.inf or not 0 <= evaluation.num_correct <= evaluation.num_examples:
         raise MessageError(
-            f"num-examples={evaluation.num_examples} and {scores.num_examples} scores; expected the same, at least 1"
+            "loss-sum or num-correct is out of range; expected a finite loss of at least 0, 0 to num-examples correct"
         )
-    if not np.isfinite(evaluation.loss_sum) or not 0 <= evaluation.num_correct <= evaluation.num_examples:
-        raise MessageError("loss-sum or num-correct is out of range; expected a finite loss, 0 to num-examples correct")
     return evaluation
+
+
+def _check_scores(scores: ScoreHistogram, num_examples: int) -> None:
+    counts = scores.counts.astype(object)  # Python's integers, which do not overflow
+    for column, scored in enumerate(counts.sum(axis=(1, 2))):
+        if scored != num_examples:
+            raise MessageError(f"num-examples={num_examples} and {scored} scores of class {column}; expected the same")
+    if len(counts) > 1 and (labelled := counts[:, 1].sum()) != num_examples:
+        raise MessageError(f"num-examples={num_examples} and {labelled} labels; expected one class for each patient")
 
 
 def roster_content(sites: list[str]) -> RecordDict:
@@ -215,8 +247,15 @@ def roster_content(sites: list[str]) -> RecordDict:
 
 
 def read_roster(message: Message) -> list[str]:
-    """The hospitals that a node speaks for."""
-    return [str(site) for site in _field(_config(message), "sites", list)]
+    """The hospitals that a node speaks for.
+
+    Raises:
+        MessageError: They are absent or not a list of texts.
+    """
+    sites = _field(_config(message), "sites", list)
+    if not all(isinstance(site, str) for site in sites):
+        raise MessageError(f"sites={sites!r}; expected a list of texts")
+    return sites
 
 
 def site_of_reply(message: Message) -> str | None:
@@ -252,8 +291,9 @@ def from_array_record(record: ArrayRecord) -> Arrays:
         if array.stype != "numpy.ndarray":
             raise MessageError(f"array {name!r} has serialisation {array.stype!r}; expected 'numpy.ndarray'")
         try:
-            arrays[name] = array.numpy()
-        except (ValueError, TypeError, OSError, EOFError) as error:
+            # Not Array.numpy(): given a ZIP archive, it returns one.
+            arrays[name] = np.lib.format.read_array(io.BytesIO(array.data), allow_pickle=False)
+        except _UNREADABLE as error:
             raise MessageError(f"array {name!r} cannot be read; its bytes are not a NumPy array") from error
     return arrays
 

@@ -20,7 +20,7 @@ from fl_contract.errors import SettingError
 from fl_contract.models import ModelSettings
 from fl_contract.models.small_cnn import SmallCnnSettings
 from fl_contract.schema import ImageSchema, Schema
-from fl_contract.settings import Settings, read_toml, scalar_keys
+from fl_contract.settings import Settings, read_toml, scalar_keys, suggest_key
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 """The folder of studies that ships beside our packages, in a checkout and in a bundle."""
@@ -36,6 +36,8 @@ class TrainingSettings(Settings):
     Attributes:
         optimizer: A class of ``torch.optim`` by its name, such as ``SGD`` or ``Adam``. Under differential privacy too.
         learning_rate: Of that optimiser.
+        private_learning_rate: Of that optimiser's noisy steps; the same if it is not set. A clipped gradient is at most
+            ``privacy.clip-norm`` long, so the two together set the length of a step.
         optimizer_options: Further arguments of that class, such as ``momentum``.
         batch_size: Patients a step. Under differential privacy the sampling rate says it instead.
         local_epochs: Passes over a hospital's patients in a round. Under differential privacy the steps say it instead.
@@ -43,6 +45,7 @@ class TrainingSettings(Settings):
 
     optimizer: str = "SGD"
     learning_rate: float = Field(gt=0)
+    private_learning_rate: float | None = Field(default=None, gt=0)
     optimizer_options: dict[str, int | float | bool] = Field(default_factory=dict)
     batch_size: int = Field(default=32, ge=1)
     local_epochs: int = Field(default=1, ge=1)
@@ -50,7 +53,8 @@ class TrainingSettings(Settings):
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:
         optimizer = getattr(torch.optim, self.optimizer, None)
-        if not (inspect.isclass(optimizer) and issubclass(optimizer, torch.optim.Optimizer)):
+        is_class = inspect.isclass(optimizer) and issubclass(optimizer, torch.optim.Optimizer)
+        if optimizer is None or optimizer is torch.optim.Optimizer or not is_class:
             raise ValueError(
                 f"optimizer={self.optimizer!r}; expected the name of a class of torch.optim, such as 'SGD'"
             )
@@ -249,10 +253,14 @@ def load_study(name: str, *, directory: Path = STUDIES, overrides: Mapping[str, 
 
 def _override(raw: dict[str, Any], key: str, value: Scalar) -> None:
     if key not in OVERRIDABLE_KEYS:
-        raise SettingError(f"{key}={value!r} is not a known key; expected one of {', '.join(OVERRIDABLE_KEYS)}")
+        hint = suggest_key(key, OVERRIDABLE_KEYS)
+        rule = f"expected one of the {len(OVERRIDABLE_KEYS)} keys listed in pyproject.toml"
+        raise SettingError(f"{key}={value!r} is not a known key{hint}; {rule}")
     *tables, last = key.split(".")
     for table in tables:
         raw = raw.setdefault(table, {})
+        if not isinstance(raw, dict):
+            return  # parsing refuses what is not a table
     raw[last] = value
 
 
@@ -269,12 +277,13 @@ def parse_assignment(assignment: str) -> tuple[str, Scalar]:
     (('privacy.epsilon', 4.0), ('strategy.name', 'fedavgm'))
     """
     key, separator, text = assignment.partition("=")
-    if not separator or not key or not text:
+    if not separator or not key.strip() or not text.strip():
         raise SettingError(f"{assignment!r}; expected key=value, such as num-rounds=20")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        value = text
-    if not isinstance(value, Scalar):
+        parsed = {"value": text}
+    value = parsed["value"]
+    if len(parsed) > 1 or not isinstance(value, Scalar):
         raise SettingError(f"{assignment!r}; expected one number, text or truth value")
     return key.strip(), value

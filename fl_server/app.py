@@ -3,10 +3,12 @@
 import time
 import uuid
 from collections.abc import Mapping
+from logging import INFO
 
 import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore import log
 from safetensors.numpy import save
 
 from fl_contract.errors import CheckpointError, ConsiliumError, SettingError
@@ -17,7 +19,7 @@ from fl_server.checkpoint import Checkpoint, read_checkpoint
 from fl_server.local_grid import LocalGrid
 from fl_server.roll_call import call_plans, call_roster
 from fl_server.round_loop import RoundLoop
-from fl_server.run_record import MODEL_FILE, RUN_FILE, RunRecord, write_atomically
+from fl_server.run_record import MODEL_FILE, RUN_FILE, RunRecord, read_header, write_atomically
 from fl_server.settings import RunSettings, read_run_settings, variant_of
 from fl_server.stopping import Stopping
 from fl_server.summary import write_evaluations
@@ -38,10 +40,14 @@ def main(grid: Grid, context: Context) -> None:
     """
     settings = read_run_settings(context)
     checkpoint = _read_checkpoint(settings)
+    if settings.resume and read_header(settings.folder).get("status") in ("completed", "converged"):
+        log(INFO, "%s is complete already", settings.folder)
+        return
     record = RunRecord(settings.folder)
     started = time.monotonic()
     try:
         _run(grid, settings, checkpoint, record)
+        log(INFO, "Result in %s; for the report: fl-server report %s", settings.folder, settings.folder.parent)
     except Exception as error:
         reason = str(error) if isinstance(error, ConsiliumError | PrivacyError) else type(error).__name__
         record.finish("failed", reason=reason, seconds=time.monotonic() - started)
@@ -54,7 +60,7 @@ def _read_checkpoint(settings: RunSettings) -> Checkpoint | None:
             raise SettingError(f"{settings.folder}: holds a run already; choose another folder, or resume it")
         return None
     checkpoint = read_checkpoint(settings.folder, fingerprint=settings.study.fingerprint)
-    if checkpoint is None and (settings.folder / RUN_FILE).exists() is False:
+    if checkpoint is None and not (settings.folder / RUN_FILE).exists():
         raise CheckpointError(f"{settings.folder}: holds no run to resume; start one without resume")
     return checkpoint
 

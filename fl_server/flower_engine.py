@@ -103,7 +103,7 @@ def _last_status(environment: Mapping[str, str]) -> str:
         runs = json.loads(result.stdout)["runs"]
     except (json.JSONDecodeError, KeyError):
         return "unknown"
-    return str(max(runs, key=lambda run: run["timestamps"]["pending-at"])["status"]) if runs else "not started"
+    return str(max(runs, key=lambda run: str(run["pending-at"]))["status"]) if runs else "not started"
 
 
 def _command(name: str) -> str:

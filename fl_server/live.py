@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fl_server.run_record import ROUNDS_FILE, RUN_FILE
+from fl_server.run_record import ROUNDS_FILE, read_header
 
 LOOK_SECONDS = 0.2
 
@@ -38,7 +38,7 @@ def _follow_live(folder: Path, console: Console, is_running: Callable[[], bool])
         going = True
         while going:
             going = is_running()
-            live.update(render_run(_read_header(folder), read_rounds(folder)), refresh=True)
+            live.update(render_run(read_header(folder), read_rounds(folder)), refresh=True)
             if going:
                 time.sleep(LOOK_SECONDS)
 
@@ -49,7 +49,7 @@ def _follow_by_lines(folder: Path, console: Console, is_running: Callable[[], bo
         going = is_running()
         rounds = read_rounds(folder)
         for entry in rounds[shown:]:
-            console.print(_round_line(_read_header(folder), entry), highlight=False)
+            console.print(_round_line(read_header(folder), entry), highlight=False)
         shown = len(rounds)
         if going:
             time.sleep(LOOK_SECONDS)
@@ -122,11 +122,6 @@ def _round_line(header: dict[str, Any], entry: dict[str, Any]) -> str:
 
 def _number(value: float | None, form: str = ".3f") -> str:
     return "–" if value is None else format(value, form)
-
-
-def _read_header(folder: Path) -> dict[str, Any]:
-    path = folder / RUN_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def read_rounds(folder: Path) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ class LocalGrid(Grid):
 
     def __init__(
         self,
-        client_app: ClientApp,
+        client_app: Callable[[Message, Context], Message],
         node_configs: list[dict[str, Scalar]],
         *,
         run_config: Mapping[str, Scalar],

@@ -9,7 +9,7 @@ import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ _SITE_LINES = ("-", "--", "-.")
 _MARKERS = "osD^vP*X"
 _MAX_NAMED_SITES = len(_SITE_COLOURS) * len(_SITE_LINES)
 _MAX_BARS = 40
+_MAX_NAME = 20
 _FEW = 10  # patients in a calibration group below which its point is drawn hollow
 
 
@@ -79,7 +80,7 @@ def site_styles(sites: Sequence[str]) -> dict[str, Style]:
 
 def plot_rounds(rounds: Sequence[Round], measure: Literal["loss", "auroc"], styles: Mapping[str, Style]) -> Plot:
     """A measure on held-out patients over rounds: each hospital's, and in bold that of all patients together."""
-    figure, axes = _one_plot()
+    figure, axes = _one_plot(height=_height_with_legend(len(styles)))
     numbers = [each.round for each in rounds]
     for site in styles:
         values = [_value(each.sites.get(site), measure) for each in rounds]
@@ -101,21 +102,23 @@ def plot_rounds(rounds: Sequence[Round], measure: Literal["loss", "auroc"], styl
 
 def plot_epsilon(rounds: Sequence[Round], target: float, styles: Mapping[str, Style]) -> Plot:
     """Privacy spent by each hospital over rounds, and the target; hospitals that spent alike show as nested lines."""
-    figure, axes = _one_plot()
-    widths = np.linspace(9.0, 1.4, num=max(len(styles), 1))
-    for site, width in zip(styles, widths, strict=False):
-        values = [_value(each.sites.get(site), "epsilon") for each in rounds]
-        _draw_site(axes, [each.round for each in rounds], values, site, styles, width=float(width))
+    figure, axes = _one_plot(height=_height_with_legend(len(styles)))
+    numbers = [each.round for each in rounds]
+    spent = {site: [_value(each.sites.get(site), "epsilon") for each in rounds] for site in styles}
+    spent = {site: values for site, values in spent.items() if np.isfinite(values).any()}
+    for (site, values), width in zip(spent.items(), np.linspace(11.0, 1.6, num=max(len(spent), 1)), strict=False):
+        nested = {site: replace(styles[site], line="-", marker="o" if len(rounds) == 1 else "")}
+        is_named = len(spent) <= _MAX_NAMED_SITES
+        _draw_site(axes, numbers, values, site, nested if is_named else styles, width=float(width))
     axes.axhline(target, color=_BLACK, linestyle="--", linewidth=1.4, label=f"target {target:g}")
     axes.set_ylabel("privacy spent so far (epsilon)")
     axes.set_ylim(bottom=0)
     _finish_round_axis(axes)
-    last = {site: [each.sites[site].epsilon for each in rounds if site in each.sites] for site in styles}
-    spent = [f"{site} {max(filter(None, values)):.3f}" for site, values in last.items() if any(values)]
+    final = [f"{site} {np.nanmax(values):.3f}" for site, values in spent.items()]
     return Plot(
         caption="Privacy spent over rounds",
         note="Lines of hospitals that spent alike lie inside one another.",
-        alt=f"Epsilon by round, a line for each hospital, up to: {_join(spent)}. The target is {target:g}.",
+        alt=f"Epsilon by round, a line for each hospital, up to: {_join(final)}. The target is {target:g}.",
         uri=_to_data_uri(figure),
     )
 
@@ -154,14 +157,16 @@ def plot_calibration(evaluations: Mapping[str, Evaluation], labels: Mapping[str,
     for position, (kind, evaluation) in enumerate(evaluations.items()):
         style = VARIANT_STYLES[kind]
         predicted, observed, counts = evaluation.scores.calibration()
-        upper.plot(predicted, observed, color=style.colour, linestyle=style.line, linewidth=1.4)
-        faces = [style.colour if count >= _FEW else "white" for count in counts]
+        enough = counts >= _FEW
+        joined = np.where(enough, observed, np.nan)  # no line across groups of few
+        upper.plot(predicted, joined, color=style.colour, linestyle=style.line, linewidth=1.4)
+        faces = [style.colour if is_solid else "white" for is_solid in enough]
         upper.scatter(predicted, observed, c=faces, edgecolors=style.colour, marker=style.marker, s=36, zorder=3)
         upper.plot([], [], color=style.colour, linestyle=style.line, marker=style.marker, label=labels[kind])
         group = np.minimum((predicted * 10).astype(int), 9)
         lower.bar(group / 10 + 0.01 + width * (position + 0.5), counts, width=width, color=style.colour)
     is_binary = all(len(each.scores.counts) == 1 for each in evaluations.values())
-    lower.set_ylabel("patients" if is_binary else "patients\nx classes")
+    lower.set_ylabel("patients" if is_binary else "patients\n× classes")
     lower.set_xlabel("predicted probability" if is_binary else "predicted probability, all classes taken together")
     upper.set_ylabel("observed share")
     upper.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04))
@@ -193,12 +198,14 @@ def plot_comparison(variants: Figures, sites: Sequence[str], labels: Mapping[str
     axes.set_yticks(range(len(shown) + 1), ["all together", *map(_plain, shown)])
     axes.set_ylim(len(shown) + 0.5, -0.5)
     axes.set_xlabel("AUROC on held-out patients")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     _tidy(axes)
     _add_legend(axes, columns=1)
     pooled = [f"{labels[kind]} {_number(figures['auroc']['pooled']):.3f}" for kind, figures in variants.items()]
+    omitted = f" The first {_MAX_BARS} of {len(sites)}." if len(shown) < len(sites) else ""
     return Plot(
         caption="AUROC by hospital",
-        note="One mark for each way to train, on the hospital's own held-out patients.",
+        note=f"One mark for each way to train, on the hospital's own held-out patients.{omitted}",
         alt=f"Marks of AUROC by hospital and way to train, as in the table. All together: {_join(pooled)}.",
         uri=_to_data_uri(figure),
     )
@@ -219,15 +226,15 @@ def plot_sizes(
     bars = left.barh(rows, [total[site] for site in shown], color=[styles[site].colour for site in shown])
     left.bar_label(bars, padding=3, fontsize=9)
     left.set_yticks(rows, list(map(_plain, shown)))
-    left.invert_yaxis()
-    left.set_xlabel("training records (declared)")
+    left.set_ylim(len(shown) - 0.4, -0.6)
+    left.set_xlabel("training records\n(declared)")
     counts_by_class = np.array([_count_classes(evaluations.get(site), len(classes)) for site in shown])
     start = np.zeros(len(shown))
     for counts, name, colour in zip(counts_by_class.T, classes, _class_colours(len(classes)), strict=True):
         bars = right.barh(rows, counts, left=start, color=colour, edgecolor="white", linewidth=0.6, label=_plain(name))
         start += counts
     right.bar_label(bars, labels=[f"{count:.0f}" for count in start], padding=3, fontsize=9)
-    right.set_xlabel("held-out patients by class")
+    right.set_xlabel("held-out patients\nby class")
     for axes in (left, right):
         _tidy(axes)
         axes.margins(x=0.2)
@@ -249,6 +256,11 @@ def _one_plot(height: float = 3.6) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def _height_with_legend(num_sites: int) -> float:
+    num_entries = 1 + (num_sites if num_sites <= _MAX_NAMED_SITES else 1)
+    return 3.1 + 0.17 * math.ceil(num_entries / 2)
+
+
 def _draw_site(
     axes: Axes, rounds: list[int], values: list[float], site: str, styles: Mapping[str, Style], *, width: float
 ) -> None:
@@ -256,11 +268,10 @@ def _draw_site(
         return
     style = styles[site]
     is_crowd = len(styles) > _MAX_NAMED_SITES
-    is_first = site == next(iter(styles))
-    label = f"each of {len(styles)} hospitals" if is_crowd and is_first else None if is_crowd else _plain(site)
-    marker = style.marker if len(rounds) <= 30 or is_crowd else ""
+    crowd = None if axes.lines else f"each of {len(styles)} hospitals"
+    marker = style.marker if len(rounds) <= 30 else ""
     axes.plot(rounds, values, color=style.colour, linestyle=style.line, marker=marker, markersize=4,
-              linewidth=0.7 if is_crowd else width, label=label)  # fmt: skip
+              linewidth=0.7 if is_crowd else width, label=crowd if is_crowd else _plain(site))  # fmt: skip
 
 
 def _finish_round_axis(axes: Axes) -> None:
@@ -321,8 +332,8 @@ def _join(items: Sequence[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as text of a plot: shortened, no formula in it, and no leading underscore, which would hide it."""
-    short = name if len(name) <= 24 else f"{name[:23]}\N{HORIZONTAL ELLIPSIS}"
+    """A name as text of a plot: shortened in its middle, no formula in it, no leading underscore that would hide it."""
+    short = name if len(name) <= _MAX_NAME else f"{name[:10]}\N{HORIZONTAL ELLIPSIS}{name[-9:]}"
     return (f" {short}" if short.startswith("_") else short).replace("$", r"\$")
 
 

@@ -26,7 +26,7 @@ from fl_server.run_record import write_atomically
 from fl_server.summary import Absence, RunFolder, Variant, last_spend, local_sites, subtract
 
 NO_CLEAR_CHANGE = 0.005
-"""A change of AUROC smaller than this is called none."""
+"""A change of AUROC that is smaller than this, as printed to three decimals, is called none."""
 
 FEW_PATIENTS = 20
 """Held-out patients with or without the label below which a hospital's figures are called hints."""
@@ -66,7 +66,7 @@ def auroc_standard_error(scores: ScoreHistogram) -> float | None:
 
 
 def _build_view(folder: RunFolder) -> dict[str, Any]:
-    kinds = [kind for kind in _ORDER if kind in folder.numbers["variants"]]
+    columns = _list_columns(folder)
     headline, sentences = _answer(folder)
     simulation = folder.main.run.settings.get("simulation") or {}
     return {
@@ -80,9 +80,8 @@ def _build_view(folder: RunFolder) -> dict[str, Any]:
         "alerts": _list_alerts(folder),
         "answer": {"headline": headline, "sentences": sentences},
         "tiles": _list_tiles(folder),
-        "columns": [folder.labels[kind] for kind in kinds],
-        "rows": _list_scores(folder, kinds) if kinds else [],
-        "has_change": folder.joint is not None and "local" in kinds,
+        "columns": [(folder.labels | {"change": "Change by joining"})[name] for name in columns],
+        "rows": [_score_row(folder, columns, site) for site in (None, *folder.sites)],
         "is_multiclass": _is_multiclass(folder),
         "notes": _list_notes(folder),
         "plots": _draw_plots(folder),
@@ -104,8 +103,8 @@ def _answer(folder: RunFolder) -> tuple[str, list[str]]:
             f"{run.reason.rstrip('.')}."
         ]
     changes = {site: change for site in folder.sites if (change := folder.change(site)) is not None}
-    sentences = [_say_joint(folder, folder.joint), _say_gain(folder), _say_cost(folder), _say_ideal(folder)]
-    sentences += [_say_changes(changes), _say_spend(folder)]
+    sentences = [_say_joint(folder, folder.joint), _say_gain(folder), _say_accuracy(folder, folder.joint)]
+    sentences += [_say_cost(folder), _say_ideal(folder), _say_changes(changes), _say_spend(folder)]
     return _say_headline(folder, changes), [sentence for sentence in sentences if sentence]
 
 
@@ -127,10 +126,11 @@ def _say_headline(folder: RunFolder, changes: Mapping[str, float]) -> str:
 def _say_joint(folder: RunFolder, joint: str) -> str:
     evaluation = folder.together[joint]
     error = auroc_standard_error(evaluation.scores)
-    margin = f" (standard error {error:.3f})" if error is not None else ""
+    bound = "at most " if len(evaluation.scores.counts) > 1 else ""
+    margin = f" (standard error {bound}{error:.3f})" if error is not None else ""
     how = " with privacy" if joint == "private" and folder.variants[joint].is_private else ""
     return (
-        f"On all {evaluation.num_examples} held-out patients together, the model that the hospitals trained "
+        f"On all {evaluation.num_examples:,} held-out patients together, the model that the hospitals trained "
         f"jointly{how} reaches an AUROC of {write_figure(folder.auroc(joint))}{margin}."
     )
 
@@ -140,6 +140,8 @@ def _say_gain(folder: RunFolder) -> str:
     if alone is None or gain is None:
         return "Whether that is better than staying alone cannot be told: there are no models trained alone to compare."
     start = f"A model trained at one hospital alone reaches {write_figure(alone)} on the same patients on average"
+    if abs(round(gain, 3)) == 0:
+        return f"{start}: joining changed it by less than 0.001."
     outcome = {"gained": "joining raised it by", "lost": "joining lowered it by", "same": "joining changed it by only"}
     doubt = "" if _is_clear(folder) else ", which is less than twice the standard error and may be chance"
     return f"{start}: {outcome[_sign(gain)]} {abs(gain):.3f}{doubt}."
@@ -151,13 +153,20 @@ def _is_clear(folder: RunFolder) -> bool:
     return gain is None or error is None or _sign(gain) == "same" or abs(gain) >= 2 * error
 
 
+def _say_accuracy(folder: RunFolder, joint: str) -> str:
+    shares = [folder.numbers["variants"].get(kind, {}).get("accuracy", {}).get("pooled") for kind in (joint, "local")]
+    if None in shares:
+        return ""
+    return f"The class is predicted of {shares[0]:.1%} of them, by a model trained alone of {shares[1]:.1%}."
+
+
 def _say_cost(folder: RunFolder) -> str:
     private = folder.variants.get("private")
     cost = subtract(folder.auroc("federated"), folder.auroc("private"))
     if private is None or not private.is_private or cost is None:
         return ""
     without = write_figure(folder.auroc("federated"))
-    if cost < NO_CLEAR_CHANGE:
+    if round(cost, 3) < NO_CLEAR_CHANGE:
         return f"Privacy cost no clear loss: the same training without noise reaches {without}."
     return f"Privacy cost {cost:.3f}: the same training without noise reaches {without}."
 
@@ -221,24 +230,35 @@ def _list_tiles(folder: RunFolder) -> list[dict[str, str]]:
     return tiles
 
 
-def _list_scores(folder: RunFolder, kinds: Sequence[str]) -> list[dict[str, Any]]:
-    patients = folder.together[folder.joint].num_examples if folder.joint else None
-    rows = [_score_row(folder, kinds, None) | {"patients": patients}]
-    for site in folder.sites:
-        patients = folder.own[site].num_examples if site in folder.own else None
-        rows.append(_score_row(folder, kinds, site) | {"patients": patients})
-    return rows
+def _list_columns(folder: RunFolder) -> list[str]:
+    """Kinds in the order of columns, and ``change`` after the one that stands for joining."""
+    kinds = [kind for kind in _ORDER if kind in folder.numbers["variants"]]
+    if folder.joint is not None and "local" in kinds:
+        kinds.insert(kinds.index(folder.joint) + 1, "change")
+    return kinds
 
 
-def _score_row(folder: RunFolder, kinds: Sequence[str], site: str | None) -> dict[str, Any]:
-    cells = []
-    for kind in kinds:
-        both = folder.numbers["variants"][kind]
-        pick = {name: both[name]["pooled"] if site is None else both[name]["sites"].get(site) for name in both}
-        cells.append(pick if pick["accuracy"] is not None else None)
-    delta = folder.change(site)
-    sign = None if delta is None else _sign(delta)
-    return {"name": site or "All together", "is_total": site is None, "cells": cells, "delta": delta, "sign": sign}
+def _score_row(folder: RunFolder, columns: Sequence[str], site: str | None) -> dict[str, Any]:
+    measured = folder.together.get(folder.joint or "") if site is None else folder.own.get(site)
+    return {
+        "name": site or "All together",
+        "is_total": site is None,
+        "patients": measured.num_examples if measured else None,
+        "cells": [
+            _change_cell(folder, site) if name == "change" else _score_cell(folder, name, site) for name in columns
+        ],
+    }
+
+
+def _score_cell(folder: RunFolder, kind: str, site: str | None) -> dict[str, Any]:
+    measures = folder.numbers["variants"][kind]
+    picked = {name: each["pooled"] if site is None else each["sites"].get(site) for name, each in measures.items()}
+    return {"is_change": False} | picked
+
+
+def _change_cell(folder: RunFolder, site: str | None) -> dict[str, Any]:
+    change = folder.change(site)
+    return {"is_change": True, "change": change, "sign": None if change is None else _sign(change)}
 
 
 def _list_notes(folder: RunFolder) -> list[str]:
@@ -283,7 +303,8 @@ def _draw_plots(folder: RunFolder) -> list[plots.Plot]:
     variants = {kind: folder.numbers["variants"][kind] for kind in _ORDER if kind in folder.numbers["variants"]}
     declared = {site: each.num_examples for site, each in folder.main.run.sites.items()}
     drawn = [plots.plot_comparison(variants, folder.sites, labels)] if variants else []
-    drawn.append(plots.plot_sizes(declared, folder.own, _class_names(folder), styles))
+    if folder.sites:
+        drawn.append(plots.plot_sizes(declared, folder.own, _class_names(folder), styles))
     if rounds:
         drawn += [plots.plot_rounds(rounds, "loss", styles), plots.plot_rounds(rounds, "auroc", styles)]
     if folder.together:
@@ -361,4 +382,4 @@ def _say_why_no_privacy(folder: RunFolder) -> str:
 
 
 def _sign(change: float) -> str:
-    return "same" if abs(change) < NO_CLEAR_CHANGE else "gained" if change > 0 else "lost"
+    return "same" if abs(round(change, 3)) < NO_CLEAR_CHANGE else "gained" if change > 0 else "lost"

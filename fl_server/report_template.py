@@ -21,7 +21,7 @@ STYLE = """
 body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
        "Helvetica Neue", "Liberation Sans", Arial, sans-serif; overflow-wrap: break-word; }
 main { max-width: 1120px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-header p { color: var(--soft); margin: .25rem 0 0; }
+header p { color: var(--soft); margin: .25rem 0 0; max-width: none; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0; }
 h2 { font-size: 1.3rem; margin: 2.6rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
@@ -40,7 +40,8 @@ ul { padding-left: 1.2rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .65rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
-thead th { vertical-align: bottom; color: var(--soft); font-size: .85rem; line-height: 1.3; min-width: 5.2rem; }
+thead th { vertical-align: bottom; color: var(--soft); font-size: .85rem; line-height: 1.3; min-width: 4.8rem; }
+td { white-space: nowrap; } td.text { white-space: normal; min-width: 6rem; } td.why { min-width: 14rem; }
 th:first-child, td.text, th.text { text-align: left; }
 tr.total th, tr.total td { background: var(--wash); font-weight: 650; }
 tbody th { min-width: 7.5rem; }
@@ -73,13 +74,13 @@ code { font-size: .9em; }
 
 PAGE = (
     """
-{%- macro change(delta, sign) -%}
-  {%- set words = {"gained": "▲ gained", "lost": "▼ lost", "same": "● no clear change"} -%}
-  {%- if delta is none -%} <span class="same">n/a</span>
-  {%- else -%} <span class="{{ sign }}">{{ delta | change }}<small>{{ words[sign] }}</small></span> {%- endif -%}
-{%- endmacro -%}
 {%- macro score(cell) -%}
-  {%- if cell is none -%} – {%- else -%} {{ cell.auroc | figure }}<small>{{ cell.accuracy | percent }}</small> {%- endif -%}
+  {%- set words = {"gained": "▲ gained", "lost": "▼ lost", "same": "● no clear change"} -%}
+  {%- if not cell.is_change -%}
+    {{ cell.auroc | figure }}<small>{{ cell.accuracy | percent }}</small>
+  {%- elif cell.change is none -%} <span class="same">n/a</span>
+  {%- else -%} <span class="{{ cell.sign }}">{{ cell.change | change }}<small>{{ words[cell.sign] }}</small></span>
+  {%- endif -%}
 {%- endmacro -%}
 {%- macro head(names, text_from=99) -%}
   <thead><tr>{% for name in names %}
@@ -125,15 +126,14 @@ PAGE = (
 {% if columns %}
 <h2>Every hospital, every way to train</h2>
 <p>AUROC on held-out patients: the chance that the model ranks a random patient with the label above one without it. 0.5
-is a coin, 1 is perfect{{ "; here the mean over the classes, each against the rest" if is_multiclass else "" }}. Below it,
-in grey: the share of patients whose class was predicted.</p>
+is a coin, 1 is perfect{{ "; here the mean over the classes, each against the rest" if is_multiclass else "" }}. Below
+it, in grey: the share of patients whose class was predicted.</p>
 <div class="scroll"><table>
-{{ head(["Hospital", "Held-out patients"] + columns + (["Change by joining"] if has_change else [])) }}
+{{ head(["Hospital"] + columns + ["Held-out patients"]) }}
 <tbody>
 {% for row in rows %}
 <tr{% if row.is_total %} class="total"{% endif %}><th scope="row">{{ row.name }}</th>
-<td>{{ row.patients | count }}</td>{% for cell in row.cells %}<td>{{ score(cell) }}</td>{% endfor %}
-{% if has_change %}<td>{{ change(row.delta, row.sign) }}</td>{% endif %}</tr>
+{% for cell in row.cells %}<td>{{ score(cell) }}</td>{% endfor %}<td>{{ row.patients | count }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 <ul class="note">
@@ -170,7 +170,7 @@ parameters. Status: <b>{{ run.status }}</b>. {{ run.reason }}</p>
 <tbody>
 {% for row in absences %}
 <tr><th scope="row">{{ row.site }}</th><td class="text">{{ row.variant }}</td><td class="text">{{ row.when }}</td>
-<td class="text"><code>{{ row.code }}</code></td><td class="text">{{ row.reason }}</td></tr>
+<td class="text"><code>{{ row.code }}</code></td><td class="text why">{{ row.reason }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 {% else %}
@@ -182,8 +182,8 @@ parameters. Status: <b>{{ run.status }}</b>. {{ run.reason }}</p>
 {% set terms = privacy.terms %}
 <dl>
 <dt>Mechanism</dt>
-<dd>Differentially private SGD. Each hospital draws its batches by Poisson sampling, clips the gradient of each record, and
-adds Gaussian noise of its own to their sum before anything is sent.</dd>
+<dd>Differentially private SGD. Each hospital draws its batches by Poisson sampling, clips the gradient of each record,
+and adds Gaussian noise of its own to their sum before anything is sent.</dd>
 <dt>Unit of protection</dt>
 <dd>One {{ terms.unit }}. Two data sets are neighbours if one of them has one {{ terms.unit }} more (add or remove
 one).</dd>
@@ -237,25 +237,26 @@ models or figures.</b></li>
 {% else %}
 <p><b>No differential privacy.</b> {{ no_privacy_reason }} The updates that hospitals sent were not noised, and nothing
 bounds what they tell about a single patient.</p>
-<p>Released exactly: every update; in every round the number, losses, correct predictions and score histograms by class of
-held-out patients; the number of training records that each hospital declared.</p>
+<p>Released exactly: every update; in every round the number, losses, correct predictions and score histograms by class
+of held-out patients; the number of training records that each hospital declared.</p>
 {% endif %}
 
 <h2>What this study does not promise</h2>
 <ul>
 {% if privacy %}
 <li>It protects one {{ terms.unit }}, not a patient: somebody with several records is protected less.</li>
-<li>It does not stop conclusions about groups. That a finding predicts a disease is what the study is meant to learn.</li>
+<li>It does not stop conclusions about groups. That a finding predicts a disease is what the study is meant to
+learn.</li>
 {% endif %}
 {% if run.engine == "local" %}
-<li>The hospitals are simulated, a split of one data set{{ " (" ~ dataset ~ ")" if dataset else "" }} on one machine. Real
-hospitals differ in devices, coding and patients, and these figures say nothing about that.</li>
+<li>The hospitals are simulated, a split of one data set{{ " (" ~ dataset ~ ")" if dataset else "" }} on one machine.
+Real hospitals differ in devices, coding and patients, and these figures say nothing about that.</li>
 {% else %}
-<li>If the hospitals were virtual ones of a simulation, they are a split of one data set. Real hospitals differ in devices,
-coding and patients.</li>
+<li>If the hospitals were virtual ones of a simulation, they are a split of one data set. Real hospitals differ in
+devices, coding and patients.</li>
 {% endif %}
-<li>The held-out patients come from the same hospitals as the training records. How the model does at a hospital that did
-not take part was not measured.</li>
+<li>The held-out patients come from the same hospitals as the training records. How the model does at a hospital that
+did not take part was not measured.</li>
 <li>Every figure comes from one run with one seed; another seed gives somewhat different ones.</li>
 </ul>
 
@@ -266,7 +267,8 @@ not take part was not measured.</li>
 {% for row in runs %}
 <tr><th scope="row">{{ row.name }}</th><td>{{ row.rounds }} of {{ row.run.num_rounds }}</td>
 <td>{{ row.run.seconds | duration }}</td><td>{{ row.run.seed }}</td>
-<td class="text">{{ row.run.status }}<small>{{ row.run.reason }}</small></td>
+<td class="text">{{ row.run.status }}
+{%- if row.run.reason %}<small>{{ row.run.reason }}</small>{% endif %}</td>
 <td class="text">{{ row.run.privacy.mechanism }}</td><td class="text">{{ row.run.engine }}</td>
 <td class="text">{{ row.run.started | time }}</td></tr>
 {% endfor %}
@@ -294,7 +296,7 @@ def render_page(view: Mapping[str, object]) -> str:
         "epsilon": write_epsilon,
         "figure": write_figure,
         "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
-        "percent": lambda value: DASH if value is None else f"{value:.1%}",
+        "percent": lambda value: "" if value is None else f"{value:.1%}",
         "short": lambda value: DASH if value is None else f"{value:g}",
         "count": lambda value: DASH if value is None else f"{value:,}",
         "time": lambda value: f"{value:%Y-%m-%d %H:%M} {value.tzname() or ''}".strip(),
@@ -312,8 +314,8 @@ def write_figure(value: float | None) -> str:
 
 
 def write_change(value: float) -> str:
-    """Three decimals with a sign, the minus as long as the plus."""
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    """Three decimals with a sign, the minus as long as the plus; none on zero."""
+    return f"{value:+z.3f}".replace("-", "\N{MINUS SIGN}") if round(value, 3) else "0.000"
 
 
 def write_epsilon(value: float) -> str:
@@ -345,7 +347,7 @@ def write_duration(seconds: float) -> str:
     >>> write_duration(4.25), write_duration(200.0), write_duration(7_500.0)
     ('4.2 s', '3 min 20 s', '2 h 5 min')
     """
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -3,10 +3,12 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from logging import INFO
 
 import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
+from flwr.supercore import log
 
 from fl_contract.errors import MessageError, RunError
 from fl_contract.messages import (
@@ -92,6 +94,7 @@ class RoundLoop:
         record.seconds = time.monotonic() - started
         self.stopping.observe(record.pooled.loss)
         self.record.append(record)
+        log(INFO, "%s", record.in_words(self.study.num_rounds))
         return model, evaluations
 
     def _save(self, server_round: int, model: Arrays, started: float) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tomllib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -109,6 +110,14 @@ class RoundRecord:
             "missing": {name: self.missing[name].to_json() for name in sorted(self.missing)},
         }
 
+    def in_words(self, num_rounds: int) -> str:
+        """One line for a log."""
+        measured = f"loss {self.pooled.loss:.3f}, AUROC {self.pooled.auroc:.3f}" if self.pooled else "not measured"
+        spent = max((site.epsilon for site in self.sites.values() if site.epsilon is not None), default=None)
+        privacy = "" if spent is None else f", epsilon {spent:.2f}"
+        missing = "".join(f"; {name}: {absence.code}" for name, absence in sorted(self.missing.items()))
+        return f"round {self.server_round} of {num_rounds}: {measured}{privacy}{missing}"
+
 
 class RunRecord:
     """The record of one run in its folder.
@@ -124,6 +133,7 @@ class RunRecord:
 
     def begin(self, study: Study, *, run: str, variant: str, engine: str, num_parameters: int) -> None:
         """Write the header of a run that starts or goes on."""
+        before = read_header(self.folder)
         self._header = {
             "study": study.name,
             "title": study.title,
@@ -132,13 +142,13 @@ class RunRecord:
             "engine": engine,
             "status": "running",
             "reason": "",
-            "started": _now(),
+            "started": before["started"] if before.get("run") == run else _now(),
             "finished": None,
             "seconds": 0.0,
             "seed": study.seed,
             "num_rounds": study.num_rounds,
             "num_parameters": num_parameters,
-            "versions": {name: version(name) for name in ("consilium", "flwr", "torch", "opacus")},
+            "versions": {"consilium": _own_version(), **{name: version(name) for name in ("flwr", "torch", "opacus")}},
             "sites": {},
             "refused": {},
             "settings": study.to_table(),
@@ -173,6 +183,13 @@ class RunRecord:
         write_atomically(self.folder / RUN_FILE, json.dumps(self._header, indent=2) + "\n")
 
 
+def read_header(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` holds; empty if there is none."""
+    path = folder / RUN_FILE
+    header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return header
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file in one step; after a crash it holds the old content or the new, never a part."""
     partial = path.with_name(path.name + ".partial")
@@ -186,6 +203,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _own_version() -> str:
+    """From the project's file, which a bundle holds too; a bundle is never installed."""
+    path = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    if path.exists():
+        return str(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"])
+    return version("consilium")
 
 
 def _finite(value: float) -> float | None:

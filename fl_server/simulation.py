@@ -12,8 +12,8 @@ from fl_contract.study import STUDIES, Scalar, Study, load_study
 from fl_server.flower_engine import run_on_flower
 from fl_server.live import follow_run
 from fl_server.local_engine import run_locally
+from fl_server.run_record import RUN_FILE, read_header
 from fl_server.settings import variant_of
-
 
 FLOWER_STOP_SECONDS = 30.0
 """For Flower's processes to end after Ctrl-C, which reaches them too."""
@@ -110,7 +110,7 @@ def _run_main(plan: SimulationPlan, study: Study, console: Console) -> None:
     if plan.engine == "flower":
         num_nodes = study.simulation.num_sites
         worker = _Worker(
-            lambda: run_on_flower(_run_config(plan, {}, plan.out.resolve()), num_nodes=num_nodes, out=plan.out)
+            lambda: run_on_flower(_run_config(plan, plan.out.resolve()), num_nodes=num_nodes, out=plan.out)
         )
     else:
         worker = _Worker(lambda: _run_local(plan, {}))
@@ -120,15 +120,22 @@ def _run_main(plan: SimulationPlan, study: Study, console: Console) -> None:
         if plan.engine == "flower":
             worker.join(FLOWER_STOP_SECONDS)
         raise
-    worker.raise_failure()
+    try:
+        worker.raise_failure()
+    except RunError as error:
+        reason = read_header(folder).get("reason", "")
+        raise RunError(f"{reason} {error}".strip() if plan.engine == "flower" else str(error)) from error
 
 
 def _run_local(plan: SimulationPlan, extra: Mapping[str, Scalar]) -> None:
-    run_locally(plan.load(extra), _run_config(plan, extra, plan.out), studies=plan.studies)
+    study = plan.load(extra)
+    has_begun = (plan.out / variant_of(study) / RUN_FILE).exists()
+    resume = plan.resume and (has_begun or not extra)
+    run_locally(study, {**_run_config(plan, plan.out), **extra, "resume": resume}, studies=plan.studies)
 
 
-def _run_config(plan: SimulationPlan, extra: Mapping[str, Scalar], out: Path) -> dict[str, Scalar]:
-    return {"study": plan.study_name, "out": str(out), "resume": plan.resume, **plan.overrides, **extra}
+def _run_config(plan: SimulationPlan, out: Path) -> dict[str, Scalar]:
+    return {"study": plan.study_name, "out": str(out), "resume": plan.resume, **plan.overrides}
 
 
 class _Worker(threading.Thread):

@@ -5,7 +5,6 @@ Every epsilon here is an upper bound for the whole history given; epsilons of pa
 """
 
 import functools
-import itertools
 import math
 import warnings
 from collections import defaultdict
@@ -123,32 +122,28 @@ def calibrate_noise_multiplier(*, epsilon: float, delta: float, sampling_rate: f
     epsilon_at: dict[float, float] = {}
     # The Gaussian mechanism's classic formula, q*sqrt(T)*sqrt(2*ln(1.25/delta))/epsilon, only says where to start.
     guess = max(0.3, sampling_rate * math.sqrt(steps) * math.sqrt(2 * math.log(1.25 / delta)) / target)
-    for round_number in itertools.count():
+    while enough > too_little * (1 + CALIBRATION_TOLERANCE):
         spend = Spend(noise_multiplier=guess, sampling_rate=sampling_rate, steps=steps)
         epsilon_at[guess] = max(compute_epsilon([spend], delta), 1e-6)
         if epsilon_at[guess] <= target:
             enough = guess
         else:
             too_little = guess
-        if enough <= too_little * (1 + CALIBRATION_TOLERANCE):
-            break
-        guess = _next_guess(too_little, enough, epsilon_at, target, halve=round_number % 6 == 5)
+        guess = _next_guess(too_little, enough, epsilon_at, target)
     return enough
 
 
-def _next_guess(
-    too_little: float, enough: float, epsilon_at: dict[float, float], target: float, *, halve: bool
-) -> float:
+def _next_guess(too_little: float, enough: float, epsilon_at: dict[float, float], target: float) -> float:
     """Propose a noise inside the bracket: log(epsilon) is close to a straight line over log(noise).
 
     The line is aimed a quarter of the tolerance past the answer, to the side whose bracket end is further away, so
-    that both ends close in. ``halve`` bisects instead, which bounds the number of proposals.
+    that both ends close in. Every sixth proposal bisects instead, which bounds their number.
     """
     if too_little == 0.0:
         return enough * max(0.25, epsilon_at[enough] / target * 0.95)
     if enough == math.inf:
         return too_little * min(4.0, epsilon_at[too_little] / target * 1.05)
-    if halve:
+    if len(epsilon_at) % 6 == 0:
         return math.sqrt(too_little * enough)
     left, right = math.log(too_little), math.log(enough)
     top, bottom = math.log(epsilon_at[too_little]), math.log(epsilon_at[enough])

@@ -16,6 +16,7 @@ from privacy.errors import LedgerError
 _APPLICATION_ID = 0x436F6E73  # "Cons"
 _FORMAT_VERSION = 1
 _BUSY_TIMEOUT_SECONDS = 60.0
+_FLUSH_ALL = "PRAGMA synchronous = EXTRA"
 
 _SCHEMA = f"""
 PRAGMA application_id = {_APPLICATION_ID};
@@ -76,9 +77,9 @@ def open_ledger_file(path: Path, *, delta: float) -> sqlite3.Connection:
         raise LedgerError(f"ledger={path}; not a file; expected a ledger or nothing at that path")
     try:
         path.chmod(0o600)
-        connection = _connect(path)
-    except (OSError, sqlite3.Error) as error:
+    except OSError as error:
         raise LedgerError(f"ledger={path}; cannot be opened: {error}; check its owner and its disk") from error
+    connection = _connect(path)
     try:
         _check(connection, path, delta)
     except sqlite3.Error as error:
@@ -99,10 +100,9 @@ def _create(path: Path, delta: float) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             new_file = Path(folder) / path.name
             new_file.touch(mode=0o600)
-            connection = _connect(new_file)
-            connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-            connection.execute("INSERT INTO ledger VALUES (1, ?)", (delta,))
-            connection.close()
+            with contextlib.closing(_connect(new_file)) as connection:
+                connection.executescript(f"{_FLUSH_ALL}; BEGIN; {_SCHEMA} COMMIT;")
+                connection.execute("INSERT INTO ledger VALUES (1, ?)", (delta,))
             _link(new_file, path)
     except (OSError, sqlite3.Error) as error:
         raise LedgerError(f"ledger={path}; cannot be created: {error}; check the folder's owner and disk") from error
@@ -122,11 +122,11 @@ def _connect(path: Path) -> sqlite3.Connection:
         f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_SECONDS
     )
     connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA synchronous = EXTRA")
     return connection
 
 
 def _check(connection: sqlite3.Connection, path: Path, delta: float) -> None:
+    connection.execute(_FLUSH_ALL)
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if application_id != _APPLICATION_ID:

@@ -15,9 +15,10 @@ class ExactSum:
 
     Guarantees:
         - Memory: two float64 arrays for each array of the model, however many replies are added.
-        - The mean does not depend on the order of the replies, to the last bit, as long as at one coordinate the
-          largest term is less than 2**50 times the smallest non-zero one.
-        - One reply alone comes back unchanged to the last bit, for weights below 2**29 that are whole numbers.
+        - The mean of n replies does not depend on their order, to the last bit, as long as at one coordinate n**2 times
+          the largest term is less than 2**53 times the smallest non-zero one.
+        - One reply alone comes back unchanged to the last bit, but for the sign of a zero, in arrays of 32 bits or
+          fewer and in whole numbers up to 2**50; a float64 array to within one rounding.
 
     Args:
         like: A model with the names, shapes and types that every reply has and that the mean will have.

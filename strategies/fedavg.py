@@ -1,7 +1,7 @@
 """FedAvg: the weighted mean of hospitals' models (McMahan et al. 2017, algorithm 1; arXiv 1602.05629)."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from logging import INFO
 
@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 from numpy.typing import NDArray
 
-from fl_contract.errors import QuorumError, ReplyError
+from fl_contract.errors import QuorumError, ReplyError, RunError
 from fl_contract.messages import (
     ARRAYS,
     CONFIG,
@@ -28,7 +28,7 @@ from fl_contract.messages import (
 )
 from strategies.exact_sum import ExactSum
 from strategies.participation import Roster, SiteSampling, SiteWeighting
-from strategies.reply_check import check_reply
+from strategies.reply_check import check_reply, read_num_examples
 
 
 @dataclass
@@ -50,7 +50,8 @@ class FedAvg(Strategy):
     """The weighted mean of the hospitals' models, folded up as replies arrive.
 
     Guarantees:
-        - A reply that breaks a rule of `strategies.reply_check` is left out with a recorded reason.
+        - A reply that breaks a rule of `strategies.reply_check` is left out with a recorded reason; so is one that
+          names a hospital that was not asked or has replied already.
         - Fewer usable replies than the quorum are a `QuorumError`, never a smaller mean.
         - Buffers and whole-number arrays are averaged; the server's rate and momentum never touch them, since an
           extrapolated BatchNorm variance can be negative.
@@ -79,13 +80,14 @@ class FedAvg(Strategy):
         self.roster = roster
         self.outcome = RoundOutcome()
         self._global: Arrays = {}
+        self._nodes: Mapping[str, int] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One train request for each hospital that was chosen for this round."""
         roster = self.roster or Roster.of_grid(grid)
-        self._global = from_array_record(arrays)
+        self._global, self._nodes = from_array_record(arrays), roster.nodes
         self.outcome = RoundOutcome(asked=self.sampling.choose(roster.trainers))
         return _requests(TRAIN, self.outcome.asked, roster, server_round, arrays, config)
 
@@ -96,13 +98,21 @@ class FedAvg(Strategy):
 
         Raises:
             QuorumError: Fewer usable replies than the quorum; the model is not changed.
+            RunError: The new model would hold an infinite number.
         """
         total = ExactSum(self._global)
-        for reply in replies:
-            self._fold(reply, total)
-        if len(total) < self.sampling.min_sites:
-            raise QuorumError(self._describe_quorum(server_round, len(total)))
-        stepped = self._step(total.mean())
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            for reply in replies:
+                self._fold(reply, total)
+            if len(total) < self.sampling.min_sites:
+                raise QuorumError(self._describe_quorum(server_round, len(total)))
+            stepped = self._step(total.mean())
+        for name, array in stepped.items():
+            if not np.isfinite(array).all():
+                raise RunError(
+                    f"round {server_round}: array {name!r} of the new model is not finite; "
+                    "the updates diverge, lower the learning rates or the server's momentum"
+                )
         metrics = MetricRecord({NUM_EXAMPLES: int(math.fsum(self.outcome.examples.values()))})
         return to_array_record(stepped), metrics
 
@@ -116,14 +126,19 @@ class FedAvg(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """The weighted mean of every fractional number that all hospitals report; None when none replied.
 
-        Weights are those of training. Pooled areas under curves are not means: `fl_contract.metrics` merges them.
+        Weights are those of training; a reply without a number of examples is left out. Pooled areas under curves are
+        not means: `fl_contract.metrics` merges them.
         """
         weighted: list[tuple[float, dict[str, float]]] = []
         for reply in replies:
             if reply.has_content() and METRICS in reply.content.metric_records:
                 record = reply.content.metric_records[METRICS]
                 numbers = {key: value for key, value in record.items() if isinstance(value, float)}
-                weighted.append((self.weighting.weigh(_name(reply), _num_examples(record)), numbers))
+                try:
+                    num_examples = read_num_examples(reply)
+                except ReplyError:
+                    continue
+                weighted.append((self.weighting.weigh(self._site(reply), num_examples), numbers))
         if not weighted:
             return None
         shared = set.intersection(*(set(numbers) for _, numbers in weighted))
@@ -158,9 +173,13 @@ class FedAvg(Strategy):
         return (1.0 - self.server_learning_rate) * old + self.server_learning_rate * mean
 
     def _fold(self, reply: Message, total: ExactSum) -> None:
-        site = _name(reply)
+        site = self._site(reply)
         if reply.has_error():
             self.outcome.left_out[site] = refusal_of_reply(reply)
+            return
+        if site not in self.outcome.asked or site in self.outcome.examples:
+            reason = f"The reply names site {site!r}; expected one that was asked and has not replied yet."
+            self.outcome.left_out[str(reply.metadata.src_node_id)] = ("unusable-reply", reason)
             return
         try:
             arrays, num_examples = check_reply(reply, self._global)
@@ -169,6 +188,15 @@ class FedAvg(Strategy):
             return
         total.add(arrays, self.weighting.weigh(site, num_examples))
         self.outcome.examples[site] = num_examples
+
+    def _site(self, reply: Message) -> str:
+        """The hospital that a reply names; else the one asked at that node, or the node's id if there are several."""
+        named = site_of_reply(reply)
+        if named is not None:
+            return named
+        node = reply.metadata.src_node_id
+        here = [site for site in self.outcome.asked if self._nodes[site] == node]
+        return here[0] if len(here) == 1 else str(node)
 
     def _describe_quorum(self, server_round: int, usable: int) -> str:
         reasons = [f"{site}: {code} ({reason})" for site, (code, reason) in sorted(self.outcome.left_out.items())]
@@ -188,15 +216,6 @@ def weighted_mean(weighted: Iterable[tuple[float, float]]) -> float:
     """
     pairs = list(weighted)
     return math.fsum(weight * value for weight, value in pairs) / math.fsum(weight for weight, _ in pairs)
-
-
-def _name(reply: Message) -> str:
-    return site_of_reply(reply) or str(reply.metadata.src_node_id)
-
-
-def _num_examples(record: MetricRecord) -> float:
-    value = record.get(NUM_EXAMPLES)
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _requests(

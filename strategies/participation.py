@@ -49,7 +49,8 @@ class SiteSampling:
     def choose(self, sites: Sequence[str]) -> tuple[str, ...]:
         """Hospitals for one round, sorted by name; draws nothing when all are asked."""
         ordered = sorted(sites)
-        count = min(len(ordered), max(self.min_sites, math.ceil(self.fraction * len(ordered))))
+        share = math.ceil(round(self.fraction * len(ordered), 9))  # 0.28 * 25 is 7.000000000000001 in floating point
+        count = min(len(ordered), max(self.min_sites, share))
         if count == len(ordered):
             return tuple(ordered)
         drawn = self.generator.choice(len(ordered), size=count, replace=False)

@@ -1,20 +1,22 @@
 """The only place that decides whether a hospital's reply may enter an average."""
 
-import math
-
 import numpy as np
 from flwr.app import Message
 
 from fl_contract.errors import MessageError, ReplyError
-from fl_contract.messages import ARRAYS, METRICS, NUM_EXAMPLES, Arrays, from_array_record
+from fl_contract.messages import ARRAYS, MAX_EXAMPLES, METRICS, NUM_EXAMPLES, Arrays, from_array_record
+
+MAX_WHOLE_NUMBER = 2**50
+"""Of a whole-number array; beyond it a mean in float64 could be off by one, or leave the type's range."""
 
 
 def check_reply(message: Message, reference: Arrays) -> tuple[Arrays, float]:
     """Read a reply's arrays and its number of examples.
 
     Guarantees:
-        - The arrays have the names, shapes and types of ``reference``, in its order, and are finite.
-        - The number of examples is finite and above 0.
+        - The arrays have the names, shapes and types of ``reference``, in its order, and are finite; whole numbers lie
+          within `MAX_WHOLE_NUMBER`.
+        - The number of examples is above 0 and at most `MAX_EXAMPLES`.
 
     Args:
         message: A reply with content, from any Flower client that sends one array record and one metric record.
@@ -36,7 +38,7 @@ def check_reply(message: Message, reference: Arrays) -> tuple[Arrays, float]:
     arrays = {name: received[name] for name in reference}
     for name, array in arrays.items():
         _check_array(name, array, reference)
-    return arrays, _num_examples(message)
+    return arrays, read_num_examples(message)
 
 
 def _check_array(name: str, array: np.ndarray, reference: Arrays) -> None:
@@ -47,10 +49,17 @@ def _check_array(name: str, array: np.ndarray, reference: Arrays) -> None:
         raise ReplyError(f"array {name!r} has type {array.dtype}; expected {expected.dtype}")
     if not np.isfinite(array).all():
         raise ReplyError(f"array {name!r} holds NaN or infinity; expected finite numbers")
+    if array.dtype.kind in "iu" and ((array > MAX_WHOLE_NUMBER) | (array < -MAX_WHOLE_NUMBER)).any():
+        raise ReplyError(f"array {name!r} holds a whole number beyond 2**50; expected at most that")
 
 
-def _num_examples(message: Message) -> float:
+def read_num_examples(message: Message) -> float:
+    """The number of examples that a reply with a metric record was made from.
+
+    Raises:
+        ReplyError: It is absent, not a number, or out of range.
+    """
     value = message.content.metric_records[METRICS].get(NUM_EXAMPLES)
-    if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ReplyError(f"{NUM_EXAMPLES}={value!r}; expected a finite number above 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_EXAMPLES:
+        raise ReplyError(f"{NUM_EXAMPLES}={value!r}; expected a finite number above 0, at most {MAX_EXAMPLES}")
     return float(value)

@@ -21,7 +21,7 @@ def split_by_class(
     Returns:
         Row numbers of each part, in random order.
     """
-    parts: list[list[NDArray[np.int64]]] = [[] for _ in range(num_parts)]
+    parts: list[list[NDArray[np.int64]]] = [[np.empty(0, np.int64)] for _ in range(num_parts)]
     for name in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == name))
         shares = generator.dirichlet(np.full(num_parts, alpha))

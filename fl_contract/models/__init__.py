@@ -26,7 +26,7 @@ def build_model(settings: ModelSettings, *, input_shape: tuple[int, ...], num_ou
         seed: Of the initial weights.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed accelerators too
         return settings.build(input_shape, num_outputs)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from fl_contract.errors import RunError
-from fl_contract.metrics import Evaluation, ScoreHistogram
+from fl_contract.metrics import NUM_BINS, Evaluation, ScoreHistogram
+from fl_server import plots
 from fl_server.report import auroc_standard_error, write_report
-from fl_server.report_template import write_names, write_rounds
-from fl_server.summary import write_evaluations
+from fl_server.report_template import write_duration, write_epsilon, write_names
+from fl_server.summary import read_evaluations, write_evaluations
 
 RECORDS = {"hospital-1": 142, "hospital-2": 61, "hospital-3": 28, "hospital-4": 167}
 STRENGTH = {"local": 2.2, "private": 3.0, "federated": 3.4, "pooled": 3.6}
@@ -103,7 +105,7 @@ class RunFolderWriter:
 
     def _round(self, number: int, last: int, trainers: list[str], kind: str, is_private: bool) -> dict[str, Any]:
         strength = STRENGTH[kind] * (1 - 0.7 * np.exp(-number / 4))
-        sites = {}
+        sites: dict[str, dict[str, Any]] = {}
         for site, records in self.sites.items():
             measured = self._measure(max(6, records // 2), strength)
             sites[site] = {
@@ -118,7 +120,7 @@ class RunFolderWriter:
                 "epsilon": TARGET * 0.998 * float(np.sqrt(number / last)) if is_private else None,
                 "delta": 0.001 if is_private else None,
             }
-        losses = [entry["loss"] for entry in sites.values()]
+        losses = [float(entry["loss"] or 0) for entry in sites.values()]
         pooled = {"loss": float(np.mean(losses)), "accuracy": 0.9, "auroc": 0.5 + 0.49 * (1 - np.exp(-number / 3))}
         return {"round": number, "seconds": 0.4, "sites": sites, "pooled": pooled, "missing": {}}
 
@@ -138,3 +140,356 @@ class RunFolderWriter:
 @pytest.fixture
 def writer(tmp_path: Path) -> RunFolderWriter:
     return RunFolderWriter(tmp_path / "out")
+
+
+@pytest.fixture
+def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of words: nothing is drawn, which takes most of a page's time."""
+    blank = plots.Plot(caption="Blank", note="Nothing.", alt="Nothing.", uri="data:image/svg+xml;base64,AAAA")
+    for name in dir(plots):
+        if name.startswith("plot_"):
+            monkeypatch.setattr(plots, name, lambda *_: blank)
+
+
+def read_page(out: Path) -> str:
+    """The page as text, with each plot's data cut out and white space joined."""
+    page = write_report(out).read_text(encoding="utf-8")
+    return " ".join(re.sub(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+", "data:PLOT", page).split())
+
+
+def edit_rounds(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Apply a change to each line of rounds.jsonl."""
+    path = folder / "rounds.jsonl"
+    rounds = [json.loads(line) for line in path.read_text().splitlines()]
+    for each in rounds:
+        change(each)
+    path.write_text("".join(json.dumps(each) + "\n" for each in rounds))
+
+
+def constant_scores(num_cases: int, num_controls: int, *, wrong_pairs: int) -> Evaluation:
+    """Cases in one bin, controls below it, except one control above ``wrong_pairs`` cases: AUROC is easy to see."""
+    counts = np.zeros((1, 2, NUM_BINS), dtype=np.int64)
+    counts[0, 1, 30], counts[0, 1, 50] = wrong_pairs, num_cases - wrong_pairs
+    counts[0, 0, 10], counts[0, 0, 40] = num_controls - 1, 1
+    scores = ScoreHistogram(counts=counts)
+    return Evaluation(num_examples=num_cases + num_controls, loss_sum=9.0, num_correct=num_cases, scores=scores)
+
+
+def write_verdict(writer: RunFolderWriter, alone: int, together: int) -> str:
+    """The page of two hospitals whose models rank so many of 100 cases wrongly against one of 10 controls."""
+    writer.sites = {"a": 50, "b": 50}
+    for variant, wrong in (("private", together), ("local-a", alone), ("local-b", alone)):
+        folder = writer.write(variant, num_rounds=1)
+        scores = constant_scores(100, 10, wrong_pairs=wrong)
+        write_evaluations(folder / "evaluation.json", {"a": scores, "b": scores})
+    return read_page(writer.out)
+
+
+def test_the_page_fetches_nothing(writer: RunFolderWriter) -> None:
+    page = read_page(writer.write_all(num_rounds=3))
+
+    assert "http" not in page.lower()
+    assert "url(" not in page
+    assert "<script" not in page
+    assert set(re.findall(r'(?:src|href)="([^"]*)"', page)) == {"data:PLOT"}
+
+
+def test_every_plot_is_there_with_its_words(writer: RunFolderWriter) -> None:
+    page = read_page(writer.write_all(num_rounds=3))
+
+    captions = re.findall(r"<figcaption>([^<]*) <small>", page)
+    alternatives = re.findall(r'<img src="data:PLOT" alt="([^"]{40,})">', page)
+    assert captions == [
+        "AUROC by hospital", "Size of the hospitals", "Loss over rounds", "AUROC over rounds", "ROC curves",
+        "Calibration", "Privacy spent over rounds",
+    ]  # fmt: skip
+    assert len(alternatives) == len(captions)
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_the_answer_is_computed_from_the_files(writer: RunFolderWriter) -> None:
+    # Alone, 1 of 10 controls is above 50 of 100 cases: 50 of 1,000 pairs are wrong, AUROC 0.95. Together none is: 1.
+    page = write_verdict(writer, alone=50, together=0)
+
+    assert "Yes: joining made a better model." in page
+    assert "reaches an AUROC of 1.000." in page
+    assert "reaches 0.950 on the same patients on average: joining raised it by 0.050." in page
+    assert "The class is predicted of 90.9% of them, by a model trained alone of 90.9%." in page  # 100 of 110
+    assert "On their own patients, a (+0.050) and b (+0.050) gained." in page
+    assert "No hospital spent more than epsilon 7.984 of the 8 that was agreed." in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+@pytest.mark.parametrize(
+    ("alone", "together", "headline"),
+    [
+        (50, 50, "Overall it made no clear difference."),
+        (0, 90, "Overall no: joining made a worse model"),
+        (60, 50, "Perhaps: the difference is small against chance."),
+        (50, 60, "Perhaps not: the difference is small against chance."),
+    ],
+)
+def test_the_headline_says_no_more_than_the_figures(
+    writer: RunFolderWriter, alone: int, together: int, headline: str
+) -> None:
+    # A wrong pair weighs 1 / 1,000: 10 of them are 0.01, within twice the standard error of about 0.02.
+    page = write_verdict(writer, alone=alone, together=together)
+
+    assert f'<p class="headline">{headline}' in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_equal_models_are_not_said_to_differ_by_zero(writer: RunFolderWriter) -> None:
+    page = write_verdict(writer, alone=50, together=50)
+
+    assert "joining changed it by less than 0.001." in page
+    assert '<span class="same">0.000<small>● no clear change</small></span>' in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_a_small_change_is_given_but_not_called_a_gain(writer: RunFolderWriter) -> None:
+    page = write_verdict(writer, alone=50, together=48)
+
+    assert "joining changed it by only 0.002." in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_a_hospital_that_lost_is_named_in_the_headline(writer: RunFolderWriter) -> None:
+    write_verdict(writer, alone=50, together=0)
+    scores = {"a": constant_scores(100, 10, wrong_pairs=0), "b": constant_scores(10, 10, wrong_pairs=9)}
+    write_evaluations(writer.out / "private" / "evaluation.json", scores)
+
+    page = read_page(writer.out)
+
+    assert "Overall yes, but not for b." in page
+    assert "a (+0.050) gained; b (\N{MINUS SIGN}0.040) lost" in page  # 9 of 100 pairs wrong, 0.05 before
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_the_cost_of_privacy_is_what_the_same_training_without_noise_gains(writer: RunFolderWriter) -> None:
+    write_verdict(writer, alone=50, together=20)
+    scores = {"a": constant_scores(100, 10, wrong_pairs=10), "b": constant_scores(100, 10, wrong_pairs=10)}
+    write_evaluations(writer.write("federated", num_rounds=1) / "evaluation.json", scores)
+
+    costly = read_page(writer.out)
+    write_evaluations(writer.out / "private" / "evaluation.json", scores)
+    free = read_page(writer.out)
+
+    assert "Privacy cost 0.010: the same training without noise reaches 0.990." in costly
+    assert "Privacy cost no clear loss: the same training without noise reaches 0.990." in free
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_a_plain_run_cannot_answer_and_says_why(writer: RunFolderWriter) -> None:
+    writer.engine = "flower"
+    writer.write("private", num_rounds=2)
+
+    page = read_page(writer.out)
+
+    assert "The files cannot say: the models are not there to compare joining with staying alone." in page
+    assert "there are no models trained alone to compare" in page
+    assert "If the hospitals were virtual ones of a simulation" in page
+    assert "Change by joining" not in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_a_failed_run_says_so_and_still_shows_what_was_spent(writer: RunFolderWriter) -> None:
+    writer.write("private", num_rounds=2, status="failed", reason="Only 2 hospitals answered.", finished=None)
+
+    page = read_page(writer.out)
+
+    assert "This run is not a finished one; its status is failed: Only 2 hospitals answered." in page
+    assert "The files cannot say." in page
+    assert "not finished" in page
+    assert "Every hospital, every way to train" not in page
+    assert "<td>7.984</td>" in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_a_run_that_failed_before_its_first_round_has_a_page(writer: RunFolderWriter) -> None:
+    writer.write("private", num_rounds=0, status="failed", sites={})
+
+    page = read_page(writer.out)
+
+    assert "No hospital has reported a spend." in page
+    assert "<figure>" not in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_a_folder_without_a_joint_run_has_a_page(writer: RunFolderWriter) -> None:
+    writer.write("local-hospital-1", num_rounds=2)
+
+    page = read_page(writer.out)
+
+    assert "No jointly trained model was measured" in page
+    assert "No differential privacy.</b> This folder holds no run with privacy." in page
+
+
+def test_text_from_the_files_is_escaped(writer: RunFolderWriter) -> None:
+    name = '<script>alert("1")<!-- $'
+    writer.sites = {name: 40, "b": 60}
+    absence = {"code": "<i>", "reason": "<b>&"}
+    writer.write("private", num_rounds=2, title="<u>Title", refused={name: absence}, reason="<em>")
+
+    page = read_page(writer.out)
+
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(&#34;1&#34;)&lt;!-- $" in page
+    assert '<td class="text"><code>&lt;i&gt;</code></td>' in page
+    assert not {"<i>", "<u>", "<em>", "<b>&"} & set(re.findall(r"<[a-z]+>&?", page))
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_hospitals_that_refused_or_went_missing_are_listed_with_rounds_and_reasons(writer: RunFolderWriter) -> None:
+    refused = {"hospital-9": {"code": "one-class", "reason": "The hospital's patients all carry the same label."}}
+    folder = writer.write("private", num_rounds=9, refused=refused)
+
+    def drop(each: dict[str, Any]) -> None:
+        if each["round"] in (2, 3, 4, 7):
+            del each["sites"]["hospital-3"]
+            each["missing"]["hospital-3"] = {"code": "deadline", "reason": "No answer within 600 s."}
+
+    edit_rounds(folder, drop)
+    page = unescape(read_page(writer.out))
+
+    assert (
+        '<th scope="row">hospital-9</th><td class="text">private</td><td class="text">before round 1</td> '
+        '<td class="text"><code>one-class</code></td>'
+        '<td class="text why">The hospital\'s patients all carry the same label.</td>'
+    ) in page
+    assert '<td class="text">rounds 2–4, 7</td> <td class="text"><code>deadline</code></td>' in page
+    # 5 of 9 rounds trained, 4 missed, 5 x 5,124 bytes each way.
+    assert "<td>28</td><td>5</td><td>4</td> <td>25.6 kB</td><td>25.6 kB</td>" in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_a_full_house_is_said_to_be_one(writer: RunFolderWriter) -> None:
+    writer.write("private", num_rounds=1)
+
+    assert "None: no hospital refused, and none missed a round." in read_page(writer.out)
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_the_privacy_statement_names_promise_spend_and_releases(writer: RunFolderWriter) -> None:
+    page = read_page(writer.write_all(num_rounds=2))
+
+    assert "Epsilon at most 8 at delta 0.001 for all 20 planned rounds together." in page
+    assert "Poisson sampling" in page
+    assert "(add or remove one)" in page
+    # Epsilon, delta, noise multiplier, training records, rounds, and 2 rounds of 4 steps.
+    assert ("hospital-3</th><td>7.984</td><td>0.001</td> <td>1.370</td><td>28</td><td>2</td> <td>8</td>") in page
+    assert "No epsilon covers held-out patients." in page
+    assert "runs without differential privacy: federated, local-hospital-1" in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_without_a_mechanism_the_page_says_no_differential_privacy_and_no_epsilon(writer: RunFolderWriter) -> None:
+    writer.mechanism = "none"
+    writer.write("private", num_rounds=2)
+
+    page = read_page(writer.out)
+
+    assert "<b>No differential privacy.</b> The study's settings" in unescape(page)
+    assert "There was no differential privacy." in page
+    assert "epsilon" not in page.partition("<details>")[0].lower()
+    assert "with privacy" not in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_a_spend_above_the_promise_and_a_delta_too_large_are_alerts(writer: RunFolderWriter) -> None:
+    folder = writer.write("private", num_rounds=1)
+
+    def overspend(each: dict[str, Any]) -> None:
+        each["sites"]["hospital-1"]["epsilon"] = 8.0004
+        each["sites"]["hospital-3"]["delta"] = 0.05
+
+    edit_rounds(folder, overspend)
+    page = read_page(writer.out)
+
+    assert "hospital-1 spent epsilon 8.001, more than the 8 that was promised." in page
+    assert "hospital-3 has delta 0.05; expected below 1 / 28" in page
+
+
+def test_ten_classes_have_every_plot_and_say_that_they_are_averaged(writer: RunFolderWriter) -> None:
+    writer.num_classes = 10
+
+    page = read_page(writer.write_all(num_rounds=2))
+
+    assert page.count("<figure>") == 7
+    assert "here the mean over the classes, each against the rest" in page
+    assert "(standard error at most " in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_patients_of_one_class_leave_a_dash_and_a_note(writer: RunFolderWriter) -> None:
+    one_class = Evaluation(
+        num_examples=3,
+        loss_sum=1.0,
+        num_correct=3,
+        scores=ScoreHistogram.from_logits(np.ones((3, 1)), np.ones(3, dtype=np.int64)),
+    )
+    folder = writer.write("federated", num_rounds=1)
+    others = read_evaluations(folder / "evaluation.json")
+    write_evaluations(folder / "evaluation.json", others | {"hospital-3": one_class})
+
+    page = read_page(writer.out)
+
+    assert "No AUROC for hospital-3: the held-out patients there all carry the same label." in page
+    assert "<td>–<small>100.0%</small></td>" in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_models_measured_on_different_hospitals_are_not_compared_silently(writer: RunFolderWriter) -> None:
+    writer.write("private", num_rounds=1)
+    writer.sites = {"hospital-1": 142}
+    writer.write("federated", num_rounds=1)
+
+    assert "Not every model was measured on the same hospitals' patients" in unescape(read_page(writer.out))
+
+
+def test_a_schema_that_does_not_fit_the_scores_gives_numbered_classes(writer: RunFolderWriter) -> None:
+    settings = writer.write("private", num_rounds=1) / "run.json"
+    run = json.loads(settings.read_text())
+    del run["settings"]["schema"]
+    settings.write_text(json.dumps(run))
+
+    assert "Size of the hospitals" in read_page(writer.out)
+
+
+def test_the_standard_error_is_that_of_hanley_and_mcneil() -> None:
+    counts = np.zeros((1, 2, NUM_BINS), dtype=np.int64)
+    counts[0, 1, [40, 50]] = 1
+    counts[0, 0, [10, 45]] = 1
+
+    error = auroc_standard_error(ScoreHistogram(counts=counts))
+
+    # A = 3/4, n = m = 2: A (1 - A) = 0.1875; A / (2 - A) - A^2 = 0.0375; 2 A^2 / (1 + A) - A^2 = 0.0803571.
+    # Their sum over n m = 0.305357 / 4 = 0.0763393, whose root is 0.276296.
+    assert error == pytest.approx(0.276296, abs=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[1, 1], [0, 1]])
+def test_a_perfect_or_undefined_area_has_no_standard_error(labels: list[int]) -> None:
+    scores = ScoreHistogram.from_logits(np.array([[-1.0], [1.0]]), np.array(labels))
+
+    assert auroc_standard_error(scores) is None
+
+
+def test_long_lists_of_names_are_counted_after_the_eighth() -> None:
+    assert write_names([str(number) for number in range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 0 s"), (3600.0, "1 h 0 min")]
+)
+def test_durations_carry_over(seconds: float, text: str) -> None:
+    assert write_duration(seconds) == text
+
+
+def test_an_unbounded_epsilon_is_called_so() -> None:
+    assert write_epsilon(float("inf")) == "unbounded"
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run found"):
+        write_report(tmp_path)

@@ -174,10 +174,10 @@ def test_nothing_is_warned_where_the_library_takes_the_logarithm_of_zero() -> No
         compute_epsilon(history([(0.9, 1.0, 3)]), 1.1e-3)
 
 
-noises = st.floats(0.9, 6.0)
-rates = st.floats(0.02, 1.0)
+noises = st.sampled_from([0.9, 1.3, 2.0, 4.0])  # few values, so that their Rényi curves are computed once
+rates = st.sampled_from([0.02, 0.25, 1.0])
 steps = st.integers(1, 60)
-few = settings(max_examples=12, deadline=None, derandomize=True)
+few = settings(max_examples=6, deadline=None, derandomize=True)
 NUMERICAL_ERROR = 1e-3  # far below the 0.01 by which the reported epsilon lies above the true one
 
 
@@ -191,7 +191,7 @@ def test_more_steps_never_cost_less(noise: float, rate: float, fewer: int, extra
 
 
 @few
-@given(noise=noises, factor=st.floats(1.01, 3.0), rate=rates, count=steps)
+@given(noise=noises, factor=st.sampled_from([1.01, 1.5, 3.0]), rate=rates, count=steps)
 def test_more_noise_never_costs_more(noise: float, factor: float, rate: float, count: int) -> None:
     loud, louder = history([(noise, rate, count)]), history([(noise * factor, rate, count)])
 
@@ -200,20 +200,20 @@ def test_more_noise_never_costs_more(noise: float, factor: float, rate: float, c
 
 
 @few
-@given(data=st.data(), triples=st.lists(st.tuples(noises, rates, steps), min_size=2, max_size=4))
+@given(data=st.data(), triples=st.lists(st.tuples(noises, rates, steps), min_size=2, max_size=3))
 def test_composition_does_not_depend_on_order(data: st.DataObject, triples: Triples) -> None:
     reordered = data.draw(st.permutations(triples))
 
+    assert compute_epsilon(history(reordered), 1e-5) == compute_epsilon(history(triples), 1e-5)
     assert compute_epsilon_rdp(history(reordered), 1e-5) == compute_epsilon_rdp(history(triples), 1e-5)
-    assert compute_epsilon(history(reordered[:2]), 1e-5) == compute_epsilon(history(reordered[1::-1]), 1e-5)
 
 
 CALIBRATIONS = [
     (0.02, 1e-5, 1.0, 40),
     (1.0, 1e-5, 1.0, 40),
     (3.0, 1e-6, 0.001, 1),
-    (8.0, 1e-5, 0.05, 400),
-    (95.0, 1e-5, 1.0, 40),
+    pytest.param(8.0, 1e-5, 0.05, 400, marks=pytest.mark.slow),
+    pytest.param(95.0, 1e-5, 1.0, 40, marks=pytest.mark.slow),
     (300.0, 1e-3, 1.0, 80),
 ]
 
@@ -229,6 +229,7 @@ def test_calibrated_noise_keeps_the_target_and_is_the_least_that_does(
     assert compute_epsilon(history([(little_less, rate, count)]), delta) > epsilon
 
 
+@pytest.mark.slow
 def test_calibration_agrees_with_the_library_that_it_replaces() -> None:
     # Opacus get_noise_multiplier with a tolerance of 0.005 says 0.917 for epsilon 8 over 400 steps.
     noise = calibrate_noise_multiplier(epsilon=8.0, delta=1e-5, sampling_rate=0.05, steps=400)
@@ -238,10 +239,10 @@ def test_calibration_agrees_with_the_library_that_it_replaces() -> None:
 
 def test_calibration_is_remembered_and_repeats_itself() -> None:
     arguments = {"epsilon": 2.0, "delta": 1e-5, "sampling_rate": 1.0, "steps": 3}
-    first = calibrate_noise_multiplier(**arguments)  # type: ignore[arg-type]
+    first = calibrate_noise_multiplier(**arguments)
     calibrate_noise_multiplier.cache_clear()
 
-    assert calibrate_noise_multiplier(**arguments) == first  # type: ignore[arg-type]
+    assert calibrate_noise_multiplier(**arguments) == first
 
 
 @pytest.mark.parametrize(
@@ -265,7 +266,7 @@ def test_calibration_refuses_an_impossible_target(changed: dict[str, float]) -> 
     arguments = {"epsilon": 1.0, "delta": 1e-5, "sampling_rate": 0.1, "steps": 10} | changed
 
     with pytest.raises(PrivacySettingError, match=next(iter(changed))):
-        calibrate_noise_multiplier(**arguments)  # type: ignore[arg-type]
+        calibrate_noise_multiplier(**arguments)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_number_at_the_edge_of_its_range_comes_back_as_float(
 
 @pytest.mark.parametrize("value", [2.0, True, "2", None, math.nan], ids=repr)
 def test_a_count_that_is_not_an_integer_is_refused(value: object) -> None:
-    with pytest.raises(PrivacySettingError, match="steps=.*; expected an integer"):
+    with pytest.raises(PrivacySettingError, match=r"steps=.*; expected an integer"):
         require_count("steps", value, at_least=0)
 
 
@@ -72,7 +72,7 @@ def test_a_count_is_refused_below_its_least_value_and_accepted_at_it() -> None:
 
 @pytest.mark.parametrize("value", ["", "  ", None, 7], ids=repr)
 def test_a_blank_name_is_refused(value: object) -> None:
-    with pytest.raises(PrivacySettingError, match="run=.*; expected a name"):
+    with pytest.raises(PrivacySettingError, match=r"run=.*; expected a name"):
         require_label("run", value)
 
 

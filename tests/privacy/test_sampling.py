@@ -23,12 +23,12 @@ def test_batch_sizes_have_the_binomial_mean_and_variance() -> None:
 
 def test_every_record_is_drawn_equally_often_and_independently() -> None:
     is_in = np.zeros((NUM_BATCHES, NUM_RECORDS))
-    for batch in is_in:
-        batch[sample_poisson(NUM_RECORDS, RATE)] = 1
+    for batch in range(NUM_BATCHES):
+        is_in[batch, sample_poisson(NUM_RECORDS, RATE)] = 1
 
     # Each frequency has standard error sqrt(0.25*0.75/4000) = 0.00685, each correlation 1/sqrt(4000) = 0.0158.
     # 60 frequencies and 1770 correlations, so 6.5 standard errors keep false alarms below 10^-6.
-    correlations = np.corrcoef(is_in, rowvar=False)[np.triu_indices(NUM_RECORDS, k=1)]
+    correlations = np.asarray(np.corrcoef(is_in, rowvar=False))[np.triu_indices(NUM_RECORDS, k=1)]
     assert np.abs(is_in.mean(axis=0) - RATE).max() < 6.5 * 0.00685
     assert np.abs(correlations).max() < 6.5 * 0.0158
 
@@ -39,7 +39,7 @@ def test_indices_are_ascending_without_repeats_and_fit_torch() -> None:
     assert indices.dtype == np.int64
     assert np.all(np.diff(indices) > 0)
     assert torch.from_numpy(indices).dtype == torch.int64
-    assert 0 <= indices[0]
+    assert indices[0] >= 0
     assert indices[-1] < 500
 
 

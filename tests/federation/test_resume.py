@@ -1,0 +1,190 @@
+"""A run that was stopped anywhere goes on at the next round with the result of one that never was."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from federation_harness import PLAIN, PRIVATE, Federation, Outcome
+
+import fl_server.round_loop as round_loop
+from fl_client.settings import read_site_settings
+from fl_client.site import open_ledger
+from fl_contract.errors import CheckpointError
+from fl_contract.study import Scalar
+from fl_server.checkpoint import Checkpoint, write_checkpoint
+from privacy.ledger import LedgerEntry
+
+MOMENTUM: dict[str, Scalar] = {
+    **PLAIN,
+    "num-rounds": 4,
+    "strategy.name": "fedavgm",
+    "strategy.server-momentum": 0.7,
+    "federation.fraction-sites": 0.75,
+    "stopping.patience": 3,
+}
+
+KILLED_IN_ROUND_2 = """
+import os, signal, sys
+sys.path.insert(0, {support!r})
+from federation_harness import Federation
+import fl_client.app as app
+
+owner, _, name = ("app." + {function!r}).rpartition(".")
+owner = app.Outbox if owner.endswith("Outbox") else app
+original = getattr(owner, name)
+calls = []
+
+def killed(*arguments, **named):
+    calls.append(1)
+    if len(calls) == 4 + 3:  # the third hospital of the second round
+        if {after!r}:
+            original(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **named)
+
+setattr(owner, name, killed)
+Federation({out!r}).run(overrides={overrides!r})
+"""
+
+
+class _StopError(Exception):
+    pass
+
+
+def _stop_after(server_round: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_then_stop(folder: Path, checkpoint: Checkpoint) -> None:
+        write_checkpoint(folder, checkpoint)
+        if checkpoint.server_round == server_round:
+            raise _StopError
+
+    monkeypatch.setattr(round_loop, "write_checkpoint", write_then_stop)
+
+
+def _assert_same_result(outcome: Outcome, expected: Outcome) -> None:
+    assert {name: array.tobytes() for name, array in outcome.model.items()} == {
+        name: array.tobytes() for name, array in expected.model.items()
+    }
+    assert [line["pooled"] for line in outcome.rounds] == [line["pooled"] for line in expected.rounds]
+    assert outcome.header["status"] == expected.header["status"]
+
+
+def _ledger_entries(site_folder: Path) -> list[LedgerEntry]:
+    with open_ledger(read_site_settings(site_folder / "site.toml"), site_folder) as ledger:
+        return ledger.entries()
+
+
+@pytest.mark.parametrize("stopped_after", [0, 1, 2, 3, 4])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int
+) -> None:
+    expected = Federation(tmp_path / "whole").run(overrides=MOMENTUM)
+    federation = Federation(tmp_path / "stopped")
+    with monkeypatch.context() as patched:
+        _stop_after(stopped_after, patched)
+        with pytest.raises(_StopError):
+            federation.run(overrides=MOMENTUM)
+
+    outcome = federation.run(overrides=MOMENTUM, resume=True)
+
+    _assert_same_result(outcome, expected)
+
+
+def test_a_resumed_run_keeps_its_identity_and_drops_rounds_that_no_checkpoint_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = Federation(tmp_path)
+    with monkeypatch.context() as patched:
+        _stop_after(2, patched)
+        with pytest.raises(_StopError):
+            federation.run(overrides=MOMENTUM)
+    run = federation.outcome().header["run"]
+    with (tmp_path / "federated" / "rounds.jsonl").open("a") as stream:
+        stream.write('{"round": 3, "torn')
+
+    outcome = federation.run(overrides=MOMENTUM, resume=True)
+
+    assert outcome.header["run"] == run
+    assert [line["round"] for line in outcome.rounds] == [1, 2, 3, 4]
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    federation.run()
+    before = {path: path.read_bytes() for path in (tmp_path / "federated").iterdir()}
+
+    federation.run(resume=True)
+
+    assert {path: path.read_bytes() for path in (tmp_path / "federated").iterdir()} == before
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = Federation(tmp_path)
+    with monkeypatch.context() as patched:
+        _stop_after(1, patched)
+        with pytest.raises(_StopError):
+            federation.run()
+
+    with pytest.raises(CheckpointError, match="belongs to a study with other settings"):
+        federation.run(overrides={**PLAIN, "num-rounds": 9}, resume=True)
+
+
+def test_resuming_where_there_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no run to resume"):
+        Federation(tmp_path).run(resume=True)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"\xff" * 64])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: bytes) -> None:
+    federation = Federation(tmp_path)
+    federation.run()
+    (tmp_path / "federated" / "checkpoint.safetensors").write_bytes(damage)
+
+    with pytest.raises(CheckpointError, match="is damaged"):
+        federation.run(resume=True)
+
+
+def _kill_in_round_2(out: Path, *, function: str, after: bool, overrides: dict[str, Scalar]) -> None:
+    support = str(Path(__file__).parents[1] / "support")
+    script = KILLED_IN_ROUND_2.format(
+        support=support, function=function, after=after, out=str(out), overrides=overrides
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=120)
+    assert result.returncode == -9, result.stderr.decode()
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_of_a_round_then_resume_equals_an_uninterrupted_run(tmp_path: Path) -> None:
+    expected = Federation(tmp_path / "whole").run(overrides=MOMENTUM | {"federation.fraction-sites": 1.0})
+    overrides = MOMENTUM | {"federation.fraction-sites": 1.0}
+    _kill_in_round_2(tmp_path / "killed", function="train", after=False, overrides=overrides)
+
+    outcome = Federation(tmp_path / "killed").run(overrides=overrides, resume=True)
+
+    _assert_same_result(outcome, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("function", "after"),
+    [
+        pytest.param("train_with_privacy", False, id="charged, not trained"),
+        pytest.param("train_with_privacy", True, id="trained, not stored"),
+        pytest.param("Outbox.put", True, id="stored, not sent"),
+    ],
+)
+def test_kill_9_in_the_middle_of_a_private_round_then_resume_charges_every_round_once(
+    tmp_path: Path, function: str, after: bool
+) -> None:
+    federation = Federation(tmp_path)
+    _kill_in_round_2(tmp_path, function=function, after=after, overrides=PRIVATE)
+    assert [entry.server_round for entry in _ledger_entries(tmp_path / "sites" / "hospital-3")] == [1, 2]
+    assert [entry.server_round for entry in _ledger_entries(tmp_path / "sites" / "hospital-4")] == [1]
+
+    outcome = federation.run(overrides=PRIVATE, resume=True)
+
+    for number in range(1, 5):
+        entries = _ledger_entries(tmp_path / "sites" / f"hospital-{number}")
+        assert [(entry.server_round, entry.attempt) for entry in entries] == [(1, 1), (2, 1), (3, 1)]
+        assert sum(entry.spend.steps for entry in entries) == 3 * 2
+    assert outcome.rounds[-1]["sites"]["hospital-3"]["epsilon"] <= 8.0

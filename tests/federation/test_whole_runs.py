@@ -1,0 +1,138 @@
+"""A run trains one model over hospitals, records every round, and does not depend on which nodes carry them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from federation_harness import PLAIN, PRIVATE, Federation
+
+from fl_contract.errors import SettingError
+from fl_server.summary import read_evaluations
+from privacy.accounting import Spend, compute_epsilon
+
+
+def test_a_run_without_privacy_learns_and_records_every_round(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+
+    outcome = federation.run(overrides={**PLAIN, "num-rounds": 5})
+
+    assert outcome.header["status"] == "completed"
+    assert [line["round"] for line in outcome.rounds] == [1, 2, 3, 4, 5]
+    assert outcome.rounds[-1]["pooled"]["auroc"] > 0.98
+    assert outcome.rounds[-1]["pooled"]["loss"] < outcome.rounds[0]["pooled"]["loss"]
+
+
+def test_a_round_s_line_holds_what_every_hospital_did(tmp_path: Path) -> None:
+    outcome = Federation(tmp_path).run(overrides=PRIVATE)
+
+    line = outcome.rounds[1]
+
+    assert sorted(line["sites"]) == ["hospital-1", "hospital-2", "hospital-3", "hospital-4"]
+    for site in line["sites"].values():
+        assert site["num_examples"] % 10 == 0
+        assert 0 < site["loss"] < 1
+        assert site["bytes_up"] > 31 * 4  # 31 float32 parameters and their headers
+        assert site["bytes_down"] == 2 * site["bytes_up"]  # to train and to measure
+        assert site["epsilon"] > 0
+        assert site["delta"] == 0.001
+    assert line["missing"] == {}
+
+
+def test_the_epsilon_in_the_record_is_that_of_the_noise_rate_and_steps_that_ran(tmp_path: Path) -> None:
+    outcome = Federation(tmp_path).run(overrides=PRIVATE)
+
+    for number, line in enumerate(outcome.rounds, start=1):
+        for name, site in line["sites"].items():
+            noise = outcome.header["sites"][name]["noise_multiplier"]
+            spend = Spend(noise_multiplier=noise, sampling_rate=0.25, steps=2 * number)
+            assert site["epsilon"] == compute_epsilon([spend], 0.001)
+    assert 7.9 < outcome.rounds[-1]["sites"]["hospital-1"]["epsilon"] <= 8.0  # the whole target, never over
+
+
+def test_pooled_figures_are_those_of_all_held_out_patients_together(tmp_path: Path) -> None:
+    outcome = Federation(tmp_path).run()
+
+    evaluations = read_evaluations(outcome.folder / "evaluation.json")
+
+    correct = sum(evaluation.num_correct for evaluation in evaluations.values())
+    patients = sum(evaluation.num_examples for evaluation in evaluations.values())
+    assert outcome.rounds[-1]["pooled"]["accuracy"] == correct / patients
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2, 3, 7])
+def test_the_model_does_not_depend_on_how_many_nodes_carry_the_hospitals(tmp_path: Path, num_nodes: int) -> None:
+    expected = Federation(tmp_path / "four").run().model
+
+    model = Federation(tmp_path / "other").run(num_nodes=num_nodes).model
+
+    assert {name: array.tobytes() for name, array in model.items()} == {
+        name: array.tobytes() for name, array in expected.items()
+    }
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path: Path) -> None:
+    first = Federation(tmp_path / "a").run().model
+    again = Federation(tmp_path / "b").run().model
+    other = Federation(tmp_path / "c").run(overrides={**PLAIN, "seed": 6}).model
+
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not all(np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_private_runs_draw_new_noise_whatever_the_seed(tmp_path: Path) -> None:
+    first = Federation(tmp_path / "a").run(overrides=PRIVATE).model
+    again = Federation(tmp_path / "b").run(overrides=PRIVATE).model
+
+    assert not any(np.array_equal(first[name], again[name]) for name in first)
+
+
+def test_a_run_stops_once_the_loss_no_longer_falls(tmp_path: Path) -> None:
+    overrides = {**PLAIN, "num-rounds": 30, "stopping.patience": 2, "stopping.min-improvement": 0.05}
+
+    outcome = Federation(tmp_path).run(overrides=overrides)
+
+    losses = [line["pooled"]["loss"] for line in outcome.rounds]
+    assert outcome.header["status"] == "converged"
+    assert len(losses) < 30
+    assert min(losses[:-2]) <= min(losses[-2:]) + 0.05
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    federation.run()
+
+    with pytest.raises(SettingError, match="holds a run already; choose another folder, or resume it"):
+        federation.run()
+
+
+def test_images_and_batch_norm_train_without_privacy(tmp_path: Path) -> None:
+    overrides = {**PLAIN, "model.norm": "batch", "model.width": 4, "num-rounds": 2, "strategy.server-momentum": 0.9}
+
+    outcome = Federation(tmp_path).run("digits", overrides=overrides)
+
+    variances = [array for name, array in outcome.model.items() if name.endswith("running_var")]
+    counters = [array for name, array in outcome.model.items() if name.endswith("num_batches_tracked")]
+    assert len(variances) == len(counters) == 2
+    assert all((variance > 0).all() for variance in variances)
+    assert all(counter.dtype == np.int64 and counter > 0 for counter in counters)
+
+
+def test_only_some_hospitals_are_asked_where_the_study_says_so(tmp_path: Path) -> None:
+    overrides = {**PLAIN, "federation.fraction-sites": 0.5, "federation.min-sites": 2, "num-rounds": 6}
+
+    outcome = Federation(tmp_path).run(overrides=overrides)
+
+    trained = [{name for name, site in line["sites"].items() if site["num_examples"]} for line in outcome.rounds]
+    assert all(len(sites) == 2 for sites in trained)
+    assert len(set().union(*trained)) > 2
+
+
+def test_what_left_each_hospital_is_in_its_outbound_log(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    federation.run(overrides={**PLAIN, "num-rounds": 2})
+
+    for number in range(1, 5):
+        log = tmp_path / "sites" / f"hospital-{number}" / "outbound.jsonl"
+        kinds = [json.loads(line)["kind"] for line in log.read_text().splitlines()]
+        assert kinds == ["query.roster", "query.plan", "train", "evaluate", "train", "evaluate"]

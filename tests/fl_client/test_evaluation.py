@@ -1,0 +1,104 @@
+"""A hospital measures by sums and counts that anybody can work out again, and changes nothing by measuring."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fl_client.evaluation import BATCH_SIZE, evaluate
+from fl_client.preprocessing import Examples
+
+
+def identity_model(size: int) -> nn.Module:
+    """Its outputs are its inputs."""
+    linear = nn.Linear(size, size, bias=False)
+    nn.init.eye_(linear.weight)
+    return nn.Sequential(linear)
+
+
+def test_two_classes_are_measured_as_by_hand() -> None:
+    logits, labels = np.array([-3.0, -0.1, 0.6, 2.0, 0.3]), np.array([0, 1, 1, 1, 0])
+    examples = Examples(inputs=torch.tensor(logits, dtype=torch.float32).unsqueeze(1), labels=torch.tensor(labels))
+
+    evaluation = evaluate(identity_model(1), examples)
+
+    chance = 1 / (1 + np.exp(-logits))
+    assert evaluation.num_examples == 5
+    assert evaluation.loss_sum == pytest.approx(-np.log(np.where(labels == 1, chance, 1 - chance)).sum(), rel=1e-6)
+    # Right are -3.0 (class 0), 0.6 and 2.0 (class 1).
+    assert evaluation.num_correct == 3
+    # Of the 2 * 3 pairs of a patient without and one with the class, (0.3, -0.1) alone is in the wrong order.
+    assert evaluation.auroc == pytest.approx(5 / 6)
+
+
+def test_scores_are_counted_in_bins_of_a_quarter_of_a_logit() -> None:
+    logits, labels = np.array([-9.0, -8.0, 0.0, 0.24, 0.26, 7.9, 50.0]), np.array([0, 0, 1, 1, 0, 1, 1])
+    examples = Examples(inputs=torch.tensor(logits, dtype=torch.float32).unsqueeze(1), labels=torch.tensor(labels))
+
+    counts = evaluate(identity_model(1), examples).scores.counts
+
+    expected = np.zeros((1, 2, 64), dtype=np.int64)
+    expected[0, 0, [0, 33]] = [2, 1]
+    expected[0, 1, [32, 63]] = [2, 2]
+    assert np.array_equal(counts, expected)
+
+
+def test_several_classes_are_measured_as_by_hand() -> None:
+    outputs = np.random.default_rng(3).normal(size=(20, 4))
+    labels = np.arange(20) % 4
+    examples = Examples(inputs=torch.tensor(outputs, dtype=torch.float32), labels=torch.tensor(labels))
+
+    evaluation = evaluate(identity_model(4), examples)
+
+    chances = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+    assert evaluation.loss_sum == pytest.approx(-np.log(chances[np.arange(20), labels]).sum(), rel=1e-6)
+    assert evaluation.num_correct == (outputs.argmax(axis=1) == labels).sum()
+    odds = np.log(chances / (1 - chances))
+    bins = np.floor((odds + 8) / 0.25).astype(int)
+    for column in range(4):
+        for side in (0, 1):
+            chosen = bins[(labels == column) == bool(side), column]
+            assert np.array_equal(evaluation.scores.counts[column, side], np.bincount(chosen, minlength=64))
+
+
+def test_batches_do_not_change_the_sums() -> None:
+    count = BATCH_SIZE + 3
+    logits = torch.linspace(-4, 4, count).unsqueeze(1)
+    examples = Examples(inputs=logits, labels=torch.ones(count, dtype=torch.int64))
+
+    evaluation = evaluate(identity_model(1), examples)
+
+    assert evaluation.num_examples == count
+    assert evaluation.loss_sum == pytest.approx(np.log1p(np.exp(-logits.double().numpy())).sum(), rel=1e-6)
+    assert evaluation.num_correct == int((logits > 0).sum())
+
+
+@pytest.mark.parametrize("output", [float("nan"), float("inf"), float("-inf")])
+def test_an_output_that_is_no_number_is_refused(output: float) -> None:
+    inputs = torch.tensor([[0.5], [output], [0.5]])
+    examples = Examples(inputs=inputs, labels=torch.tensor([0, 1, 0]))
+
+    with pytest.raises(ValueError, match="outputs are NaN or infinite"):
+        evaluate(identity_model(1), examples)
+
+
+def test_measuring_changes_no_weight_and_no_statistic_of_the_model() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 1)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    examples = Examples(inputs=torch.rand(16, 3), labels=torch.zeros(16, dtype=torch.int64))
+
+    first, second = evaluate(model, examples), evaluate(model, examples)
+
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert first.loss_sum == second.loss_sum
+
+
+def test_a_patients_measurement_does_not_depend_on_the_others() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    inputs = torch.rand(6, 3, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([0, 1, 0, 1, 1, 0])
+
+    together = evaluate(model, Examples(inputs=inputs, labels=labels))
+    apart = [evaluate(model, Examples(inputs=inputs[i : i + 1], labels=labels[i : i + 1])) for i in range(6)]
+
+    assert together.loss_sum == pytest.approx(sum(one.loss_sum for one in apart), rel=1e-6)

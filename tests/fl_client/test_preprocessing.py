@@ -1,0 +1,199 @@
+"""Records become tensors by public ranges alone, and a record that breaks the schema refuses the whole data set."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fl_client.data.records import Records
+from fl_client.preprocessing import Examples, check_trainable, prepare
+from fl_contract.errors import RefusalCode, RefusalError
+from fl_contract.schema import ImageSchema, TableSchema
+
+TABLE = TableSchema.parse(
+    {
+        "kind": "table",
+        "label": "outcome",
+        "classes": ["alive", "dead"],
+        "features": [
+            {"name": "age", "unit": "years", "minimum": 0.0, "maximum": 100.0},
+            {"name": "crp", "unit": "mg/l", "minimum": 1.0, "maximum": 100.0, "scale": "log"},
+        ],
+    },
+    origin="test",
+)
+
+
+def image_schema(channels: int = 1) -> ImageSchema:
+    raw = {"kind": "image", "label": "digit", "classes": ["0", "1", "2"], "height": 4, "width": 5, "maximum": 16.0}
+    return ImageSchema.parse(raw | {"channels": channels}, origin="test")
+
+
+def table_of(*rows: tuple[float, float], labels: list[str] | None = None) -> Records:
+    return Records(
+        features=np.array(rows, dtype=np.float64).reshape(-1, 2),
+        feature_names=("age", "crp"),
+        labels=np.array(labels or ["alive"] * len(rows), dtype=np.str_),
+    )
+
+
+def images_of(pixels: NDArray[np.float64]) -> Records:
+    return Records(features=pixels, feature_names=(), labels=np.array(["0"] * len(pixels)))
+
+
+def refusal_of(records: Records, schema: TableSchema | ImageSchema) -> RefusalError:
+    with pytest.raises(RefusalError) as caught:
+        prepare(records, schema)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("age", "scaled"),
+    [(0.0, -1.0), (25.0, -0.5), (50.0, 0.0), (100.0, 1.0), (-7.0, -1.0), (140.0, 1.0)],
+)
+def test_a_linear_feature_maps_its_range_onto_minus_one_to_one(age: float, scaled: float) -> None:
+    examples = prepare(table_of((age, 10.0)), TABLE)
+
+    # 2 * (age - 0) / (100 - 0) - 1
+    assert examples.inputs[0, 0].item() == scaled
+
+
+@pytest.mark.parametrize(
+    ("crp", "scaled"),
+    [(1.0, -1.0), (10.0, 0.0), (10.0**1.5, 0.5), (100.0, 1.0), (0.0, -1.0), (-3.0, -1.0), (5000.0, 1.0)],
+)
+def test_a_log_feature_maps_its_range_by_orders_of_magnitude(crp: float, scaled: float) -> None:
+    examples = prepare(table_of((50.0, crp)), TABLE)
+
+    # 2 * (log10(crp) - 0) / (2 - 0) - 1
+    assert examples.inputs[0, 1].item() == pytest.approx(scaled, abs=1e-7)
+
+
+def test_scaling_uses_no_statistic_of_the_patients() -> None:
+    alone = prepare(table_of((30.0, 20.0)), TABLE)
+    among_others = prepare(table_of((30.0, 20.0), (99.0, 1.0), (0.0, 80.0)), TABLE)
+
+    assert torch.equal(alone.inputs[0], among_others.inputs[0])
+
+
+def test_examples_have_the_types_that_models_take() -> None:
+    examples = prepare(table_of((30.0, 20.0), (40.0, 20.0), labels=["dead", "alive"]), TABLE)
+
+    assert (examples.inputs.dtype, examples.inputs.shape) == (torch.float32, (2, 2))
+    assert (examples.labels.dtype, examples.labels.tolist()) == (torch.int64, [1, 0])
+    assert len(examples) == 2
+
+
+def test_columns_are_found_by_name_and_others_are_left_out() -> None:
+    records = Records(
+        features=np.array([[3.0, 100.0, 25.0]]), feature_names=("ward", "crp", "age"), labels=np.array(["alive"])
+    )
+
+    assert prepare(records, TABLE).inputs.tolist() == [[-0.5, 1.0]]
+
+
+def test_no_records_give_no_examples() -> None:
+    examples = prepare(table_of(), TABLE)
+
+    assert (len(examples), examples.inputs.shape) == (0, (0, 2))
+
+
+def test_a_missing_column_is_named() -> None:
+    records = Records(features=np.array([[77.25]]), feature_names=("age",), labels=np.array(["alive"]))
+
+    refusal = refusal_of(records, TABLE)
+
+    assert refusal.code is RefusalCode.INVALID_DATA
+    assert refusal.detail == "columns ['crp'] are missing; the study needs them"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_no_number_is_counted_and_never_dropped(bad: float) -> None:
+    refusal = refusal_of(table_of((77.25, 10.0), (77.25, bad), (77.25, bad)), TABLE)
+
+    assert refusal.code is RefusalCode.INVALID_DATA
+    assert refusal.detail == "feature 'crp': 2 values are NaN or infinite; expected finite numbers"
+
+
+def test_an_unknown_class_is_counted_and_never_named() -> None:
+    records = table_of((77.25, 10.0), (77.25, 10.0), labels=["alive", "patient 4711 moved"])
+
+    refusal = refusal_of(records, TABLE)
+
+    assert refusal.code is RefusalCode.INVALID_DATA
+    assert "label 'outcome': 1 records" in refusal.detail
+    assert "expected one of ['alive', 'dead']" in refusal.detail
+    assert "4711" not in refusal.detail
+
+
+def test_pixels_are_scaled_from_black_to_white() -> None:
+    pixels = np.zeros((1, 4, 5))
+    pixels[0, 0, :4] = [16.0, 8.0, 99.0, -4.0]
+
+    examples = prepare(images_of(pixels), image_schema())
+
+    assert examples.inputs.shape == (1, 1, 4, 5)
+    assert examples.inputs[0, 0, 0].tolist() == [1.0, 0.0, 1.0, -1.0, -1.0]
+
+
+def test_colours_come_before_rows_and_columns() -> None:
+    pixels = np.zeros((2, 4, 5, 3))
+    pixels[1, 2, 3] = [4.0, 8.0, 12.0]
+
+    examples = prepare(images_of(pixels), image_schema(channels=3))
+
+    assert examples.inputs.shape == (2, 3, 4, 5)
+    # 2 * 4 / 16 - 1, 2 * 8 / 16 - 1, 2 * 12 / 16 - 1
+    assert examples.inputs[1, :, 2, 3].tolist() == [-0.5, 0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "found"),
+    [
+        ((1, 5, 4), 1, r"[5, 4, 1]"),
+        ((1, 4, 5), 3, r"[4, 5, 1]"),
+        ((1, 4, 5, 3), 1, r"[4, 5, 3]"),
+        ((1, 3, 4, 5), 3, r"[3, 4, 5]"),
+    ],
+)
+def test_an_image_of_another_size_is_refused(shape: tuple[int, ...], channels: int, found: str) -> None:
+    refusal = refusal_of(images_of(np.full(shape, 7.75)), image_schema(channels))
+
+    assert refusal.code is RefusalCode.INVALID_DATA
+    assert refusal.detail == f"images are {found}; expected height, width, channels [4, 5, {channels}]"
+
+
+def test_a_pixel_that_is_no_number_is_counted() -> None:
+    pixels = np.full((2, 4, 5), 7.75)
+    pixels[1, 3, :2] = np.nan
+
+    refusal = refusal_of(images_of(pixels), image_schema())
+
+    assert refusal.code is RefusalCode.INVALID_DATA
+    assert refusal.detail == "feature 'pixel': 2 values are NaN or infinite; expected finite numbers"
+
+
+@pytest.mark.parametrize(
+    ("labels", "code"),
+    [
+        ([], RefusalCode.TOO_FEW_PATIENTS),
+        ([0, 1] * 4 + [1], RefusalCode.TOO_FEW_PATIENTS),
+        ([0, 1] * 5, None),
+        ([0] * 9 + [1], None),
+        ([1] * 10, RefusalCode.ONE_CLASS),
+        ([1], RefusalCode.TOO_FEW_PATIENTS),
+    ],
+    ids=["none", "nine", "ten", "ten, one of a class", "one class", "one"],
+)
+def test_a_hospital_trains_with_enough_patients_of_both_classes_only(
+    labels: list[int], code: RefusalCode | None
+) -> None:
+    examples = Examples(inputs=torch.zeros(len(labels), 2), labels=torch.tensor(labels, dtype=torch.int64))
+
+    try:
+        check_trainable(examples, TABLE, min_examples=10)
+        found = None
+    except RefusalError as refusal:
+        found = refusal.code
+
+    assert found == code

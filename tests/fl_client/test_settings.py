@@ -1,0 +1,152 @@
+"""A hospital's own file is read as it stands: every broken rule is named, and no setting is guessed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from fl_client.settings import partition, read_site_settings, read_study, site_file
+from fl_contract.errors import SettingError
+
+VALID = """
+name = "st-anna"
+declared-examples = 120
+
+[source]
+kind = "built-in"
+dataset = "breast-cancer"
+parts = [0, 2]
+num-parts = 4
+alpha = 2.0
+test-fraction = 0.25
+seed = 7
+
+[policy]
+epsilon-budget = 6.0
+delta = 0.001
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "site.toml"
+    path.write_text(VALID, encoding="utf-8")
+    return path
+
+
+def test_a_valid_file_becomes_settings(path: Path) -> None:
+    settings = read_site_settings(path)
+
+    assert (settings.name, settings.declared_examples) == ("st-anna", 120)
+    assert settings.source.parts == (0, 2)
+    assert (settings.policy.epsilon_budget, settings.policy.delta) == (6.0, 0.001)
+
+
+def test_a_hospital_that_says_nothing_requires_privacy_and_ten_records(path: Path) -> None:
+    policy = read_site_settings(path).policy
+
+    assert policy.require_privacy is True
+    assert policy.min_examples == 10
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "named"),
+    [
+        ('name = "st-anna"', "", "name is missing"),
+        ('name = "st-anna"', 'name = "St. Anna"', "name='St. Anna'; "),
+        ('name = "st-anna"', 'name = "../st-anna"', "name='../st-anna'; "),
+        ("declared-examples = 120", "declared-examples = 0", "declared-examples=0; expected at least 1"),
+        ("declared-examples = 120", "declared-examples = 9.5", "declared-examples=9.5; expected a whole number"),
+        ("declared-examples = 120", "declared-examples = true", "declared-examples=True; expected a whole number"),
+        ('kind = "built-in"', 'kind = "csv"', "source.kind='csv'; expected 'built-in'"),
+        ('dataset = "breast-cancer"', 'dataset = "mnist"', "source.dataset='mnist'; expected 'breast-cancer' or"),
+        ("parts = [0, 2]", "parts = []", "source.parts=[]; expected a list of length 1 or more"),
+        ("parts = [0, 2]", "parts = [0.5]", "source.parts.0=0.5; expected a whole number"),
+        ("parts = [0, 2]", "parts = [2, 2]", "source.parts=[2, 2]; expected different numbers from 0 to num-parts - 1"),
+        ("parts = [0, 2]", "parts = [4]", "source.parts=[4]; expected different numbers from 0 to num-parts - 1"),
+        ("parts = [0, 2]", "parts = [-1]", "source.parts=[-1]; expected different numbers from 0 to num-parts - 1"),
+        ("alpha = 2.0", "alpha = 0.0", "source.alpha=0.0; expected above 0"),
+        ("test-fraction = 0.25", "test-fraction = 1.0", "source.test-fraction=1.0; expected below 1"),
+        ("epsilon-budget = 6.0", "", "policy.epsilon-budget is missing"),
+        ("epsilon-budget = 6.0", "epsilon-budget = -1.0", "policy.epsilon-budget=-1.0; expected at least"),
+        ("epsilon-budget = 6.0", "epsilon-budget = inf", "policy.epsilon-budget=inf; "),
+        ("epsilon-budget = 6.0", "epsilon-budget = nan", "policy.epsilon-budget=nan; "),
+        ("epsilon-budget = 6.0", 'epsilon-budget = "6"', "policy.epsilon-budget='6'; expected a number"),
+        ("epsilon-budget = 6.0", "epsilon-bugdet = 6.0", "is not a known key; did you mean 'policy.epsilon-budget'?"),
+        ("delta = 0.001", "", "policy.delta is missing"),
+        ("delta = 0.001", "delta = 0.0", "policy.delta=0.0; expected above 0"),
+        ("delta = 0.001", "delta = 1.0", "policy.delta=1.0; expected below 1"),
+        ("delta = 0.001", "delta = 0.001\nrequire-privacy = 0", "policy.require-privacy=0; expected true or false"),
+        ("delta = 0.001", 'delta = 0.001\nrequire-privacy = "no"', "policy.require-privacy='no'; expected true or false"),
+        ("delta = 0.001", "delta = 0.001\nmin-examples = 0", "policy.min-examples=0; expected at least"),
+    ],
+)
+def test_a_broken_rule_is_named_with_file_key_value_and_rule(path: Path, line: str, instead: str, named: str) -> None:
+    path.write_text(VALID.replace(line, instead), encoding="utf-8")
+
+    with pytest.raises(SettingError) as caught:
+        read_site_settings(path)
+
+    assert all(part.startswith("site.toml: ") for part in str(caught.value).split("\n"))
+    assert named in str(caught.value)
+
+
+def test_every_broken_rule_has_a_line_of_its_own(path: Path) -> None:
+    path.write_text(VALID.replace("6.0", "-6.0").replace("0.001", "1.5"), encoding="utf-8")
+
+    with pytest.raises(SettingError) as caught:
+        read_site_settings(path)
+
+    first, second = str(caught.value).split("\n")
+    assert "policy.epsilon-budget=-6.0" in first
+    assert "policy.delta=1.5" in second
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"nowhere\.toml: cannot be read \(No such file"):
+        read_site_settings(tmp_path / "nowhere.toml")
+
+
+def test_a_file_that_is_not_toml_is_named(path: Path) -> None:
+    path.write_text("name = ", encoding="utf-8")
+
+    with pytest.raises(SettingError, match=r"site\.toml: is not valid TOML"):
+        read_site_settings(path)
+
+
+def test_settings_cannot_be_changed_after_they_were_read(path: Path) -> None:
+    settings = read_site_settings(path)
+
+    with pytest.raises(ValueError, match="frozen"):
+        settings.policy.require_privacy = False  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("node_config", [{}, {"site-file": ""}, {"partition-id": 0, "num-partitions": 4}])
+def test_a_simulated_node_has_no_file_of_its_own(node_config: Mapping[str, str | int]) -> None:
+    assert site_file(node_config) is None
+
+
+def test_a_simulated_node_is_one_of_several() -> None:
+    assert partition({"partition-id": 2, "num-partitions": 5}) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("node_config", "missing"),
+    [({}, r"\['num-partitions', 'partition-id'\]"), ({"partition-id": 0}, r"\['num-partitions'\]")],
+)
+def test_a_node_that_is_neither_real_nor_simulated_is_told_what_it_needs(
+    node_config: Mapping[str, int], missing: str
+) -> None:
+    with pytest.raises(SettingError, match=rf"misses {missing}; .* needs site-file"):
+        partition(node_config)
+
+
+def test_the_study_is_read_from_the_hospitals_own_copy(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[2] / "studies" / "digits.toml"
+    changed = shipped.read_text(encoding="utf-8").replace("num-rounds = ", "num-rounds = 1")
+    (tmp_path / "digits.toml").write_text(changed, encoding="utf-8")
+
+    own = read_study({"studies": str(tmp_path)}, {"study": "digits"})
+    ours = read_study({}, {"study": "digits"})
+
+    assert str(own.num_rounds) == f"1{ours.num_rounds}"

@@ -1,0 +1,83 @@
+"""A node opens its own hospitals only: the one of its own file, or its share of a simulation's."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, RecordDict
+
+from fl_client.settings import read_site_settings
+from fl_client.site import open_sites
+from fl_contract.errors import SettingError
+from fl_contract.study import Scalar
+
+
+def context_of(out: Path, node_config: dict[str, Scalar] | None = None, **overrides: Scalar) -> Context:
+    run_config: dict[str, Scalar] = {"study": "breast-cancer", "out": str(out), "seed": 2026}
+    run_config |= {f"simulation.{key.replace('_', '-')}": value for key, value in overrides.items()}
+    return Context(9, 1, node_config or {"partition-id": 0, "num-partitions": 1}, RecordDict(), run_config)
+
+
+def test_a_real_hospital_uses_its_own_file_and_folder(tmp_path: Path, write_site_file: Callable[..., Path]) -> None:
+    path = write_site_file("st-anna", epsilon_budget=3.5)
+
+    sites = open_sites(context_of(tmp_path / "out", {"site-file": str(path), "partition-id": 0, "num-partitions": 1}))
+
+    assert list(sites) == ["st-anna"]
+    assert sites["st-anna"].folder == path.parent
+    assert sites["st-anna"].settings.policy.epsilon_budget == 3.5
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_real_hospital_requires_privacy_whatever_the_run_says(
+    tmp_path: Path, write_site_file: Callable[..., Path]
+) -> None:
+    context = context_of(tmp_path, {"site-file": str(write_site_file())}, require_privacy=False, epsilon_budget=99.0)
+
+    policy = open_sites(context)["st-anna"].settings.policy
+
+    assert policy.require_privacy is True
+    assert policy.epsilon_budget == 10.0
+
+
+def test_a_virtual_hospital_gets_a_folder_and_a_file_of_its_own(tmp_path: Path) -> None:
+    sites = open_sites(context_of(tmp_path, num_sites=2))
+
+    folders = [tmp_path / "sites" / "hospital-1", tmp_path / "sites" / "hospital-2"]
+    assert [site.folder for site in sites.values()] == folders
+    for site in sites.values():
+        assert read_site_settings(site.folder / "site.toml") == site.settings
+
+
+def test_a_virtual_hospital_declares_its_training_records_rounded_to_ten(tmp_path: Path) -> None:
+    for site in open_sites(context_of(tmp_path)).values():
+        true_count = len(site.load_records().train)
+        assert site.settings.declared_examples % 10 == 0
+        assert abs(site.settings.declared_examples - true_count) <= 5
+
+
+def test_a_virtual_hospital_without_patients_declares_the_least(tmp_path: Path) -> None:
+    sites = open_sites(context_of(tmp_path, alpha=0.001))
+
+    counts = {len(site.load_records().train): site.settings.declared_examples for site in sites.values()}
+    assert counts[0] == 10
+
+
+def test_without_a_folder_for_it_a_simulation_is_kept_by_flowers_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    context = context_of(tmp_path)
+    context.run_config["out"] = ""
+
+    open_sites(context)
+
+    assert (tmp_path / "runs" / "flower-9" / "sites" / "hospital-1" / "site.toml").is_file()
+
+
+@pytest.mark.parametrize("override", [{"alpha": 9.0}, {"epsilon_budget": 99.0}, {"require_privacy": True}])
+def test_a_folder_of_another_simulation_is_refused(tmp_path: Path, override: dict[str, Scalar]) -> None:
+    open_sites(context_of(tmp_path))
+
+    with pytest.raises(SettingError, match="holds the settings of another simulation"):
+        open_sites(context_of(tmp_path, **override))

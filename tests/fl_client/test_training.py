@@ -1,0 +1,188 @@
+"""Training without privacy is repeatable to the bit; training with it leaves through noisy steps alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fl_client import training
+from fl_client.preprocessing import Examples
+from fl_client.training import make_optimizer, round_generator, train, train_with_privacy
+from fl_contract.models import build_model
+from fl_contract.models.mlp import MlpSettings
+from fl_contract.study import TrainingSettings
+from privacy.plan import PrivacyPlan
+
+
+@pytest.fixture
+def examples() -> Examples:
+    generator = torch.Generator().manual_seed(7)
+    inputs = torch.rand(40, 3, generator=generator) * 2 - 1
+    return Examples(inputs=inputs, labels=(inputs.sum(dim=1) > 0).long())
+
+
+@pytest.fixture
+def plan() -> PrivacyPlan:
+    return PrivacyPlan(
+        epsilon=8.0,
+        delta=1e-3,
+        clip_norm=0.5,
+        sampling_rate=0.5,
+        steps_per_round=3,
+        num_rounds=2,
+        noise_multiplier=3.0,
+        nominal_examples=40,
+    )
+
+
+def settings_of(**changes: Any) -> TrainingSettings:
+    raw = {"learning-rate": 0.1, "batch-size": 8} | {key.replace("_", "-"): changes[key] for key in changes}
+    return TrainingSettings.parse(raw, origin="test")
+
+
+def new_model() -> nn.Module:
+    return build_model(MlpSettings(kind="mlp"), input_shape=(3,), num_outputs=1, seed=1)
+
+
+def weights_after(
+    examples: Examples, settings: TrainingSettings, *, seed: int = 1, site: str = "hospital-1", server_round: int = 1
+) -> Tensor:
+    model = new_model()
+    train(model, examples, settings, round_generator(seed, site, server_round))
+    return flatten(model)
+
+
+def flatten(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def test_the_same_seed_site_and_round_give_the_same_weights_to_the_bit(examples: Examples) -> None:
+    assert torch.equal(weights_after(examples, settings_of()), weights_after(examples, settings_of()))
+
+
+@pytest.mark.parametrize("other", [{"seed": 2}, {"site": "hospital-2"}, {"server_round": 2}])
+def test_another_seed_site_or_round_draws_other_batches(examples: Examples, other: dict[str, Any]) -> None:
+    assert not torch.equal(weights_after(examples, settings_of(), **other), weights_after(examples, settings_of()))
+
+
+def test_each_record_is_used_once_an_epoch(examples: Examples) -> None:
+    seen: list[Tensor] = []
+    model = new_model()
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+
+    train(model, examples, settings_of(local_epochs=2), round_generator(1, "hospital-1", 1))
+
+    # 40 records in batches of 8 are 5 steps an epoch.
+    assert [len(batch) for batch in seen] == [8] * 10
+    for epoch in (seen[:5], seen[5:]):
+        assert sorted(torch.cat(epoch).tolist()) == sorted(examples.inputs.tolist())
+
+
+def test_a_step_moves_the_weights_by_the_rate_times_the_mean_gradient() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1))
+    nn.init.zeros_(model[1].weight)
+    nn.init.zeros_(model[1].bias)
+    examples = Examples(inputs=torch.tensor([[1.0], [0.5]]), labels=torch.tensor([1, 0]))
+
+    train(model, examples, settings_of(learning_rate=2.0), round_generator(1, "hospital-1", 1))
+
+    # At probability 1/2 the gradients by weight and bias are (1/2 - y) * (x, 1): (-0.5, -0.5) and (0.25, 0.5).
+    # Their means are -0.125 and 0.
+    assert model[1].weight.item() == 0.25
+    assert model[1].bias.item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [
+        ("SGD", {"momentum": 0.9, "nesterov": True}),
+        ("Adam", {"weight_decay": 0.01}),
+        ("AdamW", {}),
+        ("RMSprop", {"alpha": 0.9}),
+        ("Adagrad", {}),
+    ],
+)
+def test_any_optimiser_of_torch_trains_with_and_without_privacy(
+    examples: Examples, plan: PrivacyPlan, optimizer: str, options: dict[str, float | bool]
+) -> None:
+    settings = settings_of(optimizer=optimizer, learning_rate=0.01, optimizer_options=options)
+    private, before = new_model(), flatten(new_model())
+
+    train_with_privacy(private, examples, settings, plan)
+
+    for after in (weights_after(examples, settings), flatten(private)):
+        assert after.isfinite().all()
+        assert not torch.equal(after, before)
+
+
+def test_the_optimisers_options_are_the_studys() -> None:
+    optimizer = make_optimizer(new_model(), settings_of(optimizer_options={"momentum": 0.75}), 0.5)
+
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert (optimizer.defaults["lr"], optimizer.defaults["momentum"]) == (0.5, 0.75)
+
+
+def test_frozen_parameters_are_not_trained(examples: Examples) -> None:
+    model = new_model()
+    frozen = next(model.parameters()).requires_grad_(False)
+    before = frozen.clone()
+
+    train(model, examples, settings_of(optimizer_options={"weight_decay": 0.5}), round_generator(1, "hospital-1", 1))
+
+    assert torch.equal(frozen, before)
+
+
+def test_the_processs_random_state_is_left_alone(examples: Examples, plan: PrivacyPlan) -> None:
+    before = torch.random.get_rng_state()
+
+    weights_after(examples, settings_of())
+    train_with_privacy(new_model(), examples, settings_of(), plan)
+
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_private_training_tells_the_steps_that_ran_and_nothing_else(examples: Examples, plan: PrivacyPlan) -> None:
+    model = new_model()
+
+    told = train_with_privacy(model, examples, settings_of(), plan)
+
+    assert type(told) is int
+    assert told == 3
+    for parameter in model.parameters():
+        assert parameter.grad is None
+        assert not parameter.__dict__
+
+
+def test_no_seed_repeats_the_noise_of_private_training(examples: Examples, plan: PrivacyPlan) -> None:
+    after = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        model = new_model()
+        train_with_privacy(model, examples, settings_of(), plan)
+        after.append(flatten(model))
+
+    assert not torch.equal(*after)
+
+
+@pytest.mark.parametrize(("private_rate", "used"), [(None, 0.1), (16.0, 16.0)])
+def test_noisy_steps_use_their_own_rate_if_the_study_sets_one(
+    examples: Examples,
+    plan: PrivacyPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    private_rate: float | None,
+    used: float,
+) -> None:
+    rates = []
+    real = training.train_privately
+
+    def spy(model: nn.Module, optimizer: torch.optim.Optimizer, *args: Any, **options: Any) -> Any:
+        rates.append(optimizer.defaults["lr"])
+        return real(model, optimizer, *args, **options)
+
+    monkeypatch.setattr(training, "train_privately", spy)
+    changes = {} if private_rate is None else {"private_learning_rate": private_rate}
+
+    train_with_privacy(new_model(), examples, settings_of(**changes), plan)
+
+    assert rates == [used]
