@@ -193,9 +193,9 @@ def _rdp_per_step(noise_multiplier: float, sampling_rate: float) -> np.ndarray:
 def _without_irrelevant_warnings() -> Iterator[None]:
     """Silence what Opacus says while it works as intended.
 
-    Its search for a domain uses its short list of orders and says so; with a rate of 1 it takes log(0), and far from
-    zero exp(t) overflows in a branch that `numpy.where` then discards.
+    Its search for a domain uses its short list of orders and says so, and with a rate of 1 it takes log(0), whose
+    infinity it then handles.
     """
-    with warnings.catch_warnings(), np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+    with warnings.catch_warnings(), np.errstate(divide="ignore"):
         warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
         yield

@@ -123,7 +123,8 @@ class Ledger:
         """Charge one round of ``plan`` before it is trained, or raise `BudgetExceededError` and charge nothing.
 
         A round that was reserved and not settled is handed out again without a second charge: nothing of it left, its
-        first holder failed, and if that one is still running it can no longer settle. A round that was settled may
+        first holder failed, and if that one is still running it can no longer settle. It is still refused if the budget
+        was lowered below what is charged. A round that was settled may
         have been sent; training it again draws new noise on the same patients, so it is charged again, as the next
         attempt. To avoid that charge, send the kept reply again instead.
 
@@ -148,6 +149,7 @@ class Ledger:
             if latest is not None:
                 _refuse_other_parameters(latest, study, plan)
             if latest is not None and latest["steps_run"] is None:
+                self._require_budget(connection)
                 connection.execute("UPDATE entry SET holder = ? WHERE id = ?", (_holder(), latest["id"]))
                 attempt = int(latest["attempt"])
             else:
@@ -226,10 +228,10 @@ class Ledger:
             row = connection.execute("SELECT plan FROM plan WHERE run = ?", (run,)).fetchone()
         return None if row is None else PrivacyPlan.from_json(row["plan"])
 
-    def _require_budget(self, connection: sqlite3.Connection, requested: Spend) -> None:
+    def _require_budget(self, connection: sqlite3.Connection, *requested: Spend) -> None:
         """Raise if everything charged and ``requested`` exceed the budget; the fast bound first, it often suffices."""
         spent = [entry.spend for entry in _read_entries(connection)]
-        history = [*spent, requested]
+        history = [*spent, *requested]
         if self._epsilon_budget > 0 and compute_epsilon_rdp(history, self._delta) <= self._epsilon_budget:
             return
         epsilon_requested = compute_epsilon(history, self._delta)

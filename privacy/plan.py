@@ -98,9 +98,6 @@ class PrivacyPlan:
         """
         require_count("steps_per_round", steps_per_round, at_least=1)
         require_count("num_rounds", num_rounds, at_least=1)
-        require_count("nominal_examples", nominal_examples, at_least=1)
-        require_positive("clip_norm", clip_norm)
-        _refuse_large_delta(require_delta("delta", delta), nominal_examples)
         noise_multiplier = calibrate_noise_multiplier(
             epsilon=epsilon, delta=delta, sampling_rate=sampling_rate, steps=steps_per_round * num_rounds
         )

@@ -198,11 +198,24 @@ def test_a_round_that_was_not_settled_is_handed_out_again_without_a_second_charg
 
 
 def test_an_open_round_is_handed_out_again_even_if_the_budget_is_used_up(path: Path, plan: PrivacyPlan) -> None:
-    with open_ledger(path) as ledger:
+    with open_ledger(path, budget=epsilon_of_rounds(plan, 1)) as ledger:
         first = reserve(ledger, plan)
 
-    with open_ledger(path, budget=0.0) as ledger:
         assert reserve(ledger, plan) == first
+
+
+@pytest.mark.parametrize("lowered", [0.0, 0.1])
+def test_an_open_round_is_refused_once_the_budget_was_lowered_below_its_charge(
+    path: Path, plan: PrivacyPlan, lowered: float
+) -> None:
+    with open_ledger(path) as ledger:
+        reserve(ledger, plan)
+
+    with open_ledger(path, budget=lowered) as ledger:
+        with pytest.raises(BudgetExceededError) as raised:
+            reserve(ledger, plan)
+        assert raised.value.epsilon_requested == raised.value.epsilon_spent == epsilon_of_rounds(plan, 1)
+        assert ledger.history() == [plan.round_spend]
 
 
 def test_training_a_settled_round_again_is_a_new_charge(path: Path, plan: PrivacyPlan) -> None:
@@ -351,6 +364,14 @@ def test_a_budget_of_zero_refuses_every_round_with_an_explanation(path: Path, pl
             with pytest.raises(BudgetExceededError, match="a budget of 0 refuses every private round"):
                 reserve(ledger, asked)
         assert ledger.remaining() == 0.0
+
+
+def test_a_budget_of_zero_also_refuses_a_round_whose_epsilon_rounds_to_zero(path: Path, plan: PrivacyPlan) -> None:
+    almost_free = replace(plan, noise_multiplier=1e9)
+    assert compute_epsilon([almost_free.round_spend], 0.5) == 0.0
+
+    with Ledger(path, epsilon_budget=0, delta=0.5) as ledger, pytest.raises(BudgetExceededError):
+        reserve(ledger, almost_free)
 
 
 def test_the_budget_may_change_between_openings(path: Path, plan: PrivacyPlan) -> None:

@@ -40,6 +40,17 @@ def test_a_new_file_is_readable_and_writable_by_its_owner_only(path: Path) -> No
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_new_file_is_never_readable_by_others_not_even_before_it_is_opened(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    before = os.umask(0)
+    create(path)
+    os.umask(before)
+
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_that_others_could_read_is_closed_to_them_when_opened(path: Path) -> None:
     create(path)
     path.chmod(0o644)
