@@ -43,7 +43,8 @@ def budget(
     console.print(_budget_table(budgets))
     if any(site.runs for site in budgets):
         console.print(_run_table(budgets))
-        console.print("Runs compose: a hospital has spent less than the sum over its runs.")
+    if any(len(site.runs) > 1 for site in budgets):
+        console.print("Runs compose: spent is less than their sum.")
 
 
 def _budget_table(budgets: Sequence["SiteBudget"]) -> Table:

@@ -57,7 +57,9 @@ def release(
     for name, fields in allowed.items():
         record = content[name]
         if odd := sorted(field for field in record if not _has_type(record[field], fields.get(field))):
-            raise DisclosureError(f"{kind} reply's {name} hold {odd}, or hold it as another type; allowed: {fields}")
+            raise DisclosureError(
+                f"{kind} reply's {name} hold {odd}, or hold it as another type; allowed are {sorted(fields)}"
+            )
     if kind == TRAIN:
         _check_arrays(content, model or {})
     _log(content, kind, request, folder / OUTBOUND_LOG)

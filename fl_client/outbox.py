@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
@@ -45,10 +46,11 @@ class Outbox:
             "spent": asdict(spent),
             "order": list(reply.arrays),  # safetensors sorts
         }
+        arrays = {name: np.asarray(array, order="C") for name, array in reply.arrays.items()}  # save takes no other
         path = self._path(run)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as stream:
-            stream.write(save(reply.arrays, metadata={"reply": json.dumps(header)}))
+            stream.write(save(arrays, metadata={"reply": json.dumps(header)}))
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)

@@ -13,10 +13,11 @@ from fl_client import guard
 from fl_client.app import app
 from fl_client.data.builtin import BuiltInSource
 from fl_client.data.records import SiteRecords
-from fl_contract.messages import ARRAYS, CONFIG, Arrays, Request, to_array_record
+from fl_contract.messages import ARRAYS, CONFIG, TRAIN, Arrays, Request, to_array_record
 from fl_contract.models import build_model
 from fl_contract.study import Scalar, Study, study_from_run_config
 from fl_contract.tasks import num_outputs
+from privacy.ledger import Ledger, LedgerEntry
 
 FIXED: Mapping[str, Scalar] = {
     "num-rounds": 3,
@@ -83,9 +84,7 @@ def make_request() -> Callable[..., Message]:
 
 
 @pytest.fixture
-def ask(
-    tmp_path: Path, make_request: Callable[..., Message], study_of: Callable[..., Study]
-) -> Callable[..., Message]:
+def ask(tmp_path: Path, make_request: Callable[..., Message], study_of: Callable[..., Study]) -> Callable[..., Message]:
     """Sends one request to the real app on one of several simulated nodes, and gives its reply.
 
     Virtual hospitals keep their folders in ``tmp_path / "sites"``.
@@ -103,14 +102,17 @@ def ask(
         overrides: Mapping[str, Scalar] | None = None,
         node: tuple[int, int] = (0, 1),
         node_config: Mapping[str, Scalar] | None = None,
+        edit: Callable[[RecordDict], None] | None = None,
     ) -> Message:
         ours = study_of(study, overrides).fingerprint if fingerprint is None else fingerprint
         request = Request(run=run, fingerprint=ours, site=site, server_round=server_round)
         content = RecordDict({CONFIG: request.to_config()})
         if arrays is not None:
             content[ARRAYS] = to_array_record(arrays)
-        config = {"partition-id": node[0], "num-partitions": node[1]} if node_config is None else dict(node_config)
-        run_config = {"study": study, "out": str(tmp_path), **FIXED, **(overrides or {})}
+        if edit is not None:
+            edit(content)
+        config = dict(node_config or {"partition-id": node[0], "num-partitions": node[1]})
+        run_config: dict[str, Scalar] = {"study": study, "out": str(tmp_path), **FIXED, **(overrides or {})}
         return app(make_request(kind, content), Context(1, 1, config, RecordDict(), run_config))
 
     return send
@@ -174,3 +176,43 @@ def write_site_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def model(study_of: Callable[..., Study], model_of: Callable[[Study], Arrays]) -> Arrays:
+    """The first model of the breast-cancer study."""
+    return model_of(study_of())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of the virtual hospital that `ask` asks unless told otherwise."""
+    return tmp_path / "sites" / "hospital-1"
+
+
+@pytest.fixture
+def train(ask: Callable[..., Message], model: Arrays) -> Callable[..., Message]:
+    """Asks for a round of training, of the study's first model."""
+
+    def train(server_round: int, **options: Any) -> Message:
+        return ask(TRAIN, server_round=server_round, **{"arrays": model, **options})
+
+    return train
+
+
+@pytest.fixture
+def charges(folder: Path) -> Callable[[], list[LedgerEntry]]:
+    """What the hospital's ledger holds."""
+
+    def read() -> list[LedgerEntry]:
+        with Ledger(folder / "ledger.sqlite", epsilon_budget=0.0, delta=0.001) as ledger:
+            return ledger.entries()
+
+    return read
+
+
+@pytest.fixture
+def restart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes this process another one in the eyes of the ledger."""
+    names = iter(range(100))
+    return lambda: monkeypatch.setattr("privacy.ledger._HOLDER", f"process-{next(names)}")

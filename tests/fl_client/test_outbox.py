@@ -96,14 +96,27 @@ def test_a_crash_in_the_middle_of_a_write_leaves_the_last_reply(
         os.ftruncate(descriptor, 20)
         raise OSError("no space left")
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space left"):
+    with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", crash)
-        outbox.put("run-1", 2, reply_of(2.0), SPENT)
+        with pytest.raises(OSError, match="no space left"):
+            outbox.put("run-1", 2, reply_of(2.0), SPENT)
 
     assert [path.stat().st_size for path in tmp_path.rglob("*.partial")] == [20]
     assert kept_number(outbox, "run-1") == (1, 1.0)
     outbox.put("run-1", 2, reply_of(3.0), SPENT)
     assert kept_number(outbox, "run-1") == (2, 3.0)
+
+
+def test_a_reply_is_replaced_in_one_step_and_never_overwritten(outbox: Outbox, tmp_path: Path) -> None:
+    outbox.put("run-1", 1, reply_of(1.0), SPENT)
+    (path,) = tmp_path.rglob("*.safetensors")
+    before = path.read_bytes()
+
+    with path.open("rb") as file:
+        outbox.put("run-1", 2, reply_of(2.0), SPENT)
+        read_meanwhile = file.read()
+
+    assert read_meanwhile == before
 
 
 def test_a_reply_and_its_name_are_on_disk_when_put_returns(

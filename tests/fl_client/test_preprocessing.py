@@ -54,7 +54,7 @@ def refusal_of(records: Records, schema: TableSchema | ImageSchema) -> RefusalEr
 def test_a_linear_feature_maps_its_range_onto_minus_one_to_one(age: float, scaled: float) -> None:
     examples = prepare(table_of((age, 10.0)), TABLE)
 
-    # 2 * (age - 0) / (100 - 0) - 1
+    # The range is 100 years long and its middle is 50.
     assert examples.inputs[0, 0].item() == scaled
 
 
@@ -65,7 +65,7 @@ def test_a_linear_feature_maps_its_range_onto_minus_one_to_one(age: float, scale
 def test_a_log_feature_maps_its_range_by_orders_of_magnitude(crp: float, scaled: float) -> None:
     examples = prepare(table_of((50.0, crp)), TABLE)
 
-    # 2 * (log10(crp) - 0) / (2 - 0) - 1
+    # The range is two orders of magnitude long and its middle is 10.
     assert examples.inputs[0, 1].item() == pytest.approx(scaled, abs=1e-7)
 
 

@@ -77,7 +77,11 @@ def test_a_hospital_that_says_nothing_requires_privacy_and_ten_records(path: Pat
         ("delta = 0.001", "delta = 0.0", "policy.delta=0.0; expected above 0"),
         ("delta = 0.001", "delta = 1.0", "policy.delta=1.0; expected below 1"),
         ("delta = 0.001", "delta = 0.001\nrequire-privacy = 0", "policy.require-privacy=0; expected true or false"),
-        ("delta = 0.001", 'delta = 0.001\nrequire-privacy = "no"', "policy.require-privacy='no'; expected true or false"),
+        (
+            "delta = 0.001",
+            'delta = 0.001\nrequire-privacy = "no"',
+            "policy.require-privacy='no'; expected true or false",
+        ),
         ("delta = 0.001", "delta = 0.001\nmin-examples = 0", "policy.min-examples=0; expected at least"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.app import Context, RecordDict
@@ -76,7 +77,7 @@ def test_without_a_folder_for_it_a_simulation_is_kept_by_flowers_number(
 
 
 @pytest.mark.parametrize("override", [{"alpha": 9.0}, {"epsilon_budget": 99.0}, {"require_privacy": True}])
-def test_a_folder_of_another_simulation_is_refused(tmp_path: Path, override: dict[str, Scalar]) -> None:
+def test_a_folder_of_another_simulation_is_refused(tmp_path: Path, override: dict[str, Any]) -> None:
     open_sites(context_of(tmp_path))
 
     with pytest.raises(SettingError, match="holds the settings of another simulation"):

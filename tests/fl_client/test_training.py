@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fl_client import training
 from fl_client.preprocessing import Examples
 from fl_client.training import make_optimizer, round_generator, train, train_with_privacy
 from fl_contract.models import build_model
 from fl_contract.models.mlp import MlpSettings
 from fl_contract.study import TrainingSettings
+from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
 
 
@@ -80,17 +80,17 @@ def test_each_record_is_used_once_an_epoch(examples: Examples) -> None:
 
 
 def test_a_step_moves_the_weights_by_the_rate_times_the_mean_gradient() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1))
-    nn.init.zeros_(model[1].weight)
-    nn.init.zeros_(model[1].bias)
+    model = nn.Linear(1, 1)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
     examples = Examples(inputs=torch.tensor([[1.0], [0.5]]), labels=torch.tensor([1, 0]))
 
     train(model, examples, settings_of(learning_rate=2.0), round_generator(1, "hospital-1", 1))
 
     # At probability 1/2 the gradients by weight and bias are (1/2 - y) * (x, 1): (-0.5, -0.5) and (0.25, 0.5).
     # Their means are -0.125 and 0.
-    assert model[1].weight.item() == 0.25
-    assert model[1].bias.item() == 0.0
+    assert model.weight.item() == 0.25
+    assert model.bias.item() == 0.0
 
 
 @pytest.mark.parametrize(
@@ -174,13 +174,12 @@ def test_noisy_steps_use_their_own_rate_if_the_study_sets_one(
     used: float,
 ) -> None:
     rates = []
-    real = training.train_privately
 
     def spy(model: nn.Module, optimizer: torch.optim.Optimizer, *args: Any, **options: Any) -> Any:
         rates.append(optimizer.defaults["lr"])
-        return real(model, optimizer, *args, **options)
+        return train_privately(model, optimizer, *args, **options)
 
-    monkeypatch.setattr(training, "train_privately", spy)
+    monkeypatch.setattr("fl_client.training.train_privately", spy)
     changes = {} if private_rate is None else {"private_learning_rate": private_rate}
 
     train_with_privacy(new_model(), examples, settings_of(**changes), plan)

@@ -1,0 +1,244 @@
+"""What leaves a hospital is what stands in the gate's own list; all else stays, and leaves no line in the log."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from fl_client.data.records import SiteRecords
+from fl_client.disclosure import OUTBOUND_LOG, release
+from fl_contract.errors import DisclosureError
+from fl_contract.messages import (
+    ARRAYS,
+    CONFIG,
+    EVALUATE,
+    METRICS,
+    PLAN,
+    ROSTER,
+    TRAIN,
+    Arrays,
+    PrivacySpent,
+    Request,
+    SitePlan,
+    TrainReply,
+    evaluation_content,
+    roster_content,
+    to_array_record,
+)
+from fl_contract.metrics import Evaluation, ScoreHistogram
+from fl_contract.study import Study
+
+REQUEST = Request(run="run-1", fingerprint="f", site="hospital-1", server_round=2)
+
+KINDS = (ROSTER, PLAN, TRAIN, EVALUATE)
+
+
+def model() -> Arrays:
+    return {"w": np.zeros((2, 3), dtype=np.float32), "steps": np.array(4, dtype=np.int64)}
+
+
+def reply_of(kind: str) -> RecordDict:
+    if kind == ROSTER:
+        return roster_content(["hospital-1"])
+    if kind == PLAN:
+        return SitePlan(site="hospital-1", num_examples=80, noise_multiplier=1.5).to_content()
+    if kind == TRAIN:
+        spent = PrivacySpent(epsilon=0.5, delta=0.001, steps=4)
+        return TrainReply(site="hospital-1", arrays=model(), num_examples=80, spent=spent).to_content()
+    counts = np.zeros((1, 2, 64), dtype=np.int64)
+    counts[0, 0, 10] = 7
+    measured = Evaluation(num_examples=7, loss_sum=3.5, num_correct=4, scores=ScoreHistogram(counts=counts))
+    return evaluation_content("hospital-1", measured)
+
+
+def with_array(name: str, array: np.ndarray[Any, Any]) -> Callable[[RecordDict], None]:
+    def change(content: RecordDict) -> None:
+        content[ARRAYS] = to_array_record(model() | {name: array})
+
+    return change
+
+
+def with_field(record: str, name: str, value: Any) -> Callable[[RecordDict], None]:
+    def change(content: RecordDict) -> None:
+        content[record][name] = value
+
+    return change
+
+
+def with_record(name: str, record: Any) -> Callable[[RecordDict], None]:
+    def change(content: RecordDict) -> None:
+        content[name] = record
+
+    return change
+
+
+def with_renamed_array(content: RecordDict) -> None:
+    arrays = model()
+    content[ARRAYS] = to_array_record({"patients": arrays["w"], "steps": arrays["steps"]})
+
+
+def without(name: str) -> Callable[[RecordDict], None]:
+    def change(content: RecordDict) -> None:
+        del content[name]
+
+    return change
+
+
+SECRET_ARRAY = ArrayRecord({"loss": Array(np.array([62.0, 71.0]))})
+
+FORBIDDEN = [
+    *((kind, with_field(CONFIG, "note", "patient 17")) for kind in KINDS),
+    *((kind, with_record("extra", ConfigRecord({"site": "hospital-1"}))) for kind in KINDS),
+    *((kind, with_record("extra", MetricRecord({"loss": 1.0}))) for kind in KINDS),
+    *((kind, with_record("extra", SECRET_ARRAY)) for kind in KINDS),
+    *((kind, without(CONFIG)) for kind in KINDS),
+    *((kind, with_record(ARRAYS, SECRET_ARRAY)) for kind in KINDS),
+    *((kind, with_record(CONFIG, SECRET_ARRAY)) for kind in KINDS),
+    (ROSTER, with_field(CONFIG, "sites", "hospital-1")),
+    (ROSTER, with_field(CONFIG, "sites", [62.0, 71.0])),
+    (PLAN, with_field(CONFIG, "num-examples", [62, 71])),
+    (PLAN, with_field(CONFIG, "site", b"62,71")),
+    (TRAIN, with_field(METRICS, "loss", 0.25)),
+    (TRAIN, with_field(METRICS, "num-examples", [62, 71])),
+    (TRAIN, with_field(METRICS, "epsilon", [62.0, 71.0])),
+    (TRAIN, with_record(METRICS, SECRET_ARRAY)),
+    (TRAIN, with_record(ARRAYS, MetricRecord({"w": [62.0, 71.0]}))),
+    (TRAIN, without(METRICS)),
+    (TRAIN, without(ARRAYS)),
+    (TRAIN, with_array("patients", np.zeros(1, dtype=np.float32))),
+    (TRAIN, with_array("w", np.zeros((3, 2), dtype=np.float32))),
+    (TRAIN, with_array("w", np.zeros((2, 3, 1), dtype=np.float32))),
+    (TRAIN, with_array("w", np.zeros((2, 3), dtype=np.float64))),
+    (TRAIN, with_array("steps", np.zeros(1, dtype=np.int64))),
+    (TRAIN, with_renamed_array),
+    (EVALUATE, with_field(METRICS, "age-mean", 61.5)),
+    (EVALUATE, with_field(METRICS, "score-counts", [0.5, 0.75])),
+    (EVALUATE, with_field(METRICS, "loss", [0.5, 0.75])),
+    (EVALUATE, with_record(METRICS, SECRET_ARRAY)),
+]
+
+
+@pytest.mark.parametrize(("kind", "change"), FORBIDDEN)
+def test_what_was_not_agreed_stays_and_leaves_no_line(
+    tmp_path: Path, kind: str, change: Callable[[RecordDict], None]
+) -> None:
+    content = reply_of(kind)
+    change(content)
+
+    with pytest.raises(DisclosureError) as caught:
+        release(content, kind, REQUEST, folder=tmp_path, model=model() if kind == TRAIN else None)
+
+    assert list(tmp_path.iterdir()) == []
+    assert "62" not in str(caught.value)
+    assert "patient 17" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_agreed_reply_leaves_as_it_is_and_is_logged(tmp_path: Path, kind: str) -> None:
+    content = reply_of(kind)
+
+    released = release(content, kind, REQUEST, folder=tmp_path, model=model() if kind == TRAIN else None)
+
+    assert released is content
+    (line,) = (tmp_path / OUTBOUND_LOG).read_text(encoding="utf-8").splitlines()
+    logged = json.loads(line)
+    assert (logged["kind"], logged["run"], logged["round"]) == (kind, "run-1", 2)
+    assert logged["sha256"] == hashlib.sha256(content.deflate()).hexdigest()
+
+
+def test_a_train_reply_without_privacy_leaves_without_a_spend(tmp_path: Path) -> None:
+    content = TrainReply(site="hospital-1", arrays=model(), num_examples=80, spent=None).to_content()
+
+    release(content, TRAIN, REQUEST, folder=tmp_path, model=model())
+
+    logged = json.loads((tmp_path / OUTBOUND_LOG).read_text(encoding="utf-8"))
+    assert logged["fields"] == {ARRAYS: ["steps", "w"], METRICS: ["num-examples"], CONFIG: ["site"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_bytes"),
+    [
+        # Names of fields and 8 bytes a number: "sites" and "hospital-1".
+        (ROSTER, 5 + 10),
+        # "site", "hospital-1"; "num-examples"; "noise-multiplier".
+        (PLAN, 4 + 10 + 12 + 8 + 16 + 8),
+        # NumPy writes 128 bytes before an array: "w" with 6 float32, "steps" with 1 int64; "num-examples", "epsilon",
+        # "delta", "steps"; "site", "hospital-1".
+        (TRAIN, 1 + 128 + 24 + 5 + 128 + 8 + 12 + 7 + 5 + 5 + 4 * 8 + 4 + 10),
+        # "num-examples", "loss", "loss-sum", "num-correct", "score-counts" with 128 counts; "site", "hospital-1".
+        (EVALUATE, 12 + 4 + 8 + 11 + 12 + 4 * 8 + 128 * 8 + 4 + 10),
+    ],
+)
+def test_the_log_says_how_many_bytes_left(tmp_path: Path, kind: str, num_bytes: int) -> None:
+    release(reply_of(kind), kind, REQUEST, folder=tmp_path, model=model() if kind == TRAIN else None)
+
+    assert json.loads((tmp_path / OUTBOUND_LOG).read_text(encoding="utf-8"))["bytes"] == num_bytes
+
+
+def test_the_log_tells_two_replies_apart_that_differ_in_one_weight(tmp_path: Path) -> None:
+    for weight in (1.0, np.nextafter(np.float32(1), np.float32(2))):
+        arrays = model()
+        arrays["w"][1, 2] = weight
+        content = TrainReply(site="hospital-1", arrays=arrays, num_examples=80, spent=None).to_content()
+        release(content, TRAIN, REQUEST, folder=tmp_path, model=model())
+
+    lines = (tmp_path / OUTBOUND_LOG).read_text(encoding="utf-8").splitlines()
+    assert len({json.loads(line)["sha256"] for line in lines}) == 2
+
+
+def test_a_reply_is_in_the_log_before_it_may_leave(tmp_path: Path) -> None:
+    (tmp_path / OUTBOUND_LOG).mkdir()  # cannot be written
+
+    with pytest.raises(IsADirectoryError):
+        release(reply_of(ROSTER), ROSTER, REQUEST, folder=tmp_path)
+
+
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "none"])
+def test_nothing_that_a_run_sends_or_logs_as_sent_holds_a_patients_value_or_a_path(
+    ask: Callable[..., Message],
+    study_of: Callable[..., Study],
+    model_of: Callable[[Study], Arrays],
+    edit_records: Callable[[Callable[[SiteRecords], SiteRecords]], None],
+    to_bytes: Callable[[Any], bytes],
+    spellings: Callable[[float], list[bytes]],
+    tmp_path: Path,
+    mechanism: str,
+) -> None:
+    secret = 17.123456789
+
+    def plant(site: SiteRecords) -> SiteRecords:
+        for records in (site.train, site.test):
+            records.features[::3] = secret
+        return site
+
+    edit_records(plant)
+    overrides = {"privacy.mechanism": mechanism}
+    arrays = model_of(study_of())
+
+    replies = [
+        ask(ROSTER, site="", overrides=overrides),
+        ask(PLAN, overrides=overrides),
+        ask(TRAIN, server_round=1, arrays=arrays, overrides=overrides),
+        ask(EVALUATE, server_round=1, arrays=arrays, overrides=overrides),
+    ]
+
+    sent = [to_bytes(reply.content) for reply in replies]
+    log = (tmp_path / "sites" / "hospital-1" / OUTBOUND_LOG).read_bytes()
+    assert log.count(b"\n") == 4
+    for text in [*sent, log]:
+        for spelling in [*spellings(secret), b"malignant", b"17.12", str(tmp_path).encode(), b"site.toml"]:
+            assert spelling not in text
+
+
+def test_a_patients_value_in_a_reply_would_be_found(
+    to_bytes: Callable[[Any], bytes], spellings: Callable[[float], list[bytes]]
+) -> None:
+    content = reply_of(TRAIN)
+    content[ARRAYS] = to_array_record({"w": np.array([17.123456789], dtype=np.float32)})
+
+    assert any(spelling in to_bytes(content) for spelling in spellings(17.123456789))
