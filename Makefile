@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := fl_contract privacy strategies fl_client fl_server
-FAST := not slow and not deployment and not chaos
+# CI has time for the slow tests too.
+FAST := $(if $(CI),,not slow and )not deployment and not chaos
 
 # Nothing we start may call home, or install packages at run time.
 export FLWR_TELEMETRY_ENABLED := 0
@@ -36,7 +37,7 @@ check: $(DEV) ## Format, lint, types, import contracts; names the command that f
 	step "move the import named above (contracts: pyproject.toml), then $(BIN)/lint-imports" $(BIN)/lint-imports --no-logo; \
 	printf '%b\n' "$${failed:-all checks passed}"; exit $$status
 
-test: $(DEV) ## Fast tests and doctests
+test: $(DEV) ## Fast tests and doctests; in CI (CI=true) the slow ones too
 	$(BIN)/pytest --doctest-modules -m "$(FAST)" $(PACKAGES) tests
 
 test-all: $(DEV) ## All tests, slow, deployment and chaos included, with coverage

@@ -2,6 +2,7 @@
 
 from typing import NoReturn
 
+import numpy as np
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -69,8 +70,7 @@ def answer_plan(message: Message, context: Context) -> Message:
 def answer_train(message: Message, context: Context) -> Message:
     """Train the received model on this hospital's patients for one round."""
     site, request = _open(message, context)
-    if not 1 <= request.server_round <= site.study.num_rounds:
-        _refuse(RefusalCode.INVALID_REQUEST, f"round {request.server_round}; expected 1 to {site.study.num_rounds}")
+    _check_round(site, request)
     received = request_arrays(message)
     if site.study.is_private:
         reply = _train_privately(site, request, received)
@@ -84,6 +84,7 @@ def answer_train(message: Message, context: Context) -> Message:
 def answer_evaluate(message: Message, context: Context) -> Message:
     """Measure the received model on this hospital's held-out patients."""
     site, request = _open(message, context)
+    _check_round(site, request)
     examples = prepare(site.load_records().test, site.study.data_schema)
     if not len(examples):
         _refuse(RefusalCode.TOO_FEW_PATIENTS, "no held-out records; expected at least one")
@@ -104,6 +105,11 @@ def _open(message: Message, context: Context) -> tuple[Site, Request]:
     if site.settings.policy.require_privacy and not site.study.is_private:
         _refuse(RefusalCode.POLICY, "privacy.mechanism='none'; policy.require-privacy asks for differential privacy")
     return site, request
+
+
+def _check_round(site: Site, request: Request) -> None:
+    if not 1 <= request.server_round <= site.study.num_rounds:
+        _refuse(RefusalCode.INVALID_REQUEST, f"round {request.server_round}; expected 1 to {site.study.num_rounds}")
 
 
 def _agree_on_privacy(site: Site, request: Request) -> PrivacyPlan:
@@ -194,6 +200,8 @@ def _load_model(site: Site, received: Arrays) -> nn.Module:
         _refuse(
             RefusalCode.INVALID_REQUEST, "the received arrays are not the study's model; expected its names and shapes"
         )
+    if bad := sorted(name for name, array in received.items() if not np.isfinite(array).all()):
+        _refuse(RefusalCode.INVALID_REQUEST, f"the received arrays {bad} hold NaN or infinity; expected finite numbers")
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in received.items()})
     return model
 

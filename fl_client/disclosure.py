@@ -4,15 +4,16 @@ Allowed is what stands here; everything else stops the reply. A new field in a r
 """
 
 import json
+import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from types import GenericAlias
-from typing import get_args
+from typing import Any, get_args
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 
-from fl_contract.errors import DisclosureError
+from fl_contract.errors import DisclosureError, RefusalCode
 from fl_contract.messages import ARRAYS, CONFIG, EVALUATE, METRICS, NUM_EXAMPLES, PLAN, ROSTER, TRAIN, Arrays, Request
 
 ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
@@ -28,6 +29,8 @@ ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
 _RECORDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CONFIG: ConfigRecord}
 
 OUTBOUND_LOG = "outbound.jsonl"
+
+logger = logging.getLogger("fl_client")
 
 
 def release(
@@ -66,6 +69,24 @@ def release(
     return content
 
 
+def release_refusal(code: RefusalCode, kind: str, *, folder: Path | None) -> Error:
+    """Let a refusal leave: a code and our own sentence, written to the hospital's outbound log.
+
+    A refusal leaves also when the log cannot be written, since a node that does not answer blocks later requests.
+
+    Args:
+        code: Why.
+        kind: Type of the request.
+        folder: The hospital's own; None where the request names none of this node's.
+    """
+    if folder is not None:
+        try:
+            _append({"kind": kind, "refusal": code.label}, folder / OUTBOUND_LOG)
+        except OSError:
+            logger.exception("a refusal left that the outbound log does not hold")
+    return Error(code=int(code), reason=code.sentence)
+
+
 def _has_type(value: object, expected: type | GenericAlias | None) -> bool:
     if isinstance(expected, GenericAlias):
         (kind,) = get_args(expected)
@@ -84,7 +105,6 @@ def _check_arrays(content: RecordDict, model: Arrays) -> None:
 
 def _log(content: RecordDict, kind: str, request: Request, path: Path) -> None:
     line = {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "kind": kind,
         "run": request.run,
         "round": request.server_round,
@@ -92,7 +112,12 @@ def _log(content: RecordDict, kind: str, request: Request, path: Path) -> None:
         "bytes": sum(record.count_bytes() for record in content.values()),
         "sha256": content.object_id,
     }
+    _append(line, path)
+
+
+def _append(line: dict[str, Any], path: Path) -> None:
+    timed = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **line}
     with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")
+        stream.write(json.dumps(timed) + "\n")
         stream.flush()
         os.fsync(stream.fileno())

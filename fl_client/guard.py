@@ -4,11 +4,12 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Message
 
+from fl_client.disclosure import release_refusal
 from fl_client.settings import site_file
-from fl_contract.errors import DisclosureError, MessageError, RefusalCode, RefusalError, SettingError
-from privacy.errors import BudgetExceededError, UnsupportedModelError
+from fl_contract.errors import DisclosureError, MessageError, RefusalCode, RefusalError
+from privacy.errors import BudgetExceededError, PrivacySettingError, UnsupportedModelError
 
 SITE_LOG = "site.log"
 
@@ -30,8 +31,8 @@ def guard(message: Message, context: Context, handle: Callable[[Message, Context
         return handle(message, context)
     except Exception as error:
         logger.exception("request %r was refused", message.metadata.message_type)
-        code = refusal_code(error)
-        return Message(Error(code=int(code), reason=code.sentence), reply_to=message)
+        refusal = release_refusal(refusal_code(error), message.metadata.message_type, folder=_known_folder())
+        return Message(refusal, reply_to=message)
 
 
 def refusal_code(error: Exception) -> RefusalCode:
@@ -46,10 +47,15 @@ def refusal_code(error: Exception) -> RefusalCode:
         BudgetExceededError: RefusalCode.BUDGET_EXHAUSTED,
         UnsupportedModelError: RefusalCode.MODEL_NOT_PRIVATE,
         MessageError: RefusalCode.INVALID_REQUEST,
-        SettingError: RefusalCode.STUDY_MISMATCH,
+        PrivacySettingError: RefusalCode.POLICY,
         DisclosureError: RefusalCode.DISCLOSURE,
     }
     return next((code for kind, code in codes.items() if isinstance(error, kind)), RefusalCode.INTERNAL)
+
+
+def _known_folder() -> Path | None:
+    files = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+    return Path(files[0].baseFilename).parent if files else None
 
 
 def log_to_site(folder: Path | None) -> None:

@@ -19,7 +19,7 @@ from fl_client.settings import (
     read_study,
     site_file,
 )
-from fl_contract.errors import SettingError
+from fl_contract.errors import RefusalCode, RefusalError, SettingError
 from fl_contract.run_folder import run_folder
 from fl_contract.study import Study
 from privacy.ledger import Ledger
@@ -65,9 +65,13 @@ def open_sites(context: Context) -> dict[str, Site]:
     """The hospitals that this node speaks for: one on a SuperNode, any number on a simulated node.
 
     Raises:
-        SettingError: A settings file breaks a rule, or the study is unknown.
+        RefusalError: STUDY_MISMATCH: this hospital's own copy does not know the study or an override.
+        SettingError: The hospital's own settings break a rule.
     """
-    study = read_study(context.node_config, context.run_config)
+    try:
+        study = read_study(context.node_config, context.run_config)
+    except SettingError as error:
+        raise RefusalError(RefusalCode.STUDY_MISMATCH, str(error)) from error
     if (path := site_file(context.node_config)) is not None:
         settings = read_site_settings(path)
         return {settings.name: Site(settings=settings, folder=path.parent, study=study)}

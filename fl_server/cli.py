@@ -3,7 +3,6 @@
 Heavy packages are imported inside the commands, so that ``--help`` answers at once.
 """
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +68,6 @@ def simulate(
     from fl_server.summary import write_summary
 
     console = Console()
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     with _exit_codes():
         if resume and out is None:
             raise SettingError("--resume needs --out: the folder of the run to go on with")

@@ -1,6 +1,8 @@
 """What a study will do, said before it does it."""
 
 from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
 
 from fl_contract.models import build_model
 from fl_contract.study import Study
@@ -18,16 +20,18 @@ def describe_simulation(study: Study, console: Console) -> None:
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     sites = study.simulation.num_sites
-    console.print(f"[bold]{study.title}[/]", highlight=False)
-    console.print(
-        f"  {sites} virtual hospitals share {study.simulation.dataset} unequally (alpha {study.simulation.alpha:g}, "
-        f"seed {study.seed}); {study.simulation.test_fraction:.0%} of each one's patients are held out\n"
-        f"  {study.model.kind} model of {num_parameters:,} parameters, {study.strategy.name}, at most "
-        f"{study.num_rounds} rounds, a quorum of {study.federation.min_sites}\n"
-        f"  about {_bytes(3 * size * study.num_rounds)} for each hospital (the model down twice and up once a round)\n"
-        f"  {_describe_privacy(study)}\n",
-        highlight=False,
-    )
+    lines = [
+        f"{sites} virtual hospitals share {study.simulation.dataset} unequally (alpha {study.simulation.alpha:g}, "
+        f"seed {study.seed}); {study.simulation.test_fraction:.0%} of each one's patients are held out",
+        f"{study.model.kind} model of {num_parameters:,} parameters, {study.strategy.name}, at most {study.num_rounds} "
+        f"rounds, a quorum of {study.federation.min_sites}",
+        f"about {_bytes(3 * size * study.num_rounds)} for each hospital (the model down twice and up once a round)",
+        _describe_privacy(study),
+    ]
+    console.print(f"[bold]{escape(study.title)}[/]", highlight=False)
+    for line in lines:
+        console.print(Padding(line, (0, 0, 0, 2)), highlight=False)
+    console.print()
 
 
 def _describe_privacy(study: Study) -> str:

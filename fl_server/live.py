@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -60,9 +61,8 @@ def render_run(header: dict[str, Any], rounds: list[dict[str, Any]]) -> Renderab
     if not rounds:
         return Text("Calling the hospitals and agreeing on privacy before round 1 …", style="dim")
     last, planned = rounds[-1], header["num_rounds"]
-    return Group(
-        _progress_line(header, rounds), ProgressBar(total=planned, completed=last["round"]), _sites(header, last)
-    )
+    bar = Columns([ProgressBar(total=planned, completed=last["round"], width=60)])  # a bar alone ends no line
+    return Group(_progress_line(header, rounds), bar, _sites(header, last))
 
 
 def _progress_line(header: dict[str, Any], rounds: list[dict[str, Any]]) -> Text:
@@ -103,7 +103,7 @@ def _sites(header: dict[str, Any], last: dict[str, Any]) -> Table:
 def _spent(header: dict[str, Any], entry: dict[str, Any]) -> str:
     if entry.get("epsilon") is None:
         return "–"
-    return f"{entry['epsilon']:.2f} of {header['settings']['privacy']['epsilon']:g}"
+    return f"{entry['epsilon']:.3f} of {header['settings']['privacy']['epsilon']:g}"
 
 
 def _round_line(header: dict[str, Any], entry: dict[str, Any]) -> str:
@@ -115,7 +115,7 @@ def _round_line(header: dict[str, Any], entry: dict[str, Any]) -> str:
         f"AUROC {_number(pooled['auroc'])}",
     ]
     if spent:
-        parts.append(f"ε {max(spent):.2f} of {header['settings']['privacy']['epsilon']:g}")
+        parts.append(f"ε {max(spent):.3f} of {header['settings']['privacy']['epsilon']:g}")
     parts += [f"{name}: {absence['code']}" for name, absence in entry["missing"].items()]
     return "  ".join(parts)
 

@@ -1,5 +1,6 @@
 """The local engine: runs the coordinator's and the hospitals' real apps in this process."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ RUN_ID = 1
 
 
 def run_locally(study: Study, run_config: Mapping[str, Scalar], *, studies: Path) -> None:
-    """Run a study with one node a virtual hospital.
+    """Run a study with one node a virtual hospital, without Flower's log: the run's record says more.
 
     Args:
         study: That ``run_config`` names, with its overrides; says how many hospitals there are.
@@ -29,7 +30,11 @@ def run_locally(study: Study, run_config: Mapping[str, Scalar], *, studies: Path
     ]
     grid = LocalGrid(load_client_app(), nodes, run_config=run_config, run_id=RUN_ID)
     context = Context(RUN_ID, COORDINATOR_NODE, {"studies": str(studies)}, RecordDict(), dict(run_config))
+    log = logging.getLogger("flwr")
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         server_app(grid, context)
     finally:
+        log.setLevel(level)
         grid.close()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fl_contract.errors import MessageError, QuorumError
+from fl_contract.errors import MessageError, QuorumError, RunError
 from fl_contract.messages import CONFIG, PLAN, ROSTER, Request, SitePlan, read_roster, refusal_of_reply
 from fl_contract.study import Study
 from fl_server.exchange import exchange
@@ -21,6 +21,7 @@ def call_roster(grid: Grid, study: Study, request: Request) -> Roster:
 
     Raises:
         QuorumError: Fewer hospitals than ``federation.min-sites`` before the deadline.
+        RunError: Two nodes claim the same hospital.
     """
     timeout = study.federation.round_timeout_seconds
     deadline = time.monotonic() + timeout
@@ -32,16 +33,27 @@ def call_roster(grid: Grid, study: Study, request: Request) -> Roster:
         asked |= set(new)
         messages = [_message(request, node, ROSTER) for node in new]
         for position, reply in exchange(grid, messages, timeout_seconds=max(0.0, deadline - time.monotonic())):
-            if reply.has_error():
-                refusals[f"node {new[position]}"] = _absence(reply)
-            else:
-                nodes |= dict.fromkeys(read_roster(reply), new[position])
+            _take_in(reply, new[position], nodes, refusals)
         roster = _assign(nodes, study)
         if len(roster.trainers) >= study.federation.min_sites:
             return roster
         if time.monotonic() > deadline or (refusals and len(refusals) == len(asked)):
             raise QuorumError(_describe(roster.trainers, study, refusals))
         time.sleep(min(LOOK_SECONDS, timeout))
+
+
+def _take_in(reply: Message, node: int, nodes: dict[str, int], refusals: dict[str, Absence]) -> None:
+    if reply.has_error():
+        refusals[f"node {node}"] = _absence(reply)
+        return
+    try:
+        names = read_roster(reply)
+    except MessageError as error:
+        refusals[f"node {node}"] = Absence(code="unusable-reply", reason=str(error))
+        return
+    if claimed := sorted(set(names) & set(nodes)):
+        raise RunError(f"hospitals {claimed} are claimed by two nodes; expected one node for each hospital")
+    nodes |= dict.fromkeys(names, node)
 
 
 def call_plans(

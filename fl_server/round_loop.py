@@ -28,6 +28,7 @@ from fl_contract.messages import (
 )
 from fl_contract.metrics import Evaluation, merge_evaluations
 from fl_contract.study import Study
+from fl_contract.tasks import num_outputs
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.exchange import exchange
 from fl_server.run_record import Absence, RoundRecord, RunRecord
@@ -183,7 +184,7 @@ class RoundLoop:
                 record.missing.setdefault(site, Absence(code=code, reason=reason))
                 continue
             try:
-                evaluations[site] = record.site(site).evaluation = read_evaluation(reply)
+                evaluations[site] = record.site(site).evaluation = self._read_evaluation(reply)
             except MessageError as error:
                 record.missing.setdefault(site, Absence(code="unusable-reply", reason=str(error)))
         for site in silent:
@@ -192,3 +193,10 @@ class RoundLoop:
             reasons = "; ".join(f"{site}: {absence.reason}" for site, absence in sorted(record.missing.items()))
             raise RunError(f"round {record.server_round}: no hospital measured the model. {reasons}")
         return evaluations
+
+    def _read_evaluation(self, reply: Message) -> Evaluation:
+        evaluation = read_evaluation(reply)
+        scored, expected = len(evaluation.scores.counts), num_outputs(self.study.num_classes)
+        if scored != expected:
+            raise MessageError(f"score-counts are of {scored} classes; expected {expected}")
+        return evaluation

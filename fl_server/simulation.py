@@ -108,10 +108,7 @@ def simulate(plan: SimulationPlan, console: Console) -> dict[str, str]:
 def _run_main(plan: SimulationPlan, study: Study, console: Console) -> None:
     folder = plan.out / variant_of(study)
     if plan.engine == "flower":
-        num_nodes = study.simulation.num_sites
-        worker = _Worker(
-            lambda: run_on_flower(_run_config(plan, plan.out.resolve()), num_nodes=num_nodes, out=plan.out)
-        )
+        worker = _Worker(lambda: _run_on_flower(plan, study, folder))
     else:
         worker = _Worker(lambda: _run_local(plan, {}))
     try:
@@ -120,11 +117,15 @@ def _run_main(plan: SimulationPlan, study: Study, console: Console) -> None:
         if plan.engine == "flower":
             worker.join(FLOWER_STOP_SECONDS)
         raise
+    worker.raise_failure()
+
+
+def _run_on_flower(plan: SimulationPlan, study: Study, folder: Path) -> None:
+    """Flower's log is long and its command says little; the reason that counts is in the run's own record."""
     try:
-        worker.raise_failure()
+        run_on_flower(_run_config(plan, plan.out.resolve()), num_nodes=study.simulation.num_sites, out=plan.out)
     except RunError as error:
-        reason = read_header(folder).get("reason", "")
-        raise RunError(f"{reason} {error}".strip() if plan.engine == "flower" else str(error)) from error
+        raise RunError(f"{read_header(folder).get('reason', '')} {error}".strip()) from error
 
 
 def _run_local(plan: SimulationPlan, extra: Mapping[str, Scalar]) -> None:

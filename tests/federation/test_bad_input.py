@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fl_client.data.builtin import BuiltInSource
 from fl_client.data.records import SiteRecords
-from fl_contract.errors import QuorumError, SettingError
+from fl_contract.errors import QuorumError, RunError, SettingError
 from fl_contract.messages import ARRAYS, METRICS, NUM_EXAMPLES, Arrays, Request, from_array_record, to_array_record
 from privacy.errors import UnsupportedModelError
 
@@ -253,3 +253,42 @@ def test_a_private_study_refuses_batch_norm_before_round_1(tmp_path: Path) -> No
 
     assert not (tmp_path / "sites").exists()  # no hospital was asked anything
     assert "BatchNorm" in federation.outcome().header["reason"]
+
+
+def test_a_measurement_of_other_classes_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
+    def two_classes(reply: Message) -> None:
+        metrics = reply.content.metric_records[METRICS]
+        one_class = np.asarray(metrics["score-counts"]).reshape(1, 2, -1)
+        consistent = np.concatenate([one_class[:, ::-1], one_class])  # whoever has not the one class has the other
+        metrics["score-counts"] = [int(count) for count in consistent.ravel()]
+
+    outcome = Federation(tmp_path).run(wrap=_spoil("hospital-2", two_classes, kind="evaluate"))
+
+    assert outcome.rounds[0]["missing"]["hospital-2"] == {
+        "code": "unusable-reply",
+        "reason": "score-counts are of 2 classes; expected 1",
+    }
+    assert outcome.header["status"] == "completed"
+
+
+def test_a_node_that_answers_the_roll_call_with_nonsense_is_passed_over(tmp_path: Path) -> None:
+    def nonsense(app: Handler) -> Handler:
+        def handle(message: Message, context: Context) -> Message:
+            reply = app(message, context)
+            if message.metadata.message_type == "query.roster" and context.node_config["partition-id"] == 3:
+                del reply.content["config"]
+            return reply
+
+        return handle
+
+    outcome = Federation(tmp_path).run(wrap=nonsense)
+
+    assert sorted(outcome.header["sites"]) == ["hospital-1", "hospital-2", "hospital-3"]
+
+
+def test_two_nodes_that_claim_one_hospital_stop_the_run(tmp_path: Path) -> None:
+    Federation(tmp_path / "first").run(overrides={**PLAIN, "num-rounds": 1})
+    copied = tmp_path / "first" / "sites" / "hospital-2" / "site.toml"
+
+    with pytest.raises(RunError, match=r"\['hospital-2'\] are claimed by two nodes"):
+        Federation(tmp_path / "run").run(site_files={3: copied})

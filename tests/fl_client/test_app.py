@@ -297,7 +297,8 @@ class TestRefusals:
     def test_a_model_that_gives_no_numbers_is_not_measured(self, ask: Ask, model: Arrays) -> None:
         model["1.bias"] = np.full_like(model["1.bias"], np.nan)
 
-        assert refusal(ask(EVALUATE, server_round=1, arrays=model)) == "internal"
+        assert refusal(ask(EVALUATE, server_round=1, arrays=model)) == "invalid-request"
+        assert refusal(ask(TRAIN, server_round=1, arrays=model)) == "invalid-request"
 
 
 class TestEvaluation:
@@ -321,7 +322,7 @@ class TestEvaluation:
         assert evaluation.auroc == 0.5
 
     def test_measuring_needs_no_plan_and_is_not_charged(self, ask: Ask, model: Arrays, folder: Path) -> None:
-        assert refusal(ask(EVALUATE, server_round=0, arrays=model)) is None
+        assert refusal(ask(EVALUATE, server_round=1, arrays=model)) is None
         assert not (folder / "ledger.sqlite").exists()
 
     def test_training_patients_are_not_measured(

@@ -1,5 +1,6 @@
 """What training costs at the hospital's real app: each release one charge, made before it, whatever crashes."""
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,8 @@ def fail(*_: object, **__: object) -> None:
 
 def count_released(folder: Path) -> int:
     """Train replies that left the hospital."""
-    return (folder / OUTBOUND_LOG).read_text(encoding="utf-8").count('"kind": "train"')
+    lines = [json.loads(line) for line in (folder / OUTBOUND_LOG).read_text(encoding="utf-8").splitlines()]
+    return sum(line["kind"] == "train" and "refusal" not in line for line in lines)
 
 
 class TestTrainingWithoutPrivacy:

@@ -1,5 +1,6 @@
 """Whatever goes wrong, a code and our own sentence leave; the exception's text stays in the hospital's own log."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 
 from fl_client.data.records import SiteRecords
+from fl_client.disclosure import OUTBOUND_LOG
 from fl_client.guard import SITE_LOG, guard, log_to_site, refusal_code
 from fl_contract.errors import DisclosureError, MessageError, QuorumError, RefusalCode, RefusalError, SettingError
 from fl_contract.messages import EVALUATE, PLAN, ROSTER, TRAIN
@@ -57,10 +59,10 @@ def test_a_refusal_leaves_as_its_own_code(code: RefusalCode) -> None:
         (BudgetExceededError(epsilon_spent=1.0, epsilon_budget=2.0, epsilon_requested=3.0), "budget-exhausted"),
         (UnsupportedModelError(SECRET), "model-not-private"),
         (MessageError(SECRET), "invalid-request"),
-        (SettingError(SECRET), "study-mismatch"),
+        (SettingError(SECRET), "internal"),
         (DisclosureError(SECRET), "disclosure"),
         (LedgerError(SECRET), "internal"),
-        (PrivacySettingError(SECRET), "internal"),
+        (PrivacySettingError(SECRET), "policy"),
         (PrivacyError(SECRET), "internal"),
         (QuorumError(SECRET), "internal"),
         (ValueError(SECRET), "internal"),
@@ -132,7 +134,7 @@ def test_a_real_hospitals_log_holds_what_went_wrong_before_its_settings_were_rea
 
     reply = ask(PLAN, site="st-anna", node_config={"site-file": str(path)})
 
-    assert own_sentence(reply, RefusalCode.STUDY_MISMATCH)
+    assert own_sentence(reply, RefusalCode.INTERNAL)
     assert "policy.epsilon-budget=-1.0" in (path.parent / SITE_LOG).read_text(encoding="utf-8")
 
 
@@ -178,3 +180,27 @@ def test_nothing_is_handed_to_other_loggers(
     assert caplog.records == []
     written = capfd.readouterr()
     assert "4711" not in written.out + written.err
+
+
+def test_a_refusal_is_in_the_outbound_log_of_the_hospital_that_refused(
+    ask: Callable[..., Message], tmp_path: Path
+) -> None:
+    ask(EVALUATE, site="hospital-1", fingerprint="wrong")
+
+    lines = (tmp_path / "sites" / "hospital-1" / OUTBOUND_LOG).read_text(encoding="utf-8").splitlines()
+    last = json.loads(lines[-1])
+    assert (last["kind"], last["refusal"]) == ("evaluate", "study-mismatch")
+
+
+def test_a_refusal_leaves_also_when_the_outbound_log_cannot_be_written(
+    ask: Callable[..., Message], tmp_path: Path
+) -> None:
+    ask(EVALUATE, site="hospital-1", fingerprint="wrong")
+    log = tmp_path / "sites" / "hospital-1" / OUTBOUND_LOG
+    log.unlink()
+    log.mkdir()
+
+    reply = ask(EVALUATE, site="hospital-1", fingerprint="wrong")
+
+    assert own_sentence(reply, RefusalCode.STUDY_MISMATCH)
+    assert "does not hold" in (tmp_path / "sites" / "hospital-1" / SITE_LOG).read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import pytest
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -51,7 +51,7 @@ def _reply_to(
     request: Message, arrays: Arrays, num_examples: Any = 1, *, metrics: Mapping[str, Any] | None = None
 ) -> Message:
     site = request.content.config_records[CONFIG]["site"]
-    records = {
+    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         ARRAYS: to_array_record(arrays),
         METRICS: MetricRecord({"num-examples": num_examples, **(metrics or {})}),
         CONFIG: ConfigRecord({"site": site}),

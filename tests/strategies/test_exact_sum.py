@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -42,6 +42,7 @@ def weighted_models(draw: st.DrawFn, dtype: type[np.floating] = np.float32) -> M
     ]
 
 
+@settings(deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_mean_does_not_depend_on_the_order_of_replies(dtype: type[np.floating], data: st.DataObject) -> None:
@@ -59,6 +60,7 @@ def test_a_small_reply_survives_between_two_that_cancel() -> None:
     assert mean_of(models)["w"][0] == np.float32(2.0**-24 / 3)
 
 
+@settings(deadline=None)
 @given(weighted_models())
 def test_the_mean_is_the_exact_one(models: Models) -> None:
     # A float32 times a whole number below 2**29 is exact in float64, and fsum rounds the sum of such terms once.
@@ -68,6 +70,7 @@ def test_the_mean_is_the_exact_one(models: Models) -> None:
     assert mean_of(models)["w"].tobytes() == np.array(exact, dtype=np.float32).tobytes()
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=4),
     st.lists(st.floats(width=16, allow_nan=False, allow_infinity=False), min_size=1, max_size=4),
@@ -85,6 +88,7 @@ def test_one_reply_alone_comes_back_unchanged(
         assert mean[name].tobytes() == (array + array.dtype.type(0)).tobytes()  # -0.0 comes back as 0.0
 
 
+@settings(deadline=None)
 @given(st.floats(1e-300, 1e290), st.integers(1, 2**40))
 def test_one_float64_reply_alone_comes_back_to_within_one_rounding(value: float, weight: int) -> None:
     mean = mean_of([({"w": np.array([value])}, weight)])
@@ -117,9 +121,7 @@ def test_types_and_shapes_are_kept(dtype: str, shape: tuple[int, ...]) -> None:
         ([True, True, False], "bool", True),  # 0.67
     ],
 )
-def test_whole_numbers_are_rounded_to_the_nearest_halves_to_even(
-    values: list[int], dtype: str, expected: int
-) -> None:
+def test_whole_numbers_are_rounded_to_the_nearest_halves_to_even(values: list[int], dtype: str, expected: int) -> None:
     mean = mean_of([({"n": np.array(value, dtype)}, 1) for value in values])
 
     assert mean["n"] == expected

@@ -202,7 +202,7 @@ def test_a_reply_of_a_node_with_several_hospitals_must_name_one(ask: Ask, reply_
     nameless = reply_to(requests["b"], model_of(100))
     del nameless.content.config_records[CONFIG]
 
-    stepped, _ = strategy.aggregate_train(1, [reply_to(requests["a"], model_of(1)), nameless])
+    stepped, _ = strategy.aggregate_train(1, [nameless, reply_to(requests["a"], model_of(1))])
 
     assert stepped is not None
     assert from_array_record(stepped)["w"].tolist() == [1.0]

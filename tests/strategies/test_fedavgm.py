@@ -25,9 +25,7 @@ def model_of(*values: float) -> Arrays:
 
 
 def test_three_rounds_follow_the_formula(run_round: RunRound, roster_of: MakeRoster) -> None:
-    strategy = FedAvgM(
-        server_learning_rate=0.5, server_momentum=0.5, server_dampening=0.25, roster=roster_of("a", "b")
-    )
+    strategy = FedAvgM(server_learning_rate=0.5, server_momentum=0.5, server_dampening=0.25, roster=roster_of("a", "b"))
     model = model_of(0)
     seen = []
 
@@ -44,6 +42,7 @@ def test_three_rounds_follow_the_formula(run_round: RunRound, roster_of: MakeRos
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("momentum", "dampening", "rate"), [(0.9, 0.0, 1.0), (0.1, 0.1, 0.3), (0.0, 0.0, 0.5)])
 def test_the_steps_are_those_of_torch_sgd_on_the_negative_update(
     momentum: float, dampening: float, rate: float, run_round: RunRound, roster_of: MakeRoster

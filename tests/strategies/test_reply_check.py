@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fl_contract.errors import ReplyError
 from fl_contract.messages import ARRAYS, MAX_EXAMPLES, METRICS, Arrays, to_array_record
@@ -32,12 +32,12 @@ def good_arrays() -> Arrays:
 
 
 def message_of(arrays: ArrayRecord | None, metrics: MetricRecord | None) -> Message:
-    records: dict[str, ArrayRecord | MetricRecord] = {}
+    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {}
     if arrays is not None:
         records[ARRAYS] = arrays
     if metrics is not None:
         records[METRICS] = metrics
-    return Message(RecordDict(records), dst_node_id=1, message_type="train")  # type: ignore[arg-type]
+    return Message(RecordDict(records), dst_node_id=1, message_type="train")
 
 
 def reply_with(**changed: np.ndarray | None) -> Message:
@@ -161,7 +161,7 @@ def test_an_array_that_does_not_fit_the_model_is_refused(array: dict[str, np.nda
     ],
 )
 def test_bytes_that_are_not_a_numpy_array_are_refused(data: bytes) -> None:
-    with pytest.raises(ReplyError, match="^array 'bias' cannot be read; its bytes are not a NumPy array$") as caught:
+    with pytest.raises(ReplyError, match=r"^array 'bias' cannot be read; its bytes are not a NumPy array$") as caught:
         check_reply(reply_with_raw(data), REFERENCE)
 
     assert str(SECRET) not in str(caught.value)
@@ -181,7 +181,7 @@ def test_a_number_of_examples_out_of_range_is_refused(value: object) -> None:
 
 
 def test_a_missing_number_of_examples_is_refused() -> None:
-    with pytest.raises(ReplyError, match="^num-examples=None; expected a finite number above 0"):
+    with pytest.raises(ReplyError, match=r"^num-examples=None; expected a finite number above 0"):
         check_reply(message_of(to_array_record(good_arrays()), MetricRecord({"loss": 0.5})), REFERENCE)
 
 

@@ -61,7 +61,7 @@ def test_opposite_gradients_average_to_nothing(run_round: RunRound, roster_of: M
 
     model = run_round(strategy, model_of(0, 0), {"a": model_of(1, 1), "b": model_of(-1, -1)})
 
-    # ([1, 1] + [-1, -1]) / 2
+    # Each coordinate: (1 + -1) / 2 = 0.
     assert model["theta"].tolist() == [0.0, 0.0]
 
 

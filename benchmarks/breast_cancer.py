@@ -1,0 +1,86 @@
+"""Was it worth joining? The breast-cancer study over several splits of its patients, through the product's own path.
+
+Each seed is another split over four hospitals, other initial batches and, always, fresh privacy noise. Prints one line
+a split; the last line is JSON: for each way to train the mean and the worst pooled AUROC, and the share of splits in
+which the private model was at least as good as the mean hospital alone.
+
+    python benchmarks/breast_cancer.py --results benchmarks/results/breast_cancer.json --commit $(git rev-parse HEAD)
+"""
+
+import io
+import json
+import platform
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from fl_contract.errors import ConsiliumError
+from fl_contract.study import STUDIES
+from fl_server.simulation import SimulationPlan, simulate
+from fl_server.summary import summarise
+
+KINDS = ("local", "private", "federated", "pooled")
+
+
+def measure(seed: int) -> dict[str, float]:
+    """Pooled AUROC of each way to train, for one split."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = SimulationPlan(
+            study_name="breast-cancer",
+            studies=STUDIES,
+            overrides={"seed": seed},
+            out=Path(folder),
+            engine="local",
+            resume=False,
+            with_baselines=True,
+        )
+        simulate(plan, Console(file=io.StringIO()))
+        variants: dict[str, Any] = summarise(Path(folder))["variants"]
+        return {kind: variants[kind]["auroc"]["pooled"] for kind in KINDS}
+
+
+def main(
+    seeds: Annotated[int, typer.Option(help="Splits to try, from seed 1.")] = 20,
+    results: Annotated[Path | None, typer.Option(help="File to keep the result in.")] = None,
+    commit: Annotated[str, typer.Option(help="Said in the result: git rev-parse --short HEAD.")] = "not said",
+) -> None:
+    """Measure, print a table and the figures."""
+    print("seed   " + "  ".join(f"{kind:>9}" for kind in KINDS))
+    rows: list[dict[str, float]] = []
+    refused = []
+    for seed in range(1, seeds + 1):
+        try:
+            rows.append(measure(seed))
+        except ConsiliumError as error:  # too few hospitals with enough patients of both classes
+            refused.append(seed)
+            print(f"{seed:>4}   no run: {error}"[:110], flush=True)
+            continue
+        print(f"{seed:>4}   " + "  ".join(f"{rows[-1][kind]:>9.4f}" for kind in KINDS), flush=True)
+    values = {kind: np.array([row[kind] for row in rows]) for kind in KINDS}
+    figures = {
+        **{kind: {"mean": round(float(v.mean()), 4), "worst": round(float(v.min()), 4)} for kind, v in values.items()},
+        "private_at_least_local": round(float((values["private"] >= values["local"]).mean()), 3),
+        "splits": len(rows),
+        "splits_without_a_run": refused,
+    }
+    if results is not None:
+        about = {
+            "script": "benchmarks/breast_cancer.py",
+            "commit": commit,
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "hardware": f"{platform.machine()}, CPU",
+            "seeds": [1, seeds],
+            "not_measured": "other studies, other epsilons, hospitals that are not parts of one data set",
+        }
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text(json.dumps({"about": about, "figures": figures, "rows": rows}, indent=2) + "\n")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    typer.run(main)

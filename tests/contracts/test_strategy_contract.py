@@ -1,0 +1,256 @@
+"""What every strategy promises, whatever its algorithm; a new one joins by a line in ``STRATEGIES``."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+from flwr.serverapp.strategy import FedAvgM as FlowerFedAvgM
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from fl_contract.errors import QuorumError
+from fl_contract.messages import ARRAYS, CONFIG, METRICS, Arrays, from_array_record, to_array_record
+from fl_server.local_grid import LocalGrid
+from strategies.fedavg import FedAvg
+from strategies.fedavgm import FedAvgM
+from strategies.participation import Roster, SiteSampling
+
+Make = Callable[..., FedAvg]
+
+STRATEGIES: dict[str, Make] = {
+    "fedavg": FedAvg,
+    "fedavgm": lambda **common: FedAvgM(server_momentum=0.9, **common),
+    "fedavgm as a running mean": lambda **common: FedAvgM(server_momentum=0.1, server_dampening=0.1, **common),
+    "fedavgm without momentum": lambda **common: FedAvgM(server_momentum=0.0, **common),
+}
+
+SITES = ("a", "b", "c", "d")
+EXAMPLES = {"a": 17, "b": 400, "c": 3, "d": 88}
+BUFFERS = ("running_var", "num_batches_tracked")
+
+
+@pytest.fixture(params=list(STRATEGIES.values()), ids=list(STRATEGIES))
+def make(request: pytest.FixtureRequest) -> Make:
+    """Each strategy in turn; it takes what all strategies take."""
+    maker: Make = request.param
+    return maker
+
+
+@pytest.fixture(autouse=True)
+def grid() -> Iterator[LocalGrid]:
+    """Three nodes with a client of plain Flower, which adds its node's step to the model."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        step = np.float32(context.node_config["step"])
+        arrays = from_array_record(message.content.array_records[ARRAYS])
+        moved = to_array_record({name: array + step for name, array in arrays.items()})
+        metrics = MetricRecord({"num-examples": 10, "loss": 0.5})
+        return Message(RecordDict({ARRAYS: moved, METRICS: metrics}), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        metrics = MetricRecord({"num-examples": 10, "loss": float(context.node_config["step"])})
+        return Message(RecordDict({METRICS: metrics}), reply_to=message)
+
+    local = LocalGrid(app, [{"step": 0.5}, {"step": 1.0}, {"step": 1.5}], run_config={})
+    yield local
+    local.close()
+
+
+def roster_of(sites: Sequence[str]) -> Roster:
+    return Roster(nodes={site: 1 + ord(site) for site in sites}, trainers=tuple(sites), evaluators=tuple(sites))
+
+
+def random_model(seed: int) -> Arrays:
+    generator = np.random.default_rng(seed)
+    return {
+        "weight": generator.normal(size=(3, 2)).astype(np.float32),
+        "scale": np.array(generator.normal(), np.float32),
+        "half": generator.normal(size=4).astype(np.float16),
+        "double": generator.normal(size=2),
+        "empty": np.zeros((0, 2), np.float32),
+        "running_var": generator.uniform(0, 1, size=2).astype(np.float32),
+        "num_batches_tracked": np.array(generator.integers(0, 100)),
+    }
+
+
+def reply_of(request: Message, arrays: Arrays, num_examples: float) -> Message:
+    site = request.content.config_records[CONFIG]["site"]
+    content: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
+        ARRAYS: to_array_record(arrays),
+        METRICS: MetricRecord({"num-examples": num_examples}),
+        CONFIG: ConfigRecord({"site": site}),
+    }
+    return Message(RecordDict(content), reply_to=request)
+
+
+def ask(strategy: FedAvg, model: Arrays, grid: Grid, server_round: int) -> dict[str, Message]:
+    requests = strategy.configure_train(server_round, to_array_record(model), ConfigRecord(), grid)
+    return {str(request.content.config_records[CONFIG]["site"]): request for request in requests}
+
+
+def run_rounds(strategy: FedAvg, model: Arrays, grid: Grid, rounds: Sequence[int], order: Sequence[str]) -> Arrays:
+    """Rounds in which each hospital sends a model that depends on its name and the round."""
+    for server_round in rounds:
+        requests = ask(strategy, model, grid, server_round)
+        replies = [reply_of(requests[s], random_model(100 * server_round + ord(s)), EXAMPLES[s]) for s in order]
+        stepped, _ = strategy.aggregate_train(server_round, replies)
+        assert stepped is not None
+        model = from_array_record(stepped)
+    return model
+
+
+def bits(arrays: Arrays) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in arrays.items()}
+
+
+def test_the_first_round_of_one_site_takes_its_model(make: Make, grid: LocalGrid) -> None:
+    model = run_rounds(make(roster=roster_of("b"), buffer_names=BUFFERS), random_model(0), grid, [1], "b")
+
+    expected = random_model(100 + ord("b"))
+    for name, array in expected.items():
+        if name == "double":  # through a weight, a float64 comes back to within roundings
+            assert model[name] == pytest.approx(array, rel=1e-14)
+        else:
+            assert model[name].tobytes() == array.tobytes(), name
+
+
+def test_the_order_of_replies_does_not_matter_to_the_bit(make: Make, grid: LocalGrid) -> None:
+    ends = [
+        bits(run_rounds(make(roster=roster_of(SITES), buffer_names=BUFFERS), random_model(0), grid, [1, 2, 3], order))
+        for order in ("abcd", "dcba", "bdac")
+    ]
+
+    assert ends[0] == ends[1] == ends[2]
+
+
+def test_names_shapes_and_types_are_kept_in_their_order(make: Make, grid: LocalGrid) -> None:
+    start = random_model(0)
+
+    model = run_rounds(make(roster=roster_of(SITES), buffer_names=BUFFERS), start, grid, [1, 2], SITES)
+
+    assert [(name, array.shape, array.dtype) for name, array in model.items()] == [
+        (name, array.shape, array.dtype) for name, array in start.items()
+    ]
+
+
+def test_buffers_are_the_mean_of_the_round(make: Make, grid: LocalGrid) -> None:
+    strategy = make(roster=roster_of("ab"), buffer_names=BUFFERS, server_learning_rate=1.7)
+
+    model = run_rounds(strategy, random_model(0), grid, [1, 2, 3], "ab")
+
+    a, b = (random_model(300 + ord(site)) for site in "ab")
+    mean = (17 * a["running_var"].astype(float) + 400 * b["running_var"].astype(float)) / 417
+    assert model["running_var"] == pytest.approx(mean, abs=1e-7)
+
+
+def test_a_saved_state_goes_on_to_the_bit(make: Make, grid: LocalGrid) -> None:
+    whole = make(roster=roster_of(SITES), buffer_names=BUFFERS)
+    half_way = run_rounds(whole, random_model(0), grid, [1, 2], SITES)
+    saved = to_array_record(whole.state())  # through bytes, as a checkpoint keeps it
+    resumed = make(roster=roster_of(SITES), buffer_names=BUFFERS)
+    resumed.load_state(from_array_record(saved))
+
+    ends = [bits(run_rounds(strategy, half_way, grid, [3, 4], SITES)) for strategy in (whole, resumed)]
+
+    assert ends[0] == ends[1]
+    assert bits(whole.state()) == bits(resumed.state())
+
+
+def test_bad_replies_are_left_out_by_name_and_change_nothing(make: Make, grid: LocalGrid) -> None:
+    clean = make(roster=roster_of("ab"), buffer_names=BUFFERS)
+    expected = run_rounds(clean, random_model(0), grid, [1], "ab")
+    strategy = make(roster=roster_of(SITES), buffer_names=BUFFERS)
+    requests = ask(strategy, random_model(0), grid, 1)
+
+    stepped, _ = strategy.aggregate_train(
+        1,
+        [
+            reply_of(requests["c"], {**random_model(1), "scale": np.array(np.nan, np.float32)}, 5),
+            reply_of(requests["a"], random_model(100 + ord("a")), EXAMPLES["a"]),
+            Message(Error(code=101, reason="of its own"), reply_to=requests["d"]),
+            reply_of(requests["b"], random_model(100 + ord("b")), EXAMPLES["b"]),
+        ],
+    )
+
+    assert stepped is not None
+    assert bits(from_array_record(stepped)) == bits(expected)
+    assert {site: code for site, (code, _) in strategy.outcome.left_out.items()} == {
+        "c": "unusable-reply",
+        "d": "budget-exhausted",
+    }
+
+
+@pytest.mark.parametrize("num_replies", [0, 1, 2])
+def test_fewer_replies_than_the_quorum_are_an_error(make: Make, num_replies: int, grid: LocalGrid) -> None:
+    sampling = SiteSampling(min_sites=3, generator=np.random.default_rng(0))
+    strategy = make(roster=roster_of(SITES), sampling=sampling)
+
+    with pytest.raises(QuorumError, match=f"{num_replies} usable replies; expected at least 3"):
+        run_rounds(strategy, random_model(0), grid, [1], SITES[:num_replies])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fedavg", 2.0),  # 1 + 1
+        ("fedavgm", 2.9),  # 1 + (0.9 * 1 + 1)
+        ("fedavgm as a running mean", 2.0),  # 1 + (0.1 * 1 + 0.9 * 1)
+        ("fedavgm without momentum", 2.0),
+    ],
+)
+def test_plain_flower_can_run_it(name: str, expected: float, grid: LocalGrid) -> None:
+    strategy: FlowerStrategy = STRATEGIES[name]()
+
+    # Every node has 10 examples; the mean step of each round is (0.5 + 1 + 1.5) / 3 = 1.
+    result = strategy.start(
+        grid=grid, initial_arrays=to_array_record({"w": np.zeros(2, np.float32)}), num_rounds=2, timeout=30
+    )
+
+    assert from_array_record(result.arrays)["w"] == pytest.approx([expected, expected], abs=1e-6)
+    assert [dict(metrics) for metrics in result.train_metrics_clientapp.values()] == [{"num-examples": 30}] * 2
+    assert [dict(metrics) for metrics in result.evaluate_metrics_clientapp.values()] == [{"loss": 1.0}] * 2
+
+
+@pytest.mark.parametrize(
+    ("ours", "flowers"),
+    [
+        (FedAvg(roster=roster_of(SITES)), FlowerFedAvg()),
+        (
+            FedAvgM(roster=roster_of(SITES), server_momentum=0.9),
+            FlowerFedAvgM(server_momentum=0.9, server_learning_rate=1.0),
+        ),
+        (
+            FedAvgM(roster=roster_of(SITES), server_momentum=0.5, server_learning_rate=0.3),
+            FlowerFedAvgM(server_momentum=0.5, server_learning_rate=0.3),
+        ),
+        (
+            FedAvg(roster=roster_of(SITES), server_learning_rate=0.7),
+            FlowerFedAvgM(server_momentum=0.0, server_learning_rate=0.7),
+        ),
+    ],
+    ids=["fedavg", "fedavgm", "fedavgm with a rate", "fedavg with a rate"],
+)
+def test_the_models_are_those_of_flowers_own_strategy(ours: FedAvg, flowers: FlowerFedAvg, grid: LocalGrid) -> None:
+    start: Arrays = {name: random_model(0)[name] for name in ("weight", "scale")}
+    model, theirs = start, to_array_record(start)
+    if isinstance(flowers, FlowerFedAvgM):
+        flowers.current_arrays = theirs
+
+    for server_round in (1, 2, 3):
+        requests = ask(ours, model, grid, server_round)
+        sent = {site: {name: random_model(100 * server_round + ord(site))[name] for name in start} for site in SITES}
+        replies = [[reply_of(requests[s], sent[s], EXAMPLES[s]) for s in SITES] for _ in range(2)]
+        stepped, _ = ours.aggregate_train(server_round, replies[0])
+        expected, _ = flowers.aggregate_train(server_round, replies[1])
+        assert isinstance(stepped, ArrayRecord)
+        assert isinstance(expected, ArrayRecord)
+        model, theirs = from_array_record(stepped), expected
+
+        for name, array in from_array_record(theirs).items():
+            assert model[name] == pytest.approx(array, abs=1e-6), (server_round, name)

@@ -1,0 +1,455 @@
+"""A study is read by its name, checked key by key, and is the same object with the same fingerprint on both sides."""
+
+import copy
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from fl_contract.errors import SettingError
+from fl_contract.settings import read_toml
+from fl_contract.study import (
+    OVERRIDABLE_KEYS,
+    STUDIES,
+    Scalar,
+    Study,
+    load_study,
+    parse_assignment,
+    study_from_run_config,
+)
+
+SHIPPED = sorted(path.stem for path in STUDIES.glob("*.toml"))
+REMOVE = object()
+
+
+def raw_with(key: str, value: Any, *, study: str = "breast-cancer") -> dict[str, Any]:
+    raw = read_toml(STUDIES / f"{study}.toml")
+    *tables, last = (int(part) if part.isdigit() else part for part in key.split("."))
+    table: Any = raw
+    for part in tables:
+        table = table[part]
+    if value is REMOVE:
+        del table[last]
+    else:
+        table[last] = value
+    return raw
+
+
+def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_study_is_valid(name: str) -> None:
+    study = load_study(name)
+
+    assert study.name == name
+    assert study.num_classes == len(study.data_schema.classes) >= 2
+
+
+def test_the_shipped_studies_are_a_table_and_images() -> None:
+    assert load_study("breast-cancer").data_schema.input_shape == (30,)
+    assert load_study("digits").data_schema.input_shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        # unknown
+        ("num-round", 3, "num-round=3 is not a known key; did you mean 'num-rounds'?"),
+        ("num_rounds", 3, "num_rounds=3 is not a known key; did you mean 'num-rounds'?"),
+        ("trainng", {"learning-rate": 1.0}, "trainng is not a known key; did you mean 'training'?"),
+        ("privacy.epsilom", 3.0, "privacy.epsilom=3.0 is not a known key; did you mean 'privacy.epsilon'?"),
+        ("training.epsilon", 3.0, "training.epsilon=3.0 is not a known key; did you mean 'privacy.epsilon'?"),
+        ("model.hidden-size", 3, "model.hidden-size=3 is not a known key; it goes with another model.kind"),
+        (
+            "schema.features.3.minimun",
+            1.0,
+            "schema.features.3.minimun=1.0 is not a known key; did you mean 'schema.features.3.minimum'?",
+        ),
+        # missing
+        ("num-rounds", REMOVE, "num-rounds is missing; add it"),
+        ("privacy", REMOVE, "privacy is missing; add it"),
+        ("privacy.epsilon", REMOVE, "privacy.epsilon is missing; add it"),
+        ("privacy.mechanism", REMOVE, "privacy.mechanism is missing; add it"),
+        ("model.kind", REMOVE, "model.kind is missing; add it"),
+        ("schema.features.3.maximum", REMOVE, "schema.features.3.maximum is missing; add it"),
+        # mistyped
+        ("num-rounds", "3", "num-rounds='3'; expected a whole number"),
+        ("num-rounds", 3.0, "num-rounds=3.0; expected a whole number"),
+        ("seed", True, "seed=True; expected a whole number"),
+        ("training", 3, "training=3; expected a table"),
+        ("model", "mlp", "model='mlp'; expected a table"),
+        ("simulation.require-privacy", 1, "simulation.require-privacy=1; expected true or false"),
+        ("schema.features", 3, "schema.features=3; expected a list"),
+        ("schema.features.3", "age", "schema.features.3='age'; expected a table"),
+        ("schema.features.3.minimum", "1", "schema.features.3.minimum='1'; expected a number"),
+        (
+            "training.optimizer-options",
+            {"momentum": "x"},
+            "training.optimizer-options.momentum='x'; expected a whole number or a number or true or false",
+        ),
+        # out of range
+        ("num-rounds", 0, "num-rounds=0; expected at least 1"),
+        ("seed", -1, "seed=-1; expected at least 0"),
+        ("seed", 2**32, "seed=4294967296; expected below 4294967296"),
+        ("simulation.num-sites", 0, "simulation.num-sites=0; expected at least 1"),
+        ("simulation.num-sites", 1001, "simulation.num-sites=1001; expected at most 1000"),
+        ("federation.min-sites", 0, "federation.min-sites=0; expected at least 1"),
+        ("federation.fraction-sites", 0.0, "federation.fraction-sites=0.0; expected above 0.0"),
+        ("federation.fraction-sites", 1.01, "federation.fraction-sites=1.01; expected at most 1.0"),
+        ("privacy.epsilon", 0.0, "privacy.epsilon=0.0; expected above 0.0"),
+        ("privacy.epsilon", float("nan"), "privacy.epsilon=nan; expected a finite number"),
+        ("privacy.epsilon", float("inf"), "privacy.epsilon=inf; expected a finite number"),
+        ("privacy.delta", 1.0, "privacy.delta=1.0; expected below 1.0"),
+        ("privacy.clip-norm", -1.0, "privacy.clip-norm=-1.0; expected above 0.0"),
+        ("privacy.mechanism", "dp", "privacy.mechanism='dp'; expected 'dp-sgd' or 'none'"),
+        ("strategy.server-momentum", 1.0, "strategy.server-momentum=1.0; expected below 1.0"),
+        ("schema.features", [], "schema.features=[]; expected a list of length 1 or more"),
+        ("schema.classes", ["benign"], "schema.classes=['benign']; expected a list of length 2 or more"),
+        ("model.kind", "resnet", "model.kind='resnet'; expected one of 'logistic', 'mlp', 'small-cnn'"),
+        ("name", "Breast Cancer", "name='Breast Cancer'; expected lower-case letters, digits and hyphens, at most 64"),
+        # rules of a whole table
+        (
+            "training.optimizer",
+            "Foo",
+            "training.optimizer='Foo'; expected the name of a class of torch.optim, such as 'SGD'",
+        ),
+        (
+            "training.optimizer",
+            "Optimizer",
+            "training.optimizer='Optimizer'; expected the name of a class of torch.optim, such as 'SGD'",
+        ),
+        (
+            "training.optimizer",
+            "lr_scheduler",
+            "training.optimizer='lr_scheduler'; expected the name of a class of torch.optim, such as 'SGD'",
+        ),
+        (
+            "schema.features.3.minimum",
+            5000.0,
+            "schema.features.3.minimum=5000.0 and maximum=4000.0; expected minimum below maximum",
+        ),
+        (
+            "schema.features.3.minimum",
+            0.0,
+            "schema.features.3.minimum=0.0; expected above 0 for scale = 'log'",
+        ),
+        (
+            "strategy.weighting",
+            "institution",
+            "strategy.institution-weights go with weighting = 'institution', and only with it",
+        ),
+        (
+            "strategy.institution-weights",
+            {"hospital-1": 1.0},
+            "strategy.institution-weights go with weighting = 'institution', and only with it",
+        ),
+        (
+            "model.kind",
+            "small-cnn",
+            "model.kind='small-cnn' needs schema.kind = 'image'; a table goes with 'logistic' or 'mlp'",
+        ),
+    ],
+)
+def test_a_broken_rule_names_file_key_value_and_rule(key: str, value: Any, line: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Study.parse(raw_with(key, value), origin="breast-cancer.toml")
+
+    assert str(caught.value) == f"breast-cancer.toml: {line}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fragments"),
+    [
+        (
+            "training.optimizer-options",
+            {"momntum": 0.5},
+            ["training.optimizer-options=['momntum']; SGD knows", "momentum"],
+        ),
+        (
+            "simulation.trainers",
+            "hospital-5",
+            ["simulation.trainers='hospital-5'; expected 'all', 'pooled'", "hospital-4"],
+        ),
+    ],
+)
+def test_a_broken_rule_lists_what_is_allowed(key: str, value: Any, fragments: list[str]) -> None:
+    with pytest.raises(SettingError) as caught:
+        Study.parse(raw_with(key, value), origin="s.toml")
+
+    assert all(fragment in str(caught.value) for fragment in fragments)
+    assert "{" not in str(caught.value)  # never the whole table
+
+
+def test_image_ranges_are_checked_too() -> None:
+    with pytest.raises(
+        SettingError, match=r"^d\.toml: schema\.minimum=16\.0 and maximum=16\.0; expected minimum below"
+    ):
+        Study.parse(raw_with("schema.minimum", 16.0, study="digits"), origin="d.toml")
+
+
+def test_every_broken_rule_is_listed() -> None:
+    raw = raw_with("num-rounds", 0)
+    raw["privacy"]["epsilon"] = -1.0
+    del raw["federation"]["min-sites"]
+
+    with pytest.raises(SettingError) as caught:
+        Study.parse(raw, origin="s.toml")
+
+    assert str(caught.value).splitlines() == [
+        "s.toml: num-rounds=0; expected at least 1",
+        "s.toml: federation.min-sites is missing; add it",
+        "s.toml: privacy.epsilon=-1.0; expected above 0.0",
+    ]
+
+
+def test_a_study_cannot_be_changed() -> None:
+    study = load_study("digits")
+
+    with pytest.raises(ValidationError, match="frozen"):
+        study.num_rounds = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        study.privacy.epsilon = 100.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../x", "../studies/digits", "a/b", "/etc/passwd", "digits.toml", "digits\n", "Digits", "no"],
+)
+def test_an_unknown_name_or_a_path_is_refused_and_the_studies_are_listed(name: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load_study(name)
+
+    assert str(caught.value) == f"study={name!r}; expected one of {SHIPPED} in studies/"
+
+
+def test_a_file_under_another_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text((STUDIES / "digits.toml").read_text())
+
+    with pytest.raises(SettingError, match=r"^mine\.toml: name='digits'; expected the name of the file, 'mine'$"):
+        load_study("mine", directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "read"),
+    [
+        ("num-rounds", 3, lambda study: study.num_rounds),
+        ("privacy.epsilon", 4.5, lambda study: study.privacy.epsilon),
+        ("privacy.mechanism", "none", lambda study: study.privacy.mechanism),
+        ("simulation.require-privacy", True, lambda study: study.simulation.require_privacy),
+        ("strategy.name", "fedavgm", lambda study: study.strategy.name),
+        ("stopping.patience", 0, lambda study: study.stopping.patience),
+    ],
+)
+def test_an_override_replaces_the_value(key: str, value: Scalar, read: Callable[[Study], Scalar]) -> None:
+    study = load_study("breast-cancer", overrides={key: value})
+
+    assert read(study) == value
+    assert read(load_study("breast-cancer")) != value
+
+
+def test_privacy_is_on_unless_the_mechanism_is_none() -> None:
+    assert load_study("digits").is_private
+    assert not load_study("digits", overrides={"privacy.mechanism": "none"}).is_private
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ({"num-rounds": "3"}, "breast-cancer.toml: num-rounds='3'; expected a whole number"),
+        ({"privacy.epsilon": True}, "breast-cancer.toml: privacy.epsilon=True; expected a number"),
+        ({"simulation.num-sites": 0}, "breast-cancer.toml: simulation.num-sites=0; expected at least 1"),
+        (
+            {"model.width": 8},
+            "breast-cancer.toml: model.width=8 is not a known key; it goes with another model.kind",
+        ),
+        ({"model.kind": "mlp", "model.hidden-size": 0}, "breast-cancer.toml: model.hidden-size=0; expected at least 1"),
+    ],
+)
+def test_an_override_is_checked_like_the_file(overrides: dict[str, Scalar], line: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load_study("breast-cancer", overrides=overrides)
+
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("privacy.epsilom", "; did you mean 'privacy.epsilon'?"),
+        ("epsilon", "; did you mean 'privacy.epsilon'?"),
+        ("num_rounds", "; did you mean 'num-rounds'?"),
+        ("simulation.patience", "; did you mean 'stopping.patience'?"),
+        ("colour", ""),
+        ("", ""),
+        # not for a run to change
+        ("name", "; did you mean 'strategy.name'?"),
+        ("title", ""),
+        ("schema.kind", "; did you mean 'model.kind'?"),
+        ("training", ""),
+    ],
+)
+def test_an_unknown_override_is_refused_with_a_hint(key: str, hint: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load_study("digits", overrides={key: 4})
+
+    rule = f"expected one of the {len(OVERRIDABLE_KEYS)} keys listed in pyproject.toml"
+    assert str(caught.value) == f"{key}=4 is not a known key{hint}; {rule}"
+
+
+def test_an_override_inside_what_is_not_a_table_is_refused_as_such(tmp_path: Path) -> None:
+    text = (STUDIES / "digits.toml").read_text()
+    start, rest = text.split("[model]")
+    (tmp_path / "digits.toml").write_text(
+        start.replace("seed = 2026", "seed = 2026\nmodel = 3") + rest[rest.index("[training]") :]
+    )
+
+    with pytest.raises(SettingError, match=r"^digits\.toml: model=3; expected a table$"):
+        load_study("digits", directory=tmp_path, overrides={"model.width": 8})
+
+
+def test_an_empty_text_means_as_in_the_study() -> None:
+    empty: dict[str, Scalar] = dict.fromkeys(OVERRIDABLE_KEYS, "")
+
+    study = study_from_run_config({**empty, "study": "digits", "out": "runs/x", "num-rounds": 7})
+
+    assert study == load_study("digits", overrides={"num-rounds": 7})
+
+
+@pytest.mark.parametrize("run_config", [{}, {"study": ""}, {"study": 3}])
+def test_a_run_without_a_study_is_refused(run_config: dict[str, Scalar]) -> None:
+    with pytest.raises(SettingError, match=r"expected one of \["):
+        study_from_run_config(run_config)
+
+
+def test_a_run_can_set_to_zero_and_to_false() -> None:
+    study = study_from_run_config({"study": "digits", "stopping.patience": 0, "simulation.require-privacy": False})
+
+    assert study.stopping.patience == 0
+
+
+def test_the_fingerprint_is_stable() -> None:
+    study = load_study("digits")
+
+    assert study.fingerprint == load_study("digits").fingerprint
+    assert len(study.fingerprint) == 64
+    assert Study.parse(copy.deepcopy(study.to_table()), origin="again").fingerprint == study.fingerprint
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
+    raw = read_toml(STUDIES / "digits.toml")
+    turned = {
+        key: dict(reversed(table.items())) if isinstance(table, dict) else table for key, table in reversed(raw.items())
+    }
+
+    assert Study.parse(turned, origin="").fingerprint == Study.parse(raw, origin="").fingerprint
+
+
+CHANGES: dict[str, Scalar] = {
+    "num-rounds": 7,
+    "seed": 7,
+    "model.norm": "group",
+    "model.width": 8,
+    "training.optimizer": "Adam",
+    "training.learning-rate": 0.07,
+    "training.private-learning-rate": 0.07,
+    "training.batch-size": 7,
+    "training.local-epochs": 7,
+    "strategy.name": "fedavg",
+    "strategy.weighting": "equal",
+    "strategy.server-learning-rate": 0.7,
+    "strategy.server-momentum": 0.7,
+    "strategy.server-dampening": 0.7,
+    "federation.min-sites": 2,
+    "federation.fraction-sites": 0.7,
+    "federation.round-timeout-seconds": 7.0,
+    "stopping.patience": 7,
+    "stopping.min-improvement": 0.7,
+    "privacy.mechanism": "none",
+    "privacy.epsilon": 7.0,
+    "privacy.delta": 0.0007,
+    "privacy.clip-norm": 0.7,
+    "privacy.sampling-rate": 0.7,
+    "privacy.steps-per-round": 7,
+    "simulation.dataset": "breast-cancer",
+    "simulation.num-sites": 7,
+    "simulation.alpha": 0.7,
+    "simulation.test-fraction": 0.7,
+    "simulation.trainers": "pooled",
+    "simulation.epsilon-budget": 7.0,
+    "simulation.require-privacy": True,
+}
+UNCHANGEABLE = {
+    "model.kind",  # another kind has other keys, see below
+    "model.hidden-size",
+    "model.num-hidden-layers",
+    "privacy.unit",  # takes one value only
+}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_any_override_changes_the_fingerprint(key: str) -> None:
+    assert load_study("digits", overrides={key: CHANGES[key]}).fingerprint != load_study("digits").fingerprint
+
+
+def test_overrides_of_another_model_change_the_fingerprint() -> None:
+    overrides: list[dict[str, Scalar]] = [{}, {"model.hidden-size": 7}, {"model.num-hidden-layers": 7}]
+    studies = [load_study("breast-cancer", overrides={"model.kind": "mlp", **each}) for each in overrides]
+
+    assert len({study.fingerprint for study in [load_study("breast-cancer"), *studies]}) == 4
+
+
+def test_the_table_above_covers_every_key_that_a_run_may_set() -> None:
+    assert set(CHANGES) | UNCHANGEABLE == set(OVERRIDABLE_KEYS)
+
+
+def test_pyproject_lists_the_keys_that_a_run_may_set() -> None:
+    pyproject = tomllib.loads((STUDIES.parent / "pyproject.toml").read_text())
+    listed = flatten(pyproject["tool"]["flwr"]["app"]["config"])
+    own = {key: listed.pop(key) for key in ("study", "out", "resume")}
+
+    assert set(listed) == set(OVERRIDABLE_KEYS)
+    assert set(listed.values()) == {""}
+    assert own["study"] in SHIPPED
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("num-rounds=20", ("num-rounds", 20)),
+        ("privacy.epsilon=4.0", ("privacy.epsilon", 4.0)),
+        ("privacy.delta=1e-5", ("privacy.delta", 1e-5)),
+        ("simulation.require-privacy=true", ("simulation.require-privacy", True)),
+        ("strategy.name=fedavgm", ("strategy.name", "fedavgm")),
+        ('strategy.name="fedavgm"', ("strategy.name", "fedavgm")),
+        ("simulation.trainers=hospital-1", ("simulation.trainers", "hospital-1")),
+        (" num-rounds = 20 ", ("num-rounds", 20)),
+        ('out=""', ("out", "")),
+        ("a=b=c", ("a", "b=c")),
+        ("a=True", ("a", "True")),
+    ],
+)
+def test_an_assignment_is_read_as_toml_or_a_bare_word(assignment: str, expected: tuple[str, Scalar]) -> None:
+    key, value = parse_assignment(assignment)
+
+    assert (key, value) == expected
+    assert type(value) is type(expected[1])
+
+
+@pytest.mark.parametrize("assignment", ["", "num-rounds", "=", "=3", " =3", "num-rounds=", "num-rounds= "])
+def test_an_assignment_needs_a_key_and_a_value(assignment: str) -> None:
+    with pytest.raises(SettingError, match=r"expected key=value, such as num-rounds=20$"):
+        parse_assignment(assignment)
+
+
+@pytest.mark.parametrize("assignment", ["a=[1, 2]", "a={b = 1}", "a=2020-01-01", "a=1\nb=2"])
+def test_an_assignment_has_one_value(assignment: str) -> None:
+    with pytest.raises(SettingError, match=r"expected one number, text or truth value$"):
+        parse_assignment(assignment)
