@@ -147,8 +147,7 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
     for part in location:
         fields = [field for table in tables for field in table.model_fields.values() if field.alias == part]
         inner = [nested for field in fields for nested in _nested_models(field.annotation, in_collections=True)]
-        tagged = [table for table in tables if any(part in get_args(f.annotation) for f in table.model_fields.values())]
-        tables = inner or tagged or tables
+        tables = inner or tables  # a list's index and a union's tag do not lead into another table
     return [str(field.alias) for table in tables for field in table.model_fields.values()]
 
 

@@ -30,6 +30,14 @@ Scalar = str | int | float | bool
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
+UNUSABLE_OPTIMIZERS = {
+    "LBFGS": "it evaluates the loss several times a step, which neither mini-batches nor DP-SGD allow",
+    "Muon": "it trains matrices only, and every model here has biases",
+    "SparseAdam": "it takes sparse gradients only, which our models do not give",
+}
+"""Classes of ``torch.optim`` that cannot run a study's steps, and why."""
+
+
 class TrainingSettings(Settings):
     """Local training at a hospital, without privacy unless said otherwise.
 
@@ -58,6 +66,8 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"optimizer={self.optimizer!r}; expected the name of a class of torch.optim, such as 'SGD'"
             )
+        if reason := UNUSABLE_OPTIMIZERS.get(self.optimizer):
+            raise ValueError(f"optimizer={self.optimizer!r}; {reason}; choose another, such as 'SGD' or 'Adam'")
         known = set(inspect.signature(optimizer).parameters) - {"params", "lr"}
         if unknown := sorted(set(self.optimizer_options) - known):
             raise ValueError(f"optimizer-options={unknown}; {self.optimizer} knows {sorted(known)}")

@@ -90,6 +90,7 @@ def simulate(plan: SimulationPlan, console: Console) -> dict[str, str]:
     study = plan.load()
     if plan.engine == "flower" and plan.studies.resolve() != STUDIES.resolve():
         raise SettingError(f"{plan.studies}: Flower takes a study from the bundle only; copy the file into {STUDIES}")
+    _check_quorum(study)
     plan.out.mkdir(parents=True, exist_ok=True)
     _run_main(plan, study, console)
     failures: dict[str, str] = {}
@@ -103,6 +104,15 @@ def simulate(plan: SimulationPlan, console: Console) -> dict[str, str]:
             else:
                 console.print(f"for comparison: {title}: done", style="dim", highlight=False)
     return failures
+
+
+def _check_quorum(study: Study) -> None:
+    trainers = study.simulation.num_sites if study.simulation.trainers == "all" else 1
+    if study.federation.min_sites > trainers:
+        raise SettingError(
+            f"federation.min-sites={study.federation.min_sites}; expected at most the {trainers} virtual hospitals "
+            f"that train (simulation.num-sites, simulation.trainers)"
+        )
 
 
 def _run_main(plan: SimulationPlan, study: Study, console: Console) -> None:

@@ -33,10 +33,10 @@ def test_flower_s_simulation_and_the_local_engine_give_the_same_result(tmp_path:
 
 @pytest.mark.slow
 def test_a_run_that_fails_on_flower_exits_with_1_and_names_the_reason(tmp_path: Path) -> None:
-    failing = ["--set", "federation.min-sites=5", "--set", "federation.round-timeout-seconds=1.0"]
+    failing = ["--set", "simulation.require-privacy=true"]  # and the run asks for none
 
     result = _simulate(tmp_path, *SETTINGS, *failing, "--engine", "flower")
 
     assert result.returncode == 1
-    assert "expected at least 5" in result.stderr
+    assert "hospital-1: policy" in result.stderr
     assert json.loads((tmp_path / "federated" / "run.json").read_text())["status"] == "failed"

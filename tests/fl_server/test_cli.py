@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from rich.console import Console
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 import fl_server.live as live
 from fl_server.cli import app
@@ -107,6 +108,14 @@ def test_a_run_that_fails_exits_with_1_and_names_the_reason(tmp_path: Path) -> N
     assert result.exit_code == 1
     assert "budget-exhausted" in result.output
     assert json.loads((tmp_path / "private" / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_quorum_that_the_virtual_hospitals_cannot_reach_is_refused_at_once(tmp_path: Path) -> None:
+    result = _run("simulate", "--out", str(tmp_path / "run"), "--set", "federation.min-sites=5")
+
+    assert result.exit_code == 2
+    assert "federation.min-sites=5; expected at most the 4" in result.output.replace("\n", " ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_flower_takes_studies_from_the_bundle_only(tmp_path: Path) -> None:
