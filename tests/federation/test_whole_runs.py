@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+from dp_accounting.pld import PLDAccountant
 from federation_harness import PLAIN, PRIVATE, Federation
 
 from fl_contract.errors import SettingError
@@ -48,6 +50,16 @@ def test_the_epsilon_in_the_record_is_that_of_the_noise_rate_and_steps_that_ran(
             spend = Spend(noise_multiplier=noise, sampling_rate=0.25, steps=2 * number)
             assert site["epsilon"] == compute_epsilon([spend], 0.001)
     assert 7.9 < outcome.rounds[-1]["sites"]["hospital-1"]["epsilon"] <= 8.0  # the whole target, never over
+
+
+def test_the_epsilon_of_a_run_is_confirmed_by_a_second_accountant(tmp_path: Path) -> None:
+    outcome = Federation(tmp_path).run(overrides=PRIVATE)
+
+    for line in outcome.rounds:
+        noise = outcome.header["sites"]["hospital-1"]["noise_multiplier"]
+        step = PoissonSampledDpEvent(0.25, GaussianDpEvent(noise))
+        pld = PLDAccountant().compose(step, 2 * line["round"]).get_epsilon(0.001)
+        assert pld <= line["sites"]["hospital-1"]["epsilon"] <= pld + 0.02
 
 
 def test_pooled_figures_are_those_of_all_held_out_patients_together(tmp_path: Path) -> None:
