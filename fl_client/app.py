@@ -8,6 +8,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import nn
 
+from fl_client.agreements import Agreements
 from fl_client.disclosure import release
 from fl_client.evaluation import evaluate
 from fl_client.guard import guard, log_to_site
@@ -32,7 +33,7 @@ from fl_contract.messages import (
 )
 from fl_contract.models import build_model
 from fl_contract.tasks import num_outputs
-from privacy.accounting import compute_epsilon
+from privacy.accounting import compute_epsilon_adaptive
 from privacy.errors import BudgetExceededError
 from privacy.ledger import Ledger
 from privacy.model_check import check_dp_compatible
@@ -58,6 +59,7 @@ def answer_plan(message: Message, context: Context) -> Message:
     site, request = _open(message, context)
     _load_training_examples(site)
     plan = _agree_on_privacy(site, request) if site.study.is_private else None
+    Agreements(site.folder).agree(request)
     answer = SitePlan(
         site=site.name,
         num_examples=site.settings.declared_examples,
@@ -70,7 +72,7 @@ def answer_plan(message: Message, context: Context) -> Message:
 def answer_train(message: Message, context: Context) -> Message:
     """Train the received model on this hospital's patients for one round."""
     site, request = _open(message, context)
-    _check_round(site, request)
+    _check_agreed(site, request)
     received = request_arrays(message)
     if site.study.is_private:
         reply = _train_privately(site, request, received)
@@ -82,13 +84,16 @@ def answer_train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def answer_evaluate(message: Message, context: Context) -> Message:
-    """Measure the received model on this hospital's held-out patients."""
+    """Measure the received model on this hospital's held-out patients, once a round; a retry gets the same answer."""
     site, request = _open(message, context)
-    _check_round(site, request)
-    examples = prepare(site.load_records().test, site.study.data_schema)
-    if not len(examples):
-        _refuse(RefusalCode.TOO_FEW_PATIENTS, "no held-out records; expected at least one")
-    evaluation = evaluate(_load_model(site, request_arrays(message)), examples)
+    _check_agreed(site, request)
+    if not site.settings.policy.release_evaluations:
+        _refuse(RefusalCode.POLICY, "policy.release-evaluations=false; exact measurements of patients do not leave")
+    agreements = Agreements(site.folder)
+    evaluation = agreements.measured(request)
+    if evaluation is None:
+        evaluation = evaluate(_load_model(site, request_arrays(message)), _load_held_out_examples(site))
+        agreements.keep_measurement(request, evaluation)
     content = release(evaluation_content(site.name, evaluation), EVALUATE, request, folder=site.folder)
     return Message(content, reply_to=message)
 
@@ -107,7 +112,8 @@ def _open(message: Message, context: Context) -> tuple[Site, Request]:
     return site, request
 
 
-def _check_round(site: Site, request: Request) -> None:
+def _check_agreed(site: Site, request: Request) -> None:
+    Agreements(site.folder).check(request)
     if not 1 <= request.server_round <= site.study.num_rounds:
         _refuse(RefusalCode.INVALID_REQUEST, f"round {request.server_round}; expected 1 to {site.study.num_rounds}")
 
@@ -127,7 +133,7 @@ def _agree_on_privacy(site: Site, request: Request) -> PrivacyPlan:
         nominal_examples=site.settings.declared_examples,
     )
     with site.open_ledger() as ledger:
-        after_round = compute_epsilon([*ledger.history(), plan.round_spend], policy.delta)
+        after_round = compute_epsilon_adaptive([*ledger.history(), plan.round_spend], policy.delta)
         if after_round > policy.epsilon_budget and ledger.load_plan(request.run) is None:
             raise BudgetExceededError(
                 epsilon_spent=ledger.spent(), epsilon_budget=policy.epsilon_budget, epsilon_requested=after_round
@@ -159,7 +165,7 @@ def _train_privately(site: Site, request: Request, received: Arrays) -> TrainRep
         model = _load_model(site, received)
         ledger.reserve(run=run, server_round=server_round, study=site.study.name, plan=plan)
         steps = train_with_privacy(model, examples, site.study.training, plan)
-        spent = PrivacySpent(epsilon=ledger.spent_by_run(run), delta=site.settings.policy.delta, steps=steps)
+        spent = PrivacySpent(epsilon=ledger.spent_by_run(run, delta=plan.delta), delta=plan.delta, steps=steps)
         reply = TrainReply(
             site=site.name, arrays=_state(model), num_examples=site.settings.declared_examples, spent=spent
         )
@@ -180,6 +186,16 @@ def _load_training_examples(site: Site) -> Examples:
     schema = site.study.data_schema
     examples = prepare(site.load_records().train, schema)
     check_trainable(examples, schema, min_examples=site.settings.policy.min_examples)
+    return examples
+
+
+def _load_held_out_examples(site: Site) -> Examples:
+    examples = prepare(site.load_records().test, site.study.data_schema)
+    if len(examples) < (fewest := site.settings.policy.min_examples):
+        _refuse(
+            RefusalCode.TOO_FEW_PATIENTS,
+            f"{len(examples)} held-out records; policy.min-examples expects at least {fewest}",
+        )
     return examples
 
 

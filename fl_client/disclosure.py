@@ -11,9 +11,9 @@ from pathlib import Path
 from types import GenericAlias
 from typing import Any, get_args
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from fl_contract.errors import DisclosureError, RefusalCode
+from fl_contract.errors import DisclosureError, MessageError, RefusalCode
 from fl_contract.messages import ARRAYS, CONFIG, EVALUATE, METRICS, NUM_EXAMPLES, PLAN, ROSTER, TRAIN, Arrays, Request
 
 ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
@@ -69,22 +69,31 @@ def release(
     return content
 
 
-def release_refusal(code: RefusalCode, kind: str, *, folder: Path | None) -> Error:
+def release_refusal(code: RefusalCode, message: Message, *, folder: Path | None) -> Error:
     """Let a refusal leave: a code and our own sentence, written to the hospital's outbound log.
 
     A refusal leaves also when the log cannot be written, since a node that does not answer blocks later requests.
 
     Args:
         code: Why.
-        kind: Type of the request.
+        message: The request; the log names its run and round where they can be read.
         folder: The hospital's own; None where the request names none of this node's.
     """
     if folder is not None:
         try:
-            _append({"kind": kind, "refusal": code.label}, folder / OUTBOUND_LOG)
+            line = {"kind": message.metadata.message_type, **_identity(message), "refusal": code.label}
+            _append(line, folder / OUTBOUND_LOG)
         except OSError:
             logger.exception("a refusal left that the outbound log does not hold")
     return Error(code=int(code), reason=code.sentence)
+
+
+def _identity(message: Message) -> dict[str, str | int]:
+    try:
+        request = Request.from_message(message)
+    except MessageError:
+        return {}
+    return {"run": request.run, "round": request.server_round}
 
 
 def _has_type(value: object, expected: type | GenericAlias | None) -> bool:
@@ -117,6 +126,7 @@ def _log(content: RecordDict, kind: str, request: Request, path: Path) -> None:
 
 def _append(line: dict[str, Any], path: Path) -> None:
     timed = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **line}
+    path.touch(mode=0o600)
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(timed) + "\n")
         stream.flush()

@@ -31,7 +31,7 @@ def guard(message: Message, context: Context, handle: Callable[[Message, Context
         return handle(message, context)
     except Exception as error:
         logger.exception("request %r was refused", message.metadata.message_type)
-        refusal = release_refusal(refusal_code(error), message.metadata.message_type, folder=_known_folder())
+        refusal = release_refusal(refusal_code(error), message, folder=_known_folder())
         return Message(refusal, reply_to=message)
 
 
@@ -47,7 +47,7 @@ def refusal_code(error: Exception) -> RefusalCode:
         BudgetExceededError: RefusalCode.BUDGET_EXHAUSTED,
         UnsupportedModelError: RefusalCode.MODEL_NOT_PRIVATE,
         MessageError: RefusalCode.INVALID_REQUEST,
-        PrivacySettingError: RefusalCode.POLICY,
+        PrivacySettingError: RefusalCode.PRIVACY_SETTING,
         DisclosureError: RefusalCode.DISCLOSURE,
     }
     return next((code for kind, code in codes.items() if isinstance(error, kind)), RefusalCode.INTERNAL)
@@ -68,6 +68,7 @@ def log_to_site(folder: Path | None) -> None:
         logger.removeHandler(handler)
         handler.close()
     if folder is not None:
+        (folder / SITE_LOG).touch(mode=0o600)
         file = logging.FileHandler(folder / SITE_LOG, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file)

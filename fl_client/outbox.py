@@ -25,7 +25,7 @@ class Outbox:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "outbox"
-        self._folder.mkdir(exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
 
     @contextmanager
     def locked(self, run: str) -> Iterator[None]:

@@ -45,13 +45,17 @@ class PolicySettings(Settings):
         epsilon_budget: Over the hospital's whole life and all studies, add-or-remove-one; 0 allows no private round.
         delta: Of the same budget; a study's own may not be larger.
         require_privacy: Refuse a study without differential privacy.
-        min_examples: Fewest training records with which the hospital takes part.
+        min_examples: Fewest training records with which the hospital takes part, and fewest held-out ones with which it
+            measures.
+        release_evaluations: Send exact sums and score histograms of held-out patients, once a round of a run that was
+            agreed. They are outside every epsilon; without them the hospital trains but does not measure.
     """
 
     epsilon_budget: float = Field(ge=0)
     delta: float = Field(gt=0, lt=1)
     require_privacy: bool = True
     min_examples: int = Field(default=10, ge=1)
+    release_evaluations: bool = False
 
 
 class SiteSettings(Settings):

@@ -86,7 +86,7 @@ def open_sites(context: Context) -> dict[str, Site]:
 def _open_virtual_site(name: str, study: Study, folder: Path) -> Site:
     path = folder / SITE_FILE
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.write_text(_site_toml(_virtual_settings(name, study)), encoding="utf-8")
     settings = read_site_settings(path)
     if settings != _virtual_settings(name, study):
@@ -113,6 +113,7 @@ def _virtual_settings(name: str, study: Study) -> SiteSettings:
         "epsilon-budget": simulation.epsilon_budget,
         "delta": study.privacy.delta,
         "require-privacy": simulation.require_privacy,
+        "release-evaluations": True,
     }
     return SiteSettings.model_construct(
         name=name,

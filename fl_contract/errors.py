@@ -32,6 +32,8 @@ class RefusalCode(IntEnum):
     STUDY_MISMATCH = 107
     INVALID_REQUEST = 108
     DISCLOSURE = 109
+    PRIVACY_SETTING = 110
+    NO_AGREEMENT = 111
 
     @property
     def label(self) -> str:
@@ -58,6 +60,8 @@ _SENTENCES = {
     RefusalCode.MODEL_NOT_PRIVATE: "The study's model cannot be trained with differential privacy.",
     RefusalCode.STUDY_MISMATCH: "The hospital and the coordinator do not hold the same study.",
     RefusalCode.INVALID_REQUEST: "The request names an unknown site, round or run, or misses a field.",
+    RefusalCode.PRIVACY_SETTING: "The study's privacy settings break a rule; the hospital's own log names it.",
+    RefusalCode.NO_AGREEMENT: "The hospital has not agreed to this run, or not to this request of it.",
     RefusalCode.DISCLOSURE: "The hospital's disclosure gate stopped the reply.",
 }
 

@@ -5,6 +5,8 @@ Everything here is read from a network: each field is checked for presence and t
 
 import io
 import math
+import re
+import reprlib
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +28,17 @@ LOSS = "loss"
 
 MAX_EXAMPLES = 2**40
 """Of one hospital; more than any has, and few enough that no sum over hospitals overflows."""
+
+MAX_LOSS = 1e4
+"""Of one hospital's patients on average, in nats; no model of use is as wrong as that."""
+
+MAX_SITES = 1000
+"""Hospitals that one node may speak for, in a simulation."""
+
+SITE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+"""A hospital's name is a folder's name, a key and a word on a terminal."""
+
+_IDENTITY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 ROSTER = "query.roster"
 PLAN = "query.plan"
@@ -71,12 +84,16 @@ class Request:
             MessageError: A field is absent or of another type.
         """
         config = _config(message)
-        return cls(
+        request = cls(
             run=_field(config, "run", str),
             fingerprint=_field(config, "fingerprint", str),
             site=_field(config, "site", str),
             server_round=_field(config, "server-round", int),
         )
+        for key, text in (("run", request.run), ("fingerprint", request.fingerprint), ("site", request.site or "-")):
+            if not _IDENTITY.fullmatch(text):
+                raise MessageError(f"{key}={reprlib.repr(text)}; expected 1 to 64 letters, digits, '-' or '_'")
+        return request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +127,16 @@ class SitePlan:
             MessageError: A field is absent or of another type.
         """
         config = _config(message)
-        return cls(
+        plan = cls(
             site=_field(config, "site", str),
             num_examples=_field(config, NUM_EXAMPLES, int),
             noise_multiplier=_field(config, "noise-multiplier", float),
         )
+        if not 1 <= plan.num_examples <= MAX_EXAMPLES:
+            raise MessageError(f"{NUM_EXAMPLES}={plan.num_examples}; expected 1 to {MAX_EXAMPLES}")
+        if not 0 <= plan.noise_multiplier < math.inf:
+            raise MessageError(f"noise-multiplier={plan.noise_multiplier}; expected a finite number of at least 0")
+        return plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,9 +247,13 @@ def read_evaluation(message: Message) -> Evaluation:
     if not 1 <= evaluation.num_examples <= MAX_EXAMPLES:
         raise MessageError(f"num-examples={evaluation.num_examples}; expected 1 to {MAX_EXAMPLES}")
     _check_scores(scores, evaluation.num_examples)
-    if not 0 <= evaluation.loss_sum < math.inf or not 0 <= evaluation.num_correct <= evaluation.num_examples:
+    if (
+        not 0 <= evaluation.loss_sum <= MAX_LOSS * evaluation.num_examples
+        or not 0 <= evaluation.num_correct <= evaluation.num_examples
+    ):
         raise MessageError(
-            "loss-sum or num-correct is out of range; expected a finite loss of at least 0, 0 to num-examples correct"
+            f"loss-sum or num-correct is out of range; expected 0 to {MAX_LOSS:g} nats a patient, "
+            "0 to num-examples correct"
         )
     return evaluation
 
@@ -250,11 +276,14 @@ def read_roster(message: Message) -> list[str]:
     """The hospitals that a node speaks for.
 
     Raises:
-        MessageError: They are absent or not a list of texts.
+        MessageError: They are absent, too many, or not names of hospitals.
     """
     sites = _field(_config(message), "sites", list)
-    if not all(isinstance(site, str) for site in sites):
-        raise MessageError(f"sites={sites!r}; expected a list of texts")
+    if len(sites) > MAX_SITES:
+        raise MessageError(f"a node speaks for {len(sites)} hospitals; expected at most {MAX_SITES}")
+    for site in sites:
+        if not (isinstance(site, str) and SITE_NAME.fullmatch(site)):
+            raise MessageError(f"site={reprlib.repr(site)}; expected 1 to 64 lower-case letters, digits and hyphens")
     return sites
 
 
@@ -320,5 +349,5 @@ def _record(records: Mapping[str, T], name: str) -> T:
 def _field(record: Mapping[str, Any], key: str, kind: type[T]) -> T:
     value = record.get(key)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise MessageError(f"{key}={value!r}; expected {kind.__name__}")
+        raise MessageError(f"{key}={reprlib.repr(value)}; expected {kind.__name__}")
     return value

@@ -6,9 +6,9 @@ is addition, so the pooled figure does not depend on how patients are spread ove
 Shape legend: K = number of scored classes (1 for a binary task), N = patients, B = histogram bins.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,6 +133,26 @@ class Evaluation:
     loss_sum: float
     num_correct: int
     scores: ScoreHistogram
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON can hold it."""
+        return {
+            "num_examples": int(self.num_examples),
+            "loss_sum": float(self.loss_sum),
+            "num_correct": int(self.num_correct),
+            "score_counts": self.scores.counts.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Take back what `to_json` gave."""
+        counts = np.array(fields["score_counts"], dtype=np.int64)
+        return cls(
+            num_examples=fields["num_examples"],
+            loss_sum=fields["loss_sum"],
+            num_correct=fields["num_correct"],
+            scores=ScoreHistogram(counts=counts),
+        )
 
     @property
     def loss(self) -> float:

@@ -107,11 +107,14 @@ class FederationSettings(Settings):
     Attributes:
         min_sites: Hospitals whose replies a round needs (the quorum).
         fraction_sites: Share of the hospitals that is asked in a round, in (0, 1]; never fewer than ``min_sites``.
+        max_update_norm: Largest accepted L2 norm of a hospital's update over all trained arrays, in weight units; a
+            larger one is left out. No bound if it is not set.
         round_timeout_seconds: Deadline for the replies of a round; later ones are dropped.
     """
 
     min_sites: int = Field(ge=1)
     fraction_sites: float = Field(default=1.0, gt=0, le=1)
+    max_update_norm: float | None = Field(default=None, gt=0)
     round_timeout_seconds: float = Field(default=3600.0, gt=0)
 
 

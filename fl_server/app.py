@@ -19,13 +19,13 @@ from fl_server.checkpoint import Checkpoint, read_checkpoint
 from fl_server.local_grid import LocalGrid
 from fl_server.roll_call import call_plans, call_roster
 from fl_server.round_loop import RoundLoop
+from fl_server.run_lock import hold_run
 from fl_server.run_record import MODEL_FILE, RUN_FILE, RunRecord, read_header, write_atomically
 from fl_server.settings import RunSettings, read_run_settings, variant_of
 from fl_server.stopping import Stopping
 from fl_server.summary import write_evaluations
 from privacy.errors import PrivacyError
 from privacy.model_check import check_dp_compatible
-from strategies.participation import Roster
 from strategies.registry import make_strategy
 
 app = ServerApp()
@@ -39,6 +39,11 @@ def main(grid: Grid, context: Context) -> None:
         ConsiliumError: The run could not start or go on.
     """
     settings = read_run_settings(context)
+    with hold_run(settings.folder):
+        _run_recorded(grid, settings)
+
+
+def _run_recorded(grid: Grid, settings: RunSettings) -> None:
     checkpoint = _read_checkpoint(settings)
     if settings.resume and read_header(settings.folder).get("status") in ("completed", "converged"):
         log(INFO, "%s is complete already", settings.folder)
@@ -85,13 +90,13 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
     )
     if study.is_private:
         check_dp_compatible(torch_model)
-    roster = call_roster(grid, study, request)
+    roster, silent = call_roster(grid, study, request)
     plans, refused = call_plans(grid, study, request, roster)
-    record.agree(_site_table(plans), refused)
+    record.agree(_site_table(plans), silent | refused)
     generator = np.random.default_rng(study.seed)
     strategy = make_strategy(
         study,
-        roster=Roster(nodes=roster.nodes, trainers=tuple(plans), evaluators=roster.evaluators),
+        roster=roster.of_those(plans),
         generator=generator,
         buffer_names=buffer_names(torch_model),
     )

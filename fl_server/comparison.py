@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fl_server.summary import natural_order, summarise
 
@@ -33,7 +34,7 @@ def print_comparison(out: Path, console: Console) -> None:
         table.add_column("ε spent", justify="right")
     for site in natural_order({site for kind in kinds for site in variants[kind]["auroc"]["sites"]}):
         cells = [_number(variants[kind]["auroc"]["sites"].get(site)) for kind in kinds]
-        table.add_row(site, *cells, *([_number(summary["epsilon"].get(site))] if summary["epsilon"] else []))
+        table.add_row(Text(site), *cells, *([_number(summary["epsilon"].get(site))] if summary["epsilon"] else []))
     table.add_section()
     pooled = [_number(variants[kind]["auroc"]["pooled"]) for kind in kinds]
     table.add_row("all patients", *pooled, *([""] if summary["epsilon"] else []), style="bold")

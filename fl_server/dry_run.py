@@ -1,22 +1,80 @@
 """What a study will do, said before it does it."""
 
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
+from rich.text import Text
+from torch import nn
 
+from fl_contract.errors import SettingError
 from fl_contract.models import build_model
 from fl_contract.study import Study
 from fl_contract.tasks import num_outputs
+from privacy.model_check import check_dp_compatible
+from privacy.plan import PrivacyPlan
 
 
-def describe_simulation(study: Study, console: Console) -> None:
-    """Print the study in four lines: hospitals, model, rounds and bytes, privacy."""
-    model = build_model(
+def check_simulation(study: Study) -> None:
+    """Raise what a simulation of the study would stop for before its first round.
+
+    Raises:
+        SettingError: The quorum cannot be reached, or the weights do not name the virtual hospitals.
+        PrivacyError: The study is private and its model cannot be.
+    """
+    simulation = study.simulation
+    trainers = simulation.site_names if simulation.trainers == "all" else (simulation.trainers,)
+    if study.federation.min_sites > len(trainers):
+        raise SettingError(
+            f"federation.min-sites={study.federation.min_sites}; expected at most the {len(trainers)} virtual "
+            f"hospitals that train (simulation.num-sites, simulation.trainers)"
+        )
+    if study.strategy.weighting == "institution" and len(trainers) > 1:
+        named = set(study.strategy.institution_weights)
+        if named != set(trainers):
+            raise SettingError(
+                f"strategy.institution-weights names {sorted(named)}; expected exactly the virtual hospitals, "
+                f"{list(trainers)}"
+            )
+    if study.is_private:
+        check_dp_compatible(_build_model(study))
+
+
+def describe_noise(study: Study, console: Console) -> None:
+    """Print how much noise keeps the promise of a private study; about two seconds.
+
+    Raises:
+        PrivacyError: No noise keeps it.
+    """
+    if not study.is_private:
+        return
+    privacy = study.privacy
+    plan = PrivacyPlan.calibrate(
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        clip_norm=privacy.clip_norm,
+        sampling_rate=privacy.sampling_rate,
+        steps_per_round=privacy.steps_per_round,
+        num_rounds=study.num_rounds,
+        nominal_examples=1,  # the noise does not depend on it, and each hospital checks delta against its own
+    )
+    line = (
+        f"noise multiplier {plan.noise_multiplier:.3g} over {plan.total_spend.steps} steps, each of a random "
+        f"{plan.sampling_rate:.0%} of a hospital's records"
+    )
+    console.print(Padding(Text(line), (0, 0, 0, 2)))
+
+
+def _build_model(study: Study) -> nn.Module:
+    return build_model(
         study.model,
         input_shape=study.data_schema.input_shape,
         num_outputs=num_outputs(study.num_classes),
         seed=study.seed,
     )
+
+
+def describe_simulation(study: Study, console: Console) -> None:
+    """Print the study in four lines: hospitals, model, rounds and bytes, privacy."""
+    model = _build_model(study)
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     sites = study.simulation.num_sites
@@ -28,9 +86,9 @@ def describe_simulation(study: Study, console: Console) -> None:
         f"about {_bytes(3 * size * study.num_rounds)} for each hospital (the model down twice and up once a round)",
         _describe_privacy(study),
     ]
-    console.print(f"[bold]{escape(study.title)}[/]", highlight=False)
+    console.print(Text(study.title, style="bold"))
     for line in lines:
-        console.print(Padding(line, (0, 0, 0, 2)), highlight=False)
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print()
 
 

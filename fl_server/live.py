@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fl_server.run_record import ROUNDS_FILE, read_header
+from fl_server.run_record import read_header
+from fl_server.summary import read_round_lines
 
 LOOK_SECONDS = 0.2
 
 
-def follow_run(folder: Path, console: Console, is_running: Callable[[], bool]) -> None:
+def follow_run(
+    folder: Path, console: Console, is_running: Callable[[], bool], *, known: Sequence[dict[str, Any]] = ()
+) -> None:
     """Show a run from its record until it ends.
 
     The record is read, not the run: the same view serves both engines.
@@ -27,11 +31,12 @@ def follow_run(folder: Path, console: Console, is_running: Callable[[], bool]) -
         folder: Of the run.
         console: To show it on.
         is_running: Asked about five times a second.
+        known: Rounds that the folder held before the run began or went on; without a terminal they are not printed.
     """
     if console.is_terminal:
         _follow_live(folder, console, is_running)
     else:
-        _follow_by_lines(folder, console, is_running)
+        _follow_by_lines(folder, console, is_running, known)
 
 
 def _follow_live(folder: Path, console: Console, is_running: Callable[[], bool]) -> None:
@@ -44,16 +49,24 @@ def _follow_live(folder: Path, console: Console, is_running: Callable[[], bool])
                 time.sleep(LOOK_SECONDS)
 
 
-def _follow_by_lines(folder: Path, console: Console, is_running: Callable[[], bool]) -> None:
-    shown, going = 0, True
+def _follow_by_lines(
+    folder: Path, console: Console, is_running: Callable[[], bool], known: Sequence[dict[str, Any]]
+) -> None:
+    going = True
     while going:
         going = is_running()
         rounds = read_rounds(folder)
-        for entry in rounds[shown:]:
-            console.print(_round_line(read_header(folder), entry), highlight=False)
-        shown = len(rounds)
+        for entry in rounds[_count_equal(known, rounds) :]:
+            console.print(Text(_round_line(read_header(folder), entry)), soft_wrap=True)
+        known = rounds
         if going:
             time.sleep(LOOK_SECONDS)
+
+
+def _count_equal(known: Sequence[dict[str, Any]], rounds: Sequence[dict[str, Any]]) -> int:
+    """Rounds at the beginning of both; a resumed run drops those after its checkpoint and writes them anew."""
+    pairs = zip(known, rounds, strict=False)
+    return next((number for number, (old, new) in enumerate(pairs) if old != new), min(len(known), len(rounds)))
 
 
 def render_run(header: dict[str, Any], rounds: list[dict[str, Any]]) -> RenderableType:
@@ -70,11 +83,11 @@ def _progress_line(header: dict[str, Any], rounds: list[dict[str, Any]]) -> Text
     mean_seconds = sum(entry["seconds"] for entry in rounds) / len(rounds)
     left = mean_seconds * (planned - last["round"])
     ended = {"completed": "done", "converged": "converged", "failed": "failed"}.get(header["status"])
-    pooled = last["pooled"]
+    pooled = last["pooled"] or {}
     return Text.assemble(
         (f"{header['title']}\n", "bold"),
         f"round {last['round']} of {planned}",
-        f" · pooled AUROC {_number(pooled['auroc'])} · loss {_number(pooled['loss'])}",
+        f" · pooled AUROC {_number(pooled.get('auroc'))} · loss {_number(pooled.get('loss'))}",
         f" · {ended}" if ended else f" · about {left:.0f} s left",
     )
 
@@ -89,7 +102,7 @@ def _sites(header: dict[str, Any], last: dict[str, Any]) -> Table:
     for name in sorted(last["sites"].keys() | absent.keys()):
         entry = last["sites"].get(name, {})
         table.add_row(
-            name,
+            Text(name),
             _number(entry.get("num_examples"), "d"),
             _number(entry.get("test_examples"), "d"),
             _number(entry.get("loss")),
@@ -107,12 +120,12 @@ def _spent(header: dict[str, Any], entry: dict[str, Any]) -> str:
 
 
 def _round_line(header: dict[str, Any], entry: dict[str, Any]) -> str:
-    pooled = entry["pooled"]
+    pooled = entry["pooled"] or {}
     spent = [site["epsilon"] for site in entry["sites"].values() if site["epsilon"] is not None]
     parts = [
         f"round {entry['round']:>3} of {header['num_rounds']}",
-        f"loss {_number(pooled['loss'])}",
-        f"AUROC {_number(pooled['auroc'])}",
+        f"loss {_number(pooled.get('loss'))}",
+        f"AUROC {_number(pooled.get('auroc'))}",
     ]
     if spent:
         parts.append(f"ε {max(spent):.3f} of {header['settings']['privacy']['epsilon']:g}")
@@ -125,7 +138,9 @@ def _number(value: float | None, form: str = ".3f") -> str:
 
 
 def read_rounds(folder: Path) -> list[dict[str, Any]]:
-    """The rounds of a run that are complete; a line that is being written is left out."""
-    path = folder / ROUNDS_FILE
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    """The rounds of a run that are complete, for the display: a line that cannot be read is left out."""
+    rounds = []
+    for line in read_round_lines(folder):
+        with suppress(ValueError):
+            rounds.append(json.loads(line))
+    return rounds

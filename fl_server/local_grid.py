@@ -8,6 +8,7 @@ import threading
 import tomllib
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,6 +26,11 @@ from fl_server.exchange import exchange
 PROJECT = Path(__file__).resolve().parent.parent
 COORDINATOR_NODE = 1
 FIRST_NODE = 1000
+NODE_UNAVAILABLE = 5
+"""Flower's code for a node that cannot be reached."""
+WORKER = "local-grid"
+"""Name of the thread that runs the hospitals' app."""
+CLOSE_SECONDS = 2.0
 
 
 def load_client_app(project: Path = PROJECT) -> ClientApp:
@@ -34,6 +40,8 @@ def load_client_app(project: Path = PROJECT) -> ClientApp:
         RunError: The file or the reference is not there.
     """
     path = project / "pyproject.toml"
+    if not path.exists():
+        raise RunError(f"{path} is not there; Consilium runs from a checkout of its repository, after make setup")
     try:
         reference = tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["components"]["clientapp"]
     except (OSError, KeyError) as error:
@@ -50,6 +58,8 @@ class LocalGrid(Grid):
     Guarantees:
         - Messages and replies are the objects that Flower would carry; nothing is shared between nodes but them.
         - A request that hangs blocks later ones, never the caller: a deadline holds.
+        - A request is given up when a later `pull_messages` no longer names it; its reply is then dropped.
+        - A request for a node that is not there is answered with an error.
 
     Args:
         client_app: Answers every request.
@@ -75,8 +85,11 @@ class LocalGrid(Grid):
         self._run = Run.create_empty(run_id)
         self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._replies: dict[str, Message] = {}
+        self._awaited: set[str] = set()
+        self._given_up: set[str] = set()
         self._arrived = threading.Condition()
-        threading.Thread(target=self._work, name="local-grid", daemon=True).start()
+        self._worker = threading.Thread(target=self._work, name=WORKER, daemon=True)
+        self._worker.start()
 
     @property
     def run(self) -> Run:
@@ -110,27 +123,48 @@ class LocalGrid(Grid):
         """Replies that have arrived since the last call; waits up to 50 ms for the first."""
         wanted = list(message_ids)
         with self._arrived:
+            self._give_up(self._awaited.difference(wanted))
             self._arrived.wait_for(lambda: any(identity in self._replies for identity in wanted), timeout=0.05)
-            return [self._replies.pop(identity) for identity in wanted if identity in self._replies]
+            replies = [self._replies.pop(identity) for identity in wanted if identity in self._replies]
+            self._awaited = set(wanted) - {reply.metadata.reply_to_message_id for reply in replies}
+            return replies
+
+    def _give_up(self, identities: Iterable[str]) -> None:
+        for identity in identities:
+            if self._replies.pop(identity, None) is None:
+                self._given_up.add(identity)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Is what `fl_server.exchange.exchange` does for every grid."""
         return [reply for _, reply in exchange(self, list(messages), timeout_seconds=timeout or float("inf"))]
 
     def close(self) -> None:
-        """End the worker after the requests that are queued."""
+        """Drop what is queued and end the worker; one that a request keeps busy is left behind after a short wait."""
+        with suppress(queue.Empty):
+            while True:
+                self._requests.get_nowait()
         self._requests.put(None)
+        self._worker.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
         while (message := self._requests.get()) is not None:
-            reply = _answer(self._app, message, self._contexts[message.metadata.dst_node_id])
+            context = self._contexts.get(message.metadata.dst_node_id)
+            reply = _answer(self._app, message, context) if context else _no_such_node(message)
             with self._arrived:
-                self._replies[message.metadata.message_id] = reply
+                if message.metadata.message_id in self._given_up:
+                    self._given_up.remove(message.metadata.message_id)
+                else:
+                    self._replies[message.metadata.message_id] = reply
                 self._arrived.notify_all()
+
+
+def _no_such_node(message: Message) -> Message:
+    reason = f"node {message.metadata.dst_node_id} is not there"
+    return Message(Error(code=NODE_UNAVAILABLE, reason=reason), reply_to=message)
 
 
 def _answer(app: Callable[[Message, Context], Message], message: Message, context: Context) -> Message:
     try:
         return app(message, context)
-    except Exception as error:  # noqa: BLE001 - as Flower answers for an app that raises; ours guards itself
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - as Flower answers for an app that raises
         return Message(Error(code=2, reason=type(error).__name__), reply_to=message)

@@ -360,15 +360,15 @@ def _describe_privacy(folder: RunFolder) -> dict[str, Any] | None:
     terms, rows = private.run.privacy, []
     for site, report in last_spend(folder.variants).items():
         declared = private.run.sites.get(site)
-        rounds = sum(site in each.sites and each.sites[site].epsilon is not None for each in private.rounds)
+        trained = [each.sites[site] for each in private.rounds if site in each.sites and each.sites[site].steps]
         rows.append({
             "site": site,
             "epsilon": report.epsilon,
             "delta": report.delta,
             "noise_multiplier": declared.noise_multiplier if declared else None,
             "records": declared.num_examples if declared else None,
-            "rounds": rounds,
-            "steps": rounds * terms.steps_per_round,
+            "rounds": len(trained),
+            "steps": sum(each.steps or 0 for each in trained),
         })  # fmt: skip
     styles = plots.site_styles(folder.sites)
     plot = plots.plot_epsilon(private.rounds, terms.epsilon, styles) if rows else None

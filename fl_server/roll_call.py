@@ -16,8 +16,11 @@ from strategies.participation import Roster
 LOOK_SECONDS = 0.5
 
 
-def call_roster(grid: Grid, study: Study, request: Request) -> Roster:
+def call_roster(grid: Grid, study: Study, request: Request) -> tuple[Roster, dict[str, Absence]]:
     """Ask every node for its hospitals, until enough are there.
+
+    Returns:
+        The hospitals, and the nodes that did not say theirs with the reason.
 
     Raises:
         QuorumError: Fewer hospitals than ``federation.min-sites`` before the deadline.
@@ -32,11 +35,13 @@ def call_roster(grid: Grid, study: Study, request: Request) -> Roster:
         new = sorted(set(grid.get_node_ids()) - asked)
         asked |= set(new)
         messages = [_message(request, node, ROSTER) for node in new]
+        silent = Absence(code="deadline", reason=f"No answer within {timeout:g} s.")
+        refusals |= {f"node {node}": silent for node in new}
         for position, reply in exchange(grid, messages, timeout_seconds=max(0.0, deadline - time.monotonic())):
             _take_in(reply, new[position], nodes, refusals)
         roster = _assign(nodes, study)
         if len(roster.trainers) >= study.federation.min_sites:
-            return roster
+            return roster, refusals
         if time.monotonic() > deadline or (refusals and len(refusals) == len(asked)):
             raise QuorumError(_describe(roster.trainers, study, refusals))
         time.sleep(min(LOOK_SECONDS, timeout))
@@ -54,20 +59,21 @@ def _take_in(reply: Message, node: int, nodes: dict[str, int], refusals: dict[st
     if claimed := sorted(set(names) & set(nodes)):
         raise RunError(f"hospitals {claimed} are claimed by two nodes; expected one node for each hospital")
     nodes |= dict.fromkeys(names, node)
+    del refusals[f"node {node}"]
 
 
 def call_plans(
     grid: Grid, study: Study, request: Request, roster: Roster
 ) -> tuple[dict[str, SitePlan], dict[str, Absence]]:
-    """Ask every hospital that trains what it will do.
+    """Ask every hospital what it will do; one that does not agree neither trains nor measures.
 
     Returns:
         The plan of each that agrees, and why the others do not.
 
     Raises:
-        QuorumError: Fewer agree than ``federation.min-sites``.
+        QuorumError: Fewer that train agree than ``federation.min-sites``.
     """
-    sites = roster.trainers
+    sites = sorted({*roster.trainers, *roster.evaluators})
     messages = [_message(_for_site(request, site), roster.nodes[site], PLAN) for site in sites]
     plans: dict[str, SitePlan] = {}
     timeout = study.federation.round_timeout_seconds
@@ -78,12 +84,13 @@ def call_plans(
             if reply.has_error():
                 refused[site] = _absence(reply)
             else:
-                plans[site] = _checked_plan(reply, site)
+                plans[site] = _checked_plan(reply, site, study)
                 del refused[site]
         except MessageError as error:
             refused[site] = Absence(code="unusable-reply", reason=str(error))
-    if len(plans) < study.federation.min_sites:
-        raise QuorumError(_describe(plans, study, refused))
+    trainers = set(plans) & set(roster.trainers)
+    if len(trainers) < study.federation.min_sites:
+        raise QuorumError(_describe(trainers, study, refused))
     return plans, refused
 
 
@@ -94,10 +101,12 @@ def _assign(nodes: dict[str, int], study: Study) -> Roster:
     return Roster(nodes=nodes, trainers=chosen, evaluators=hospitals)
 
 
-def _checked_plan(reply: Message, site: str) -> SitePlan:
+def _checked_plan(reply: Message, site: str, study: Study) -> SitePlan:
     plan = SitePlan.from_message(reply)
-    if plan.site != site or plan.num_examples < 1:
-        raise MessageError(f"site={plan.site!r}, num-examples={plan.num_examples}; expected {site!r} and at least 1")
+    if plan.site != site:
+        raise MessageError(f"the plan names site {plan.site!r}; expected {site!r}")
+    if (plan.noise_multiplier > 0) != study.is_private:
+        raise MessageError(f"noise-multiplier={plan.noise_multiplier}; expected above 0 in a private study, else 0")
     return plan
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging import INFO
 
 import numpy as np
@@ -49,6 +49,7 @@ class RoundLoop:
         request: What every request of the run names.
         plans: What each hospital declared before round 1.
         stopping: Watches for convergence.
+        held_out: Held-out patients of each hospital, as it first said; they are the same for the whole run.
     """
 
     grid: Grid
@@ -59,6 +60,7 @@ class RoundLoop:
     request: Request
     plans: Mapping[str, SitePlan]
     stopping: Stopping
+    held_out: dict[str, int] = field(default_factory=dict)
 
     def run(self, model: Arrays, *, last_round: int, seconds_before: float) -> tuple[Arrays, dict[str, Evaluation]]:
         """Run the rounds that are left.
@@ -148,7 +150,7 @@ class RoundLoop:
             entry.num_examples = self.plans[site].num_examples
             entry.bytes_up += sum(arrays.count_bytes() for arrays in reply.content.array_records.values())
             if spent is not None:
-                entry.epsilon, entry.delta = spent.epsilon, spent.delta
+                entry.epsilon, entry.delta, entry.steps = spent.epsilon, spent.delta, spent.steps
             yield reply
         for site in silent:
             left_out[site] = ("deadline", f"No reply within {timeout:g} s.")
@@ -164,6 +166,8 @@ class RoundLoop:
             raise MessageError(
                 "the reply's privacy spend does not fit the study; expected one for a private study only"
             )
+        if spent is not None and spent.delta != self.study.privacy.delta:
+            raise MessageError(f"delta={spent.delta}; expected the study's own, {self.study.privacy.delta}")
         return spent
 
     def _measure(self, model: Arrays, record: RoundRecord) -> dict[str, Evaluation]:
@@ -184,7 +188,7 @@ class RoundLoop:
                 record.missing.setdefault(site, Absence(code=code, reason=reason))
                 continue
             try:
-                evaluations[site] = record.site(site).evaluation = self._read_evaluation(reply)
+                evaluations[site] = record.site(site).evaluation = self._read_evaluation(reply, site)
             except MessageError as error:
                 record.missing.setdefault(site, Absence(code="unusable-reply", reason=str(error)))
         for site in silent:
@@ -194,9 +198,14 @@ class RoundLoop:
             raise RunError(f"round {record.server_round}: no hospital measured the model. {reasons}")
         return evaluations
 
-    def _read_evaluation(self, reply: Message) -> Evaluation:
+    def _read_evaluation(self, reply: Message, site: str) -> Evaluation:
         evaluation = read_evaluation(reply)
         scored, expected = len(evaluation.scores.counts), num_outputs(self.study.num_classes)
         if scored != expected:
             raise MessageError(f"score-counts are of {scored} classes; expected {expected}")
+        first = self.held_out.setdefault(site, evaluation.num_examples)
+        if evaluation.num_examples != first:
+            raise MessageError(
+                f"{NUM_EXAMPLES}={evaluation.num_examples}; expected {first}, as in its first measurement"
+            )
         return evaluation

@@ -1,6 +1,7 @@
 """The only place that writes what happened in a run: ``run.json``, one line a round, and the final measurement."""
 
 import json
+import math
 import os
 import tomllib
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class SiteRound:
         seconds: From the request until its training reply.
         epsilon: Spent by this run so far; None without differential privacy.
         delta: Of the same guarantee.
+        steps: Noisy steps of this round, as the hospital reports them.
     """
 
     num_examples: int | None = None
@@ -57,6 +59,7 @@ class SiteRound:
     seconds: float = 0.0
     epsilon: float | None = None
     delta: float | None = None
+    steps: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the record."""
@@ -72,6 +75,7 @@ class SiteRound:
             "seconds": round(self.seconds, 4),
             "epsilon": self.epsilon,
             "delta": self.delta,
+            "steps": self.steps,
         }
 
 
@@ -164,7 +168,7 @@ class RunRecord:
     def append(self, record: RoundRecord) -> None:
         """Add a round, durably."""
         with (self.folder / ROUNDS_FILE).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record.to_json()) + "\n")
+            stream.write(json.dumps(record.to_json(), allow_nan=False) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -214,7 +218,7 @@ def _own_version() -> str:
 
 
 def _finite(value: float) -> float | None:
-    return value if value == value else None
+    return value if math.isfinite(value) else None
 
 
 def _now() -> str:

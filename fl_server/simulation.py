@@ -1,22 +1,32 @@
 """A study tried on one machine: the private run itself, then the runs that it is compared with, then the report."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from fl_contract.errors import ConsiliumError, RunError, SettingError
 from fl_contract.study import STUDIES, Scalar, Study, load_study
+from fl_server.dry_run import check_simulation
 from fl_server.flower_engine import run_on_flower
-from fl_server.live import follow_run
+from fl_server.live import follow_run, read_rounds
 from fl_server.local_engine import run_locally
+from fl_server.run_lock import refuse_live_run
 from fl_server.run_record import RUN_FILE, read_header
 from fl_server.settings import variant_of
 
-FLOWER_STOP_SECONDS = 30.0
-"""For Flower's processes to end after Ctrl-C, which reaches them too."""
+FLOWER_STOP_SECONDS = 45.0
+"""For Flower's processes to end after Ctrl-C; `fl_server.flower_engine` ends them and needs less."""
+STUDY_WORKER = "study"
+"""Name of the thread that runs the study's own run."""
+SITE_LOGS = "sites/*/site.log"
+WRITTEN_AT_THE_END = ("summary.json", "report.html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +55,14 @@ class SimulationPlan:
         """The study, with the overrides and further ones of a comparison."""
         return load_study(self.study_name, directory=self.studies, overrides={**self.overrides, **(extra or {})})
 
+    def check(self, study: Study) -> None:
+        """Raise what would stop the run before its first round; a dry run makes the same checks."""
+        if self.engine == "flower" and self.studies.resolve() != STUDIES.resolve():
+            raise SettingError(
+                f"{self.studies}: Flower takes a study from the bundle only; copy the file into {STUDIES}"
+            )
+        check_simulation(study)
+
 
 def baselines(study: Study) -> Iterator[tuple[str, dict[str, Scalar]]]:
     """What the study's own run is compared with: a title and the overrides that make it.
@@ -69,6 +87,10 @@ def find_study(argument: str) -> tuple[str, Path]:
     if argument.endswith(".toml"):
         path = Path(argument)
         return path.stem, path.parent
+    if not STUDIES.is_dir():
+        raise SettingError(
+            f"{STUDIES} is not there; Consilium runs from a checkout of its repository, after make setup"
+        )
     return argument, STUDIES
 
 
@@ -88,52 +110,78 @@ def simulate(plan: SimulationPlan, console: Console) -> dict[str, str]:
         ConsiliumError: The study's own run failed.
     """
     study = plan.load()
-    if plan.engine == "flower" and plan.studies.resolve() != STUDIES.resolve():
-        raise SettingError(f"{plan.studies}: Flower takes a study from the bundle only; copy the file into {STUDIES}")
-    _check_quorum(study)
-    plan.out.mkdir(parents=True, exist_ok=True)
+    plan.check(study)
+    _prepare_folder(plan.out)
     _run_main(plan, study, console)
     failures: dict[str, str] = {}
     for title, extra in baselines(study) if plan.with_baselines and study.simulation.trainers == "all" else ():
-        with console.status(f"For comparison: {title}"):
+        with console.status(Text(f"For comparison: {title}")):
             try:
                 _run_local(plan, extra)
             except ConsiliumError as error:
                 failures[title] = str(error)
-                console.print(f"[yellow]for comparison: {title}: left out.[/] {error}", highlight=False)
+                console.print(Text.assemble((f"for comparison: {title}: left out.", "yellow"), f" {error}"))
             else:
-                console.print(f"for comparison: {title}: done", style="dim", highlight=False)
+                console.print(Text(f"for comparison: {title}: done", style="dim"))
     return failures
 
 
-def _check_quorum(study: Study) -> None:
-    trainers = study.simulation.num_sites if study.simulation.trainers == "all" else 1
-    if study.federation.min_sites > trainers:
-        raise SettingError(
-            f"federation.min-sites={study.federation.min_sites}; expected at most the {trainers} virtual hospitals "
-            f"that train (simulation.num-sites, simulation.trainers)"
-        )
+def _prepare_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"--out={out}; cannot make this folder: {error.strerror}; choose another") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise SettingError(f"--out={out}; cannot write to this folder: Permission denied; choose another")
+    for name in WRITTEN_AT_THE_END:
+        if (out / name).is_dir():
+            raise SettingError(f"--out={out}; {out / name} is a folder and must become a file; choose another")
 
 
 def _run_main(plan: SimulationPlan, study: Study, console: Console) -> None:
     folder = plan.out / variant_of(study)
+    refuse_live_run(folder)
+    known = read_rounds(folder)
+    stop = threading.Event()
     if plan.engine == "flower":
-        worker = _Worker(lambda: _run_on_flower(plan, study, folder))
+        worker = _Worker(lambda: _run_on_flower(plan, study, folder, stop))
     else:
         worker = _Worker(lambda: _run_local(plan, {}))
     try:
-        follow_run(folder, console, worker.is_alive)
-    except KeyboardInterrupt:
-        if plan.engine == "flower":
-            worker.join(FLOWER_STOP_SECONDS)
+        worker.start()
+        follow_run(folder, console, worker.is_alive, known=known)
+    finally:
+        stop.set()
+        if plan.engine == "flower" and worker.is_alive():
+            with _without_interrupts(), console.status("Ending Flower's processes"):
+                worker.join(FLOWER_STOP_SECONDS)
+    try:
+        worker.raise_failure()
+    except ConsiliumError:
+        if any(plan.out.glob(SITE_LOGS)):
+            console.print(Text(f"the hospitals' own logs: {plan.out}/{SITE_LOGS}"), soft_wrap=True)
         raise
-    worker.raise_failure()
 
 
-def _run_on_flower(plan: SimulationPlan, study: Study, folder: Path) -> None:
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let nothing cut short what ends other processes; signals reach the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_on_flower(plan: SimulationPlan, study: Study, folder: Path, stop: threading.Event) -> None:
     """Flower's log is long and its command says little; the reason that counts is in the run's own record."""
     try:
-        run_on_flower(_run_config(plan, plan.out.resolve()), num_nodes=study.simulation.num_sites, out=plan.out)
+        run_config = _run_config(plan, plan.out.resolve())
+        run_on_flower(run_config, num_nodes=study.simulation.num_sites, out=plan.out, stop=stop)
     except RunError as error:
         raise RunError(f"{read_header(folder).get('reason', '')} {error}".strip()) from error
 
@@ -153,10 +201,9 @@ class _Worker(threading.Thread):
     """Runs a task beside the display and keeps its failure."""
 
     def __init__(self, task: Callable[[], None]) -> None:
-        super().__init__(daemon=True)
+        super().__init__(name=STUDY_WORKER, daemon=True)
         self._task = task
         self._failure: Exception | None = None
-        self.start()
 
     def run(self) -> None:
         try:

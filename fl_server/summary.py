@@ -17,11 +17,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fl_contract.errors import RunError
-from fl_contract.metrics import Evaluation, ScoreHistogram, merge_evaluations
+from fl_contract.metrics import Evaluation, merge_evaluations
+from fl_server.run_lock import is_run_live
 from fl_server.run_record import ROUNDS_FILE, RUN_FILE, write_atomically
 
 KINDS = ("local", "federated", "private", "pooled")
 """Ways to train that a report compares; ``local`` stands for the models of all ``local-<site>`` folders."""
+
+STOPPED = "No process runs it any more: it was stopped, and --resume goes on with it."
+"""The reason of a run that is still recorded as running, after its process ended."""
 
 _LOCAL = "local-"
 _split = re.compile(r"(\d+)").split
@@ -99,6 +103,7 @@ class SiteRound(_Record):
     seconds: float
     epsilon: float | None
     delta: float | None
+    steps: int | None
 
 
 class PooledRound(_Record):
@@ -144,6 +149,11 @@ class Variant:
     evaluations: Mapping[str, Evaluation]
 
     @property
+    def status(self) -> str:
+        """As the run recorded it, but ``stopped`` if it says ``running`` and no process runs it."""
+        return "stopped" if self.run.status == "running" and self.run.reason == STOPPED else self.run.status
+
+    @property
     def is_private(self) -> bool:
         """Whether it trained with differential privacy."""
         return self.run.privacy.mechanism != "none"
@@ -160,16 +170,7 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
 def write_evaluations(path: Path, evaluations: Mapping[str, Evaluation]) -> Path:
     """Write ``evaluation.json``: the final model on each hospital's held-out patients."""
-    fields = {
-        site: {
-            "num_examples": int(evaluation.num_examples),
-            "loss_sum": float(evaluation.loss_sum),
-            "num_correct": int(evaluation.num_correct),
-            "score_counts": evaluation.scores.counts.tolist(),
-        }
-        for site, evaluation in evaluations.items()
-    }
-    write_atomically(path, json.dumps(fields))
+    write_atomically(path, json.dumps({site: evaluation.to_json() for site, evaluation in evaluations.items()}))
     return path
 
 
@@ -181,18 +182,9 @@ def read_evaluations(path: Path) -> dict[str, Evaluation]:
     """
     try:
         fields = _EVALUATIONS.validate_json(path.read_bytes())
-        return {site: _to_evaluation(part) for site, part in fields.items()}
+        return {site: Evaluation.from_json(part.model_dump()) for site, part in fields.items()}
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
-
-
-def _to_evaluation(fields: _EvaluationFields) -> Evaluation:
-    return Evaluation(
-        num_examples=fields.num_examples,
-        loss_sum=fields.loss_sum,
-        num_correct=fields.num_correct,
-        scores=ScoreHistogram(counts=np.array(fields.score_counts, dtype=np.int64)),
-    )
 
 
 def read_variants(out: Path) -> dict[str, Variant]:
@@ -211,14 +203,22 @@ def read_variants(out: Path) -> dict[str, Variant]:
     return variants
 
 
+def read_round_lines(folder: Path) -> list[str]:
+    """The lines of ``rounds.jsonl`` that are complete; one that is being written, or was cut off, is left out."""
+    path = folder / ROUNDS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n")]
+
+
 def _read_variant(folder: Path) -> Variant:
     path = folder / RUN_FILE
     try:
         run = Run.model_validate_json(path.read_bytes())
         _ = run.privacy
+        if run.status == "running" and not is_run_live(folder):
+            run = run.model_copy(update={"reason": STOPPED})
         path = folder / ROUNDS_FILE
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        rounds = tuple(Round.model_validate_json(line) for line in lines if line.endswith("\n"))
+        rounds = tuple(Round.model_validate_json(line) for line in read_round_lines(folder))
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
     measured = folder / "evaluation.json"
@@ -231,7 +231,7 @@ def _damaged(path: Path, error: Exception) -> RunError:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         rule = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return RunError(f"{path.parent.name}/{path.name} cannot be read; {rule}")
+    return RunError(f"{path} cannot be read; {rule}")
 
 
 def main_variant(variants: Mapping[str, Variant]) -> Variant:

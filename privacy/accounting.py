@@ -35,6 +35,9 @@ ORDERS: tuple[float, ...] = (
     *(64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048, 3072, 4096),
 )
 
+FILTER_ORDERS: tuple[float, ...] = (2, 3, 4, 8, 16, 32, 64, 256)
+"""The few orders of `compute_epsilon_adaptive`, fixed for ever: each one more costs all others some delta."""
+
 _Group = tuple[float, float, int]
 
 
@@ -68,7 +71,8 @@ def compute_epsilon(history: Sequence[Spend], delta: float) -> float:
         - No steps give 0.0. The same arguments give the same number, in every process.
 
     Source: Gopi, Lee, Wutschitz, "Numerical Composition of Differential Privacy", arXiv 2106.02848 (PRV).
-    Valid for parameters fixed in advance, as a plan fixes them.
+    Valid for parameters fixed in advance, as one plan fixes them; not if whoever chose the noise or rate of a later
+    spend had seen what earlier ones released: see `compute_epsilon_adaptive`.
 
     Args:
         history: Every charged spend, in any order.
@@ -94,6 +98,31 @@ def compute_epsilon_rdp(history: Sequence[Spend], delta: float) -> float:
     2.1
     """
     return _rdp_epsilon(_group(history), require_delta("delta", delta))
+
+
+def compute_epsilon_adaptive(history: Sequence[Spend], delta: float) -> float:
+    """Return an epsilon that also limits a history whose later plans were chosen after seeing earlier outputs.
+
+    Guarantees:
+        - With one noise and rate in the history, where only the number of steps was left to choose: `compute_epsilon`.
+        - With several: a Rényi bound; above `compute_epsilon` by a fifth or so, at a large delta by up to a half.
+        - Refusing every spend that would take it above a limit fixed in advance keeps (limit, ``delta``) privacy among
+          outcomes with one noise and rate, and again among those with several: (limit, 2 ``delta``) at worst for a
+          coordinator that decides between the two as it goes along, and (limit, ``delta``) if that was fixed.
+
+    Source: Feldman, Zrnic, arXiv 2008.11193: at one order fixed in advance, the sum of Rényi divergences is such a
+    filter. The best of `FILTER_ORDERS` is not fixed in advance, so each gets an equal share of ``delta``: an outcome is
+    granted by one of them at least, and their failures add up to ``delta``.
+
+    >>> one = Spend(noise_multiplier=4.0, sampling_rate=0.05, steps=1000)
+    >>> other = Spend(noise_multiplier=5.0, sampling_rate=0.05, steps=1000)
+    >>> [round(compute_epsilon_adaptive(history, delta=1e-5), 1) for history in ([one], [one, other])]
+    [1.6, 2.6]
+    """
+    groups = _group(history)
+    if len(groups) <= 1:
+        return compute_epsilon(history, delta)
+    return _rdp_epsilon(groups, require_delta("delta", delta) / len(FILTER_ORDERS), FILTER_ORDERS)
 
 
 @functools.lru_cache(maxsize=256)
@@ -173,19 +202,18 @@ def _prv_epsilon(groups: tuple[_Group, ...], delta: float) -> float:
 
 
 @functools.lru_cache(maxsize=1024)
-def _rdp_epsilon(groups: tuple[_Group, ...], delta: float) -> float:
+def _rdp_epsilon(groups: tuple[_Group, ...], delta: float, orders: tuple[float, ...] = ORDERS) -> float:
     if not groups:
         return 0.0
-    orders = np.array(ORDERS)
-    rdp = sum(steps * _rdp_per_step(noise, rate) for noise, rate, steps in groups)
+    rdp = sum(steps * _rdp_per_step(noise, rate, orders) for noise, rate, steps in groups)
     with _without_irrelevant_warnings():
-        epsilon, _ = opacus_rdp.get_privacy_spent(orders=orders, rdp=rdp, delta=delta)
+        epsilon, _ = opacus_rdp.get_privacy_spent(orders=np.array(orders), rdp=rdp, delta=delta)
     return max(0.0, float(epsilon))
 
 
 @functools.lru_cache(maxsize=1024)
-def _rdp_per_step(noise_multiplier: float, sampling_rate: float) -> np.ndarray:
-    curve = opacus_rdp.compute_rdp(q=sampling_rate, noise_multiplier=noise_multiplier, steps=1, orders=ORDERS)
+def _rdp_per_step(noise_multiplier: float, sampling_rate: float, orders: tuple[float, ...]) -> np.ndarray:
+    curve = opacus_rdp.compute_rdp(q=sampling_rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
     return np.asarray(curve, dtype=np.float64)
 
 

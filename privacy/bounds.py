@@ -9,6 +9,8 @@ import math
 from privacy.errors import PrivacySettingError
 
 SMALLEST_DELTA = 1e-10
+SMALLEST_CLIP_NORM, LARGEST_CLIP_NORM = 1e-6, 1e6
+LARGEST_TOTAL_STEPS = 100_000
 
 
 def require_real(name: str, value: object) -> float:
@@ -19,9 +21,17 @@ def require_real(name: str, value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PrivacySettingError(f"{name}={value!r}; expected a number")
-    if not math.isfinite(value):
+    if not _is_finite(value):
         raise PrivacySettingError(f"{name}={value!r}; expected a finite number")
     return float(value)
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a float can hold the number: an integer of 400 digits is finite, but no float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def require_positive(name: str, value: object) -> float:
@@ -60,6 +70,41 @@ def require_delta(name: str, value: object) -> float:
     if not SMALLEST_DELTA <= number < 1:
         raise PrivacySettingError(f"{name}={value!r}; expected at least {SMALLEST_DELTA} and below 1")
     return number
+
+
+def require_clip_norm(name: str, value: object) -> float:
+    """Return a clip norm: at least 1e-6, at most 1e6.
+
+    Far below, scaling a gradient in single precision underflows and its norm is no longer bounded; far above, sums
+    overflow.
+
+    >>> require_clip_norm("clip_norm", 1)
+    1.0
+    """
+    number = require_real(name, value)
+    if not SMALLEST_CLIP_NORM <= number <= LARGEST_CLIP_NORM:
+        raise PrivacySettingError(
+            f"{name}={value!r}; expected at least {SMALLEST_CLIP_NORM} and at most {LARGEST_CLIP_NORM:.0f}"
+        )
+    return number
+
+
+def require_total_steps(steps_per_round: object, num_rounds: object) -> int:
+    """Return the steps of all rounds together: each number at least 1, their product at most 100,000.
+
+    More steps would let whoever proposes them keep the accountant busy, and serve no study of this size.
+
+    >>> require_total_steps(steps_per_round=4, num_rounds=20)
+    80
+    """
+    total = require_count("steps_per_round", steps_per_round, at_least=1)
+    total *= require_count("num_rounds", num_rounds, at_least=1)
+    if total > LARGEST_TOTAL_STEPS:
+        raise PrivacySettingError(
+            f"steps_per_round={steps_per_round!r}, num_rounds={num_rounds!r}; expected at most "
+            f"{LARGEST_TOTAL_STEPS} steps over all rounds together"
+        )
+    return total
 
 
 def require_count(name: str, value: object, *, at_least: int) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from privacy.accounting import Spend, compute_epsilon, compute_epsilon_rdp
+from privacy.accounting import Spend, compute_epsilon, compute_epsilon_adaptive, compute_epsilon_rdp
 from privacy.bounds import require_count, require_delta, require_label, require_real
 from privacy.errors import BudgetExceededError, LedgerError, PrivacySettingError
 from privacy.ledger_file import open_ledger_file
@@ -84,6 +84,10 @@ class Ledger:
 
     Guarantees:
         - `reserve` returns only after the charge is on disk; no two processes can both take the last of a budget.
+        - A run has one plan, kept from its first round at the latest, and never goes above that plan's own epsilon,
+          however often its rounds are repeated and however much budget is left.
+        - Limits hold for a coordinator that chooses later plans after seeing what earlier ones released: with several
+          noises or rates in the ledger, `compute_epsilon_adaptive` says how, and what twice its delta is for.
         - A charge is never deleted and never raised, and lowered once at most.
         - The file holds no patient data and no result of training.
 
@@ -122,11 +126,15 @@ class Ledger:
     def reserve(self, *, run: str, server_round: int, study: str, plan: PrivacyPlan) -> Reservation:
         """Charge one round of ``plan`` before it is trained, or raise `BudgetExceededError` and charge nothing.
 
+        Stores the plan if `store_plan` did not.
+
         A round that was reserved and not settled is handed out again without a second charge: nothing of it left, its
         first holder failed, and if that one is still running it can no longer settle. It is still refused if the budget
-        was lowered below what is charged. A round that was settled may
-        have been sent; training it again draws new noise on the same patients, so it is charged again, as the next
-        attempt. To avoid that charge, send the kept reply again instead.
+        was lowered below what is charged.
+
+        A round that was settled may have been sent; training it again draws new noise on the same patients, so it is
+        charged again, as the next attempt, to the budget and to the run's target, which holds every round once. To
+        avoid that charge, send the kept reply again instead.
 
         Args:
             run: The run's identifier.
@@ -135,7 +143,8 @@ class Ledger:
             plan: The run's plan; equal to the stored one if there is one.
 
         Raises:
-            BudgetExceededError: The whole history with this round would exceed the budget.
+            BudgetExceededError: The whole history with this round would exceed the budget, or this run with this round
+                its plan's epsilon.
             LedgerError: The round or run is known with another plan or study, or the file cannot be used.
         """
         require_label("run", run)
@@ -144,16 +153,17 @@ class Ledger:
         if server_round > plan.num_rounds:
             raise PrivacySettingError(f"server_round={server_round}; expected at most the plan's {plan.num_rounds}")
         with self._transaction() as connection:
-            _refuse_other_plan(connection, run, study, plan)
             latest = _latest_attempt(connection, run, server_round)
             if latest is not None:
                 _refuse_other_parameters(latest, study, plan)
+            _keep_plan(connection, run, study, plan)
             if latest is not None and latest["steps_run"] is None:
                 self._require_budget(connection)
                 connection.execute("UPDATE entry SET holder = ? WHERE id = ?", (_holder(), latest["id"]))
                 attempt = int(latest["attempt"])
             else:
                 attempt = 1 if latest is None else int(latest["attempt"]) + 1
+                _require_target(connection, run, plan)
                 self._require_budget(connection, plan.round_spend)
                 _insert(connection, run, server_round, attempt, study, plan)
         return Reservation(run=run, server_round=server_round, attempt=attempt, spend=plan.round_spend)
@@ -197,16 +207,22 @@ class Ledger:
         return [entry.spend for entry in self.entries()]
 
     def spent(self) -> float:
-        """Return the epsilon of everything charged, at the ledger's delta."""
-        return compute_epsilon(self.history(), self._delta)
+        """Return the epsilon of everything charged, at the ledger's delta, as the budget counts it."""
+        return compute_epsilon_adaptive(self.history(), self._delta)
 
     def remaining(self) -> float:
         """Return budget minus `spent`, at least 0. Only an indication: epsilons do not add up."""
         return max(0.0, self._epsilon_budget - self.spent())
 
-    def spent_by_run(self, run: str) -> float:
-        """Return the epsilon of one run's charges alone; the runs' epsilons do not add up to `spent`."""
-        return compute_epsilon([entry.spend for entry in self.entries() if entry.run == run], self._delta)
+    def spent_by_run(self, run: str, *, delta: float | None = None) -> float:
+        """Return the epsilon of one run's charges alone; the runs' epsilons do not add up to `spent`.
+
+        Args:
+            run: The run's identifier.
+            delta: Of the epsilon returned; the ledger's own if None.
+        """
+        spends = [entry.spend for entry in self.entries() if entry.run == run]
+        return compute_epsilon(spends, self._delta if delta is None else require_delta("delta", delta))
 
     def store_plan(self, run: str, study: str, plan: PrivacyPlan) -> None:
         """Keep the plan of a run, so that every process and every restart uses the same noise.
@@ -219,8 +235,7 @@ class Ledger:
         require_label("run", run)
         require_label("study", study)
         with self._transaction() as connection:
-            _refuse_other_plan(connection, run, study, plan)
-            connection.execute("INSERT OR IGNORE INTO plan VALUES (?, ?, ?)", (run, study, plan.to_json()))
+            _keep_plan(connection, run, study, plan)
 
     def load_plan(self, run: str) -> PrivacyPlan | None:
         """Return the plan stored for a run, or None."""
@@ -229,17 +244,14 @@ class Ledger:
         return None if row is None else PrivacyPlan.from_json(row["plan"])
 
     def _require_budget(self, connection: sqlite3.Connection, *requested: Spend) -> None:
-        """Raise if everything charged and ``requested`` exceed the budget; the fast bound first, it often suffices."""
+        """Raise if everything charged and ``requested`` exceed the budget."""
         spent = [entry.spend for entry in _read_entries(connection)]
         history = [*spent, *requested]
-        if self._epsilon_budget > 0 and compute_epsilon_rdp(history, self._delta) <= self._epsilon_budget:
-            return
-        epsilon_requested = compute_epsilon(history, self._delta)
-        if self._epsilon_budget == 0 or epsilon_requested > self._epsilon_budget:
+        if self._epsilon_budget == 0 or not _is_within(self._epsilon_budget, history, self._delta):
             raise BudgetExceededError(
-                epsilon_spent=compute_epsilon(spent, self._delta),
+                epsilon_spent=compute_epsilon_adaptive(spent, self._delta),
                 epsilon_budget=self._epsilon_budget,
-                epsilon_requested=epsilon_requested,
+                epsilon_requested=compute_epsilon_adaptive(history, self._delta),
             )
 
     @contextmanager
@@ -301,9 +313,40 @@ def _latest_attempt(connection: sqlite3.Connection, run: str, server_round: int)
     return row
 
 
-def _refuse_other_plan(connection: sqlite3.Connection, run: str, study: str, plan: PrivacyPlan) -> None:
+def _is_within(limit: float, history: list[Spend], delta: float) -> bool:
+    """Whether the history's epsilon is at most ``limit``; the fast bound first, it often suffices.
+
+    With several noises or rates the fast bound would allow too much, see `compute_epsilon_adaptive`.
+    """
+    is_uniform = len({(spend.noise_multiplier, spend.sampling_rate) for spend in history}) == 1
+    if is_uniform and compute_epsilon_rdp(history, delta) <= limit:
+        return True
+    return compute_epsilon_adaptive(history, delta) <= limit
+
+
+def _require_target(connection: sqlite3.Connection, run: str, plan: PrivacyPlan) -> None:
+    """Raise if the run's charges and one more round exceed the plan's own epsilon, at the plan's delta."""
+    spent = [entry.spend for entry in _read_entries(connection) if entry.run == run]
+    history = [*spent, plan.round_spend]
+    # No plan can be built unless its total keeps its epsilon, and fewer of the same steps cost no more. Computed, they
+    # might: the accountant's numerical error can exceed the cost of a round, and would refuse an honest one.
+    if sum(spend.steps for spend in history) <= plan.total_spend.steps:
+        return
+    if not _is_within(plan.epsilon, history, plan.delta):
+        raise BudgetExceededError(
+            epsilon_spent=compute_epsilon(spent, plan.delta),
+            epsilon_budget=plan.epsilon,
+            epsilon_requested=compute_epsilon(history, plan.delta),
+            run=run,
+        )
+
+
+def _keep_plan(connection: sqlite3.Connection, run: str, study: str, plan: PrivacyPlan) -> None:
+    """Store a run's plan, or refuse it if another one is stored."""
     row = connection.execute("SELECT study, plan FROM plan WHERE run = ?", (run,)).fetchone()
-    if row is not None and (row["study"], row["plan"]) != (study, plan.to_json()):
+    if row is None:
+        connection.execute("INSERT INTO plan VALUES (?, ?, ?)", (run, study, plan.to_json()))
+    elif (row["study"], row["plan"]) != (study, plan.to_json()):
         raise LedgerError(
             f"run={run!r} of study {study!r} has another plan: stored for study {row['study']!r} is {row['plan']}, "
             f"asked for is {plan.to_json()}; expected the same; start a new run to use another plan"

@@ -1,8 +1,9 @@
 """The only place that creates, opens and checks the SQLite file behind a ledger.
 
 Durability: a rollback journal with ``synchronous=EXTRA``, which is FULL plus a flush of the folder, so that neither a
-crash nor a power cut can undo a committed charge. Append-only: triggers refuse to delete a charge, to change one, and
-to settle one twice or upwards, also for other programs that open the file.
+crash nor a power cut can undo a committed charge. Append-only: triggers refuse to delete, replace or change a charge, a
+plan or the delta, and to settle a charge twice or upwards. They stop mistakes, also those of another program that opens
+the file, and nobody who means it: whoever can write the file can drop the triggers, or put an older copy in its place.
 """
 
 import contextlib
@@ -18,13 +19,13 @@ _FORMAT_VERSION = 1
 _BUSY_TIMEOUT_SECONDS = 60.0
 _FLUSH_ALL = "PRAGMA synchronous = EXTRA"
 
-_SCHEMA = f"""
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_FORMAT_VERSION};
+_IDENTITY = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_FORMAT_VERSION};"
+
+_SCHEMA = """
 CREATE TABLE ledger (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), delta REAL NOT NULL);
-CREATE TABLE plan (run TEXT PRIMARY KEY, study TEXT NOT NULL, plan TEXT NOT NULL);
+CREATE TABLE plan (run TEXT PRIMARY KEY, study TEXT NOT NULL, plan TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE entry (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
     run TEXT NOT NULL,
     server_round INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
@@ -41,6 +42,10 @@ CREATE TABLE entry (
 );
 CREATE TRIGGER entry_is_kept BEFORE DELETE ON entry
 BEGIN SELECT RAISE(ABORT, 'a charge cannot be deleted'); END;
+CREATE TRIGGER entry_is_not_replaced BEFORE INSERT ON entry
+WHEN EXISTS (SELECT 1 FROM entry WHERE id = NEW.id
+    OR (run = NEW.run AND server_round = NEW.server_round AND attempt = NEW.attempt))
+BEGIN SELECT RAISE(ABORT, 'a charge cannot be replaced'); END;
 CREATE TRIGGER entry_is_settled_once BEFORE UPDATE ON entry
 WHEN OLD.steps_run IS NOT NULL OR NEW.id IS NOT OLD.id OR NEW.run IS NOT OLD.run
     OR NEW.server_round IS NOT OLD.server_round OR NEW.attempt IS NOT OLD.attempt OR NEW.study IS NOT OLD.study
@@ -50,6 +55,16 @@ WHEN OLD.steps_run IS NOT NULL OR NEW.id IS NOT OLD.id OR NEW.run IS NOT OLD.run
 BEGIN SELECT RAISE(ABORT, 'a charge cannot be changed, only settled once'); END;
 CREATE TRIGGER delta_is_kept BEFORE UPDATE ON ledger
 BEGIN SELECT RAISE(ABORT, 'the delta of a ledger cannot be changed'); END;
+CREATE TRIGGER delta_is_not_deleted BEFORE DELETE ON ledger
+BEGIN SELECT RAISE(ABORT, 'the delta of a ledger cannot be deleted'); END;
+CREATE TRIGGER delta_is_not_replaced BEFORE INSERT ON ledger WHEN EXISTS (SELECT 1 FROM ledger)
+BEGIN SELECT RAISE(ABORT, 'the delta of a ledger cannot be replaced'); END;
+CREATE TRIGGER plan_is_kept BEFORE UPDATE ON plan
+BEGIN SELECT RAISE(ABORT, 'a plan cannot be changed'); END;
+CREATE TRIGGER plan_is_not_deleted BEFORE DELETE ON plan
+BEGIN SELECT RAISE(ABORT, 'a plan cannot be deleted'); END;
+CREATE TRIGGER plan_is_not_replaced BEFORE INSERT ON plan WHEN EXISTS (SELECT 1 FROM plan WHERE run = NEW.run)
+BEGIN SELECT RAISE(ABORT, 'a plan cannot be replaced'); END;
 """
 
 
@@ -101,7 +116,7 @@ def _create(path: Path, delta: float) -> None:
             new_file = Path(folder) / path.name
             new_file.touch(mode=0o600)
             with contextlib.closing(_connect(new_file)) as connection:
-                connection.executescript(f"{_FLUSH_ALL}; BEGIN; {_SCHEMA} COMMIT;")
+                connection.executescript(f"{_FLUSH_ALL}; BEGIN; {_IDENTITY} {_SCHEMA} COMMIT;")
                 connection.execute("INSERT INTO ledger VALUES (1, ?)", (delta,))
             _link(new_file, path)
     except (OSError, sqlite3.Error) as error:

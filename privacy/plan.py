@@ -5,10 +5,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from privacy.accounting import Spend, calibrate_noise_multiplier, compute_epsilon, compute_epsilon_rdp
-from privacy.bounds import require_count, require_delta, require_positive, require_rate
+from privacy.bounds import (
+    require_clip_norm,
+    require_count,
+    require_delta,
+    require_positive,
+    require_rate,
+    require_total_steps,
+)
 from privacy.errors import PrivacySettingError
-
-_COUNTS = ("steps_per_round", "num_rounds", "nominal_examples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +30,9 @@ class PrivacyPlan:
         neighbouring: The neighbouring relation of every number here.
         epsilon: Target for all rounds together; above 0.
         delta: At least 1e-10 and below 1 / ``nominal_examples``.
-        clip_norm: Largest L2 norm of one unit's gradient over all parameters; above 0, in gradient units.
+        clip_norm: Largest L2 norm of one unit's gradient over all parameters; 1e-6 to 1e6, in gradient units.
         sampling_rate: Probability with which each unit is in a batch; above 0, at most 1.
-        steps_per_round: Optimizer steps of a round; at least 1.
+        steps_per_round: Optimizer steps of a round; at least 1; at most 100,000 over all rounds.
         num_rounds: Rounds of the run; at least 1.
         noise_multiplier: Standard deviation of the noise over ``clip_norm``; above 0.
         nominal_examples: The site's declared number of units, public; not the true count, which is private.
@@ -50,12 +55,13 @@ class PrivacyPlan:
             raise PrivacySettingError(f"unit={self.unit!r}; expected 'record'")
         if self.neighbouring != "add-or-remove-one":
             raise PrivacySettingError(f"neighbouring={self.neighbouring!r}; expected 'add-or-remove-one'")
-        for name in ("epsilon", "clip_norm", "noise_multiplier"):
+        for name in ("epsilon", "noise_multiplier"):
             object.__setattr__(self, name, require_positive(name, getattr(self, name)))
+        object.__setattr__(self, "clip_norm", require_clip_norm("clip_norm", self.clip_norm))
         object.__setattr__(self, "delta", require_delta("delta", self.delta))
         object.__setattr__(self, "sampling_rate", require_rate("sampling_rate", self.sampling_rate))
-        for name in _COUNTS:
-            require_count(name, getattr(self, name), at_least=1)
+        require_total_steps(self.steps_per_round, self.num_rounds)
+        require_count("nominal_examples", self.nominal_examples, at_least=1)
         _refuse_large_delta(self.delta, self.nominal_examples)
         if compute_epsilon_rdp([self.total_spend], self.delta) > self.epsilon:
             self._refuse_little_noise()
@@ -96,10 +102,9 @@ class PrivacyPlan:
         >>> round(plan.noise_multiplier, 2), plan.expected_batch_size
         (1.27, 100.0)
         """
-        require_count("steps_per_round", steps_per_round, at_least=1)
-        require_count("num_rounds", num_rounds, at_least=1)
+        total_steps = require_total_steps(steps_per_round, num_rounds)
         noise_multiplier = calibrate_noise_multiplier(
-            epsilon=epsilon, delta=delta, sampling_rate=sampling_rate, steps=steps_per_round * num_rounds
+            epsilon=epsilon, delta=delta, sampling_rate=sampling_rate, steps=total_steps
         )
         return cls(
             epsilon=epsilon,

@@ -28,7 +28,7 @@ from fl_contract.messages import (
 )
 from strategies.exact_sum import ExactSum
 from strategies.participation import Roster, SiteSampling, SiteWeighting
-from strategies.reply_check import check_reply, read_num_examples
+from strategies.reply_check import check_reply, check_update_norm, read_num_examples
 
 
 @dataclass
@@ -159,14 +159,18 @@ class FedAvg(Strategy):
         log(INFO, "\t└──> Weights: %s, server rate: %s", self.weighting.kind, self.server_learning_rate)
 
     def _step(self, mean: Arrays) -> Arrays:
-        stepped = {}
+        stepped, trained = {}, self._trained()
         for name, old in self._global.items():
-            if name in self.buffer_names or old.dtype.kind != "f":
-                stepped[name] = mean[name]
-            else:
+            if name in trained:
                 moved = self._step_array(name, old.astype(np.float64), mean[name].astype(np.float64))
                 stepped[name] = moved.astype(old.dtype)
+            else:
+                stepped[name] = mean[name]
         return stepped
+
+    def _trained(self) -> set[str]:
+        floats = {name for name, array in self._global.items() if array.dtype.kind == "f"}
+        return floats - self.buffer_names
 
     def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
         """The new value of one trained array; this form gives the mean itself, to the last bit, for a rate of 1."""
@@ -183,6 +187,8 @@ class FedAvg(Strategy):
             return
         try:
             arrays, num_examples = check_reply(reply, self._global)
+            if (largest := self.sampling.max_update_norm) is not None:
+                check_update_norm(arrays, self._global, trained=self._trained(), largest=largest)
         except ReplyError as error:
             self.outcome.left_out[site] = ("unusable-reply", str(error))
             return

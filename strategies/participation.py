@@ -1,7 +1,7 @@
 """The only place that decides which hospitals take part in a round and how much each counts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -25,6 +25,14 @@ class Roster:
     trainers: tuple[str, ...]
     evaluators: tuple[str, ...]
 
+    def of_those(self, agreed: Collection[str]) -> "Roster":
+        """The same roster without the hospitals that did not agree."""
+        return Roster(
+            nodes={site: node for site, node in self.nodes.items() if site in agreed},
+            trainers=tuple(site for site in self.trainers if site in agreed),
+            evaluators=tuple(site for site in self.evaluators if site in agreed),
+        )
+
     @classmethod
     def of_grid(cls, grid: Grid) -> Self:
         """One hospital for each connected node, named by its id: for use with plain Flower."""
@@ -34,10 +42,11 @@ class Roster:
 
 @dataclass(frozen=True, kw_only=True)
 class SiteSampling:
-    """Which hospitals are asked to train in a round, and how many must answer.
+    """Which hospitals are asked to train in a round, how many must answer, and how far each may move the model.
 
     Attributes:
         min_sites: The quorum: usable replies that a round needs; at least 1.
+        max_update_norm: Largest accepted L2 norm of an update, in weight units; None accepts any finite one.
         fraction: Share of the hospitals asked, in (0, 1]; never fewer than the quorum.
         generator: Draws the hospitals; its state is part of a checkpoint.
     """
@@ -45,6 +54,7 @@ class SiteSampling:
     min_sites: int
     generator: np.random.Generator
     fraction: float = 1.0
+    max_update_norm: float | None = None
 
     def choose(self, sites: Sequence[str]) -> tuple[str, ...]:
         """Hospitals for one round, sorted by name; draws nothing when all are asked."""

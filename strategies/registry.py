@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from fl_contract.errors import SettingError
 from fl_contract.study import Study
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
@@ -20,14 +21,18 @@ def make_strategy(
         roster: Hospitals and their nodes.
         generator: Draws the hospitals of each round.
         buffer_names: Arrays of the model that are not trained.
+
+    Raises:
+        SettingError: ``strategy.institution-weights`` misses a hospital that trains, or names one that is not there.
     """
     settings = study.strategy
     sampling = SiteSampling(
         min_sites=study.federation.min_sites,
         fraction=study.federation.fraction_sites,
+        max_update_norm=study.federation.max_update_norm,
         generator=generator,
     )
-    weighting = SiteWeighting(kind=settings.weighting, institution_weights=settings.institution_weights)
+    weighting = _make_weighting(study, roster)
     if settings.name == "fedavg":
         return FedAvg(
             sampling=sampling,
@@ -45,3 +50,16 @@ def make_strategy(
         buffer_names=buffer_names,
         roster=roster,
     )
+
+
+def _make_weighting(study: Study, roster: Roster) -> SiteWeighting:
+    weights = study.strategy.institution_weights
+    if study.strategy.weighting != "institution" or len(roster.trainers) == 1:
+        return SiteWeighting(kind="equal" if len(roster.trainers) == 1 else study.strategy.weighting)
+    if missing := sorted(set(roster.trainers) - set(weights)):
+        raise SettingError(f"strategy.institution-weights has no weight for {missing}; expected one for every hospital")
+    if unknown := sorted(set(weights) - set(roster.nodes)):
+        raise SettingError(
+            f"strategy.institution-weights names {unknown}; expected only hospitals of the run, {sorted(roster.nodes)}"
+        )
+    return SiteWeighting(kind="institution", institution_weights=weights)

@@ -1,5 +1,8 @@
 """The only place that decides whether a hospital's reply may enter an average."""
 
+import math
+from collections.abc import Collection
+
 import numpy as np
 from flwr.app import Message
 
@@ -39,6 +42,25 @@ def check_reply(message: Message, reference: Arrays) -> tuple[Arrays, float]:
     for name, array in arrays.items():
         _check_array(name, array, reference)
     return arrays, read_num_examples(message)
+
+
+def check_update_norm(arrays: Arrays, reference: Arrays, *, trained: Collection[str], largest: float) -> None:
+    """Refuse a model that moved too far.
+
+    Args:
+        arrays: The reply's.
+        reference: The model that was sent out.
+        trained: Names of the arrays that training moves.
+        largest: Bound on the L2 norm over all of them, in weight units.
+
+    Raises:
+        ReplyError: The update is longer.
+    """
+    squares = [
+        float(np.square(arrays[name].astype(np.float64) - reference[name].astype(np.float64)).sum()) for name in trained
+    ]
+    if (norm := math.sqrt(math.fsum(squares))) > largest:
+        raise ReplyError(f"the update's norm is {norm:.3g}; expected at most {largest:g} (federation.max-update-norm)")
 
 
 def _check_array(name: str, array: np.ndarray, reference: Arrays) -> None:

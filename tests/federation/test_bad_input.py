@@ -99,6 +99,7 @@ def test_more_hospitals_asked_for_than_there_are_is_an_error(tmp_path: Path) -> 
     [
         pytest.param(_first(lambda a: np.full_like(a, np.nan)), "'1.weight' holds NaN or infinity", id="NaN"),
         pytest.param(_first(lambda a: np.full_like(a, -np.inf)), "'1.weight' holds NaN or infinity", id="infinity"),
+        pytest.param(_first(lambda a: a + 1e30), "norm is 5.48e+30; expected at most 100", id="too far"),
         pytest.param(_first(lambda a: a[:, :-1]), "'1.weight' has shape [1, 29]; expected [1, 30]", id="shape"),
         pytest.param(_first(lambda a: a.astype(np.float64)), "type float64; expected float32", id="type"),
         pytest.param(_arrays(lambda arrays: {"1.bias": arrays["1.bias"]}), "['1.weight'] are missing", id="missing"),
@@ -284,6 +285,7 @@ def test_a_node_that_answers_the_roll_call_with_nonsense_is_passed_over(tmp_path
     outcome = Federation(tmp_path).run(wrap=nonsense)
 
     assert sorted(outcome.header["sites"]) == ["hospital-1", "hospital-2", "hospital-3"]
+    assert outcome.header["refused"]["node 1003"]["code"] == "unusable-reply"  # named, not silently passed over
 
 
 def test_two_nodes_that_claim_one_hospital_stop_the_run(tmp_path: Path) -> None:
@@ -292,3 +294,35 @@ def test_two_nodes_that_claim_one_hospital_stop_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match=r"\['hospital-2'\] are claimed by two nodes"):
         Federation(tmp_path / "run").run(site_files={3: copied})
+
+
+def _metric(key: str, value: float) -> Callable[[Message], None]:
+    def apply(reply: Message) -> None:
+        reply.content.metric_records[METRICS][key] = value
+
+    return apply
+
+
+def test_an_absurd_loss_does_not_stop_the_run_early(tmp_path: Path) -> None:
+    overrides = {**PLAIN, "stopping.patience": 2, "num-rounds": 5}
+
+    outcome = Federation(tmp_path).run(
+        overrides=overrides, wrap=_spoil("hospital-2", _metric("loss-sum", 1e308), kind="evaluate")
+    )
+
+    assert all("loss-sum" in line["missing"]["hospital-2"]["reason"] for line in outcome.rounds)
+    assert outcome.header["status"] == "completed"
+
+
+def test_a_hospital_that_refuses_neither_trains_nor_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_benign(records: SiteRecords) -> SiteRecords:
+        return replace(records, train=replace(records.train, labels=np.full_like(records.train.labels, "benign")))
+
+    _change_records(monkeypatch, part=1, change=all_benign)
+
+    outcome = Federation(tmp_path).run()
+
+    assert all(sorted(line["sites"]) == ["hospital-1", "hospital-3", "hospital-4"] for line in outcome.rounds)
+    assert all(line["missing"] == {} for line in outcome.rounds)

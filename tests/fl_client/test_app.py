@@ -136,7 +136,7 @@ class TestPlan:
         overrides = {"simulation.epsilon-budget": 0.0}
 
         assert refusal(ask(PLAN, overrides=overrides)) == "budget-exhausted"
-        assert refusal(train(1, overrides=overrides)) == "invalid-request"  # there is no plan
+        assert refusal(train(1, overrides=overrides)) == "no-agreement"
 
     def test_a_model_that_cannot_be_trained_privately_is_refused(self, ask: Ask) -> None:
         replies = [
@@ -157,16 +157,14 @@ class TestRefusals:
         assert refusal(ask(kind, server_round=1, arrays=model, overrides=overrides)) == "policy"
 
     def test_a_real_hospital_requires_privacy_unless_its_file_says_otherwise(
-        self, ask: Ask, model: Arrays, write_site_file: Callable[..., Path]
+        self, ask: Ask, write_site_file: Callable[..., Path]
     ) -> None:
         silent, open_minded = write_site_file("silent"), write_site_file("open-minded", require_privacy="false")
 
         replies = [
             ask(
-                TRAIN,
+                PLAN,
                 site=path.parent.name,
-                server_round=1,
-                arrays=model,
                 node_config={"site-file": str(path)},
                 overrides={**NOT_PRIVATE, "simulation.require-privacy": False},
             )
@@ -204,7 +202,7 @@ class TestRefusals:
     ) -> None:
         ask(PLAN, run="run-1")
 
-        assert refusal(train(1, run="run-2")) == "invalid-request"
+        assert refusal(train(1, run="run-2")) == "no-agreement"
         assert charges() == []
 
     @pytest.mark.parametrize(
@@ -287,14 +285,17 @@ class TestRefusals:
         assert refusal(train(1)) == "invalid-data"
         assert charges() == []
 
-    def test_a_hospital_without_held_out_patients_does_not_measure(
-        self, ask: Ask, model: Arrays, edit_records: EditRecords
+    @pytest.mark.parametrize(("held_out", "answer"), [(0, "too-few-patients"), (9, "too-few-patients"), (10, None)])
+    def test_a_hospital_with_few_held_out_patients_does_not_measure(
+        self, ask: Ask, model: Arrays, edit_records: EditRecords, held_out: int, answer: str | None
     ) -> None:
-        edit_records(no_patients)
+        edit_records(lambda site: SiteRecords(train=site.train, test=site.test.take(np.arange(held_out))))
+        ask(PLAN)
 
-        assert refusal(ask(EVALUATE, server_round=1, arrays=model)) == "too-few-patients"
+        assert refusal(ask(EVALUATE, server_round=1, arrays=model)) == answer
 
     def test_a_model_that_gives_no_numbers_is_not_measured(self, ask: Ask, model: Arrays) -> None:
+        ask(PLAN)
         model["1.bias"] = np.full_like(model["1.bias"], np.nan)
 
         assert refusal(ask(EVALUATE, server_round=1, arrays=model)) == "invalid-request"
@@ -312,6 +313,7 @@ class TestEvaluation:
             return site
 
         edit_records(look)
+        ask(PLAN)
 
         evaluation = read_evaluation(ask(EVALUATE, server_round=1, arrays=model))
 
@@ -321,13 +323,46 @@ class TestEvaluation:
         assert evaluation.num_correct == evaluation.num_examples - evaluation.scores.num_positive
         assert evaluation.auroc == 0.5
 
-    def test_measuring_needs_no_plan_and_is_not_charged(self, ask: Ask, model: Arrays, folder: Path) -> None:
+    def test_measuring_is_not_charged(self, ask: Ask, model: Arrays, charges: Callable[[], list[LedgerEntry]]) -> None:
+        ask(PLAN)
+
         assert refusal(ask(EVALUATE, server_round=1, arrays=model)) is None
-        assert not (folder / "ledger.sqlite").exists()
+        assert charges() == []
+
+    def test_a_hospital_that_has_not_agreed_does_not_measure(self, ask: Ask, model: Arrays) -> None:
+        refused = ask(PLAN, overrides={"simulation.epsilon-budget": 0.0})
+        never_asked = ask(EVALUATE, server_round=1, arrays=model, overrides={"simulation.epsilon-budget": 0.0})
+
+        assert (refusal(refused), refusal(never_asked)) == ("budget-exhausted", "no-agreement")
+
+    def test_a_round_is_measured_once_and_a_retry_gets_the_same_answer(
+        self, ask: Ask, model: Arrays, to_bytes: Callable[[Any], bytes]
+    ) -> None:
+        ask(PLAN)
+        first = ask(EVALUATE, server_round=2, arrays=model)
+        crafted = {name: array + 1 for name, array in model.items()}
+
+        again = ask(EVALUATE, server_round=2, arrays=crafted)
+
+        assert to_bytes(again.content) == to_bytes(first.content)
+        assert refusal(ask(EVALUATE, server_round=1, arrays=crafted)) == "no-agreement"
+        assert refusal(ask(EVALUATE, server_round=3, arrays=crafted)) is None
+
+    def test_a_hospital_measures_only_if_its_policy_says_so(
+        self, ask: Ask, model: Arrays, write_site_file: Callable[..., Path]
+    ) -> None:
+        answers = []
+        for path in (write_site_file("silent"), write_site_file("open-minded", release_evaluations="true")):
+            place: dict[str, Any] = {"site": path.parent.name, "node_config": {"site-file": str(path)}}
+            ask(PLAN, **place)
+            answers.append(refusal(ask(EVALUATE, server_round=1, arrays=model, **place)))
+
+        assert answers == ["policy", None]
 
     def test_training_patients_are_not_measured(
         self, ask: Ask, model: Arrays, monkeypatch: pytest.MonkeyPatch, edit_records: EditRecords
     ) -> None:
+        ask(PLAN)
         edit_records(one_nan)  # in a training record
         seen: list[Examples] = []
 

@@ -62,6 +62,11 @@ def count_released(folder: Path) -> int:
 
 
 class TestTrainingWithoutPrivacy:
+    @pytest.fixture(autouse=True)
+    def agreed(self, ask: Ask) -> None:
+        for site in ("hospital-1", "hospital-2"):
+            ask(PLAN, site=site, overrides=NOT_PRIVATE)
+
     def test_the_same_request_gives_the_same_reply_to_the_bit(
         self, train: Callable[..., Message], to_bytes: Callable[[Any], bytes]
     ) -> None:
@@ -83,7 +88,7 @@ class TestTrainingWithoutPrivacy:
         reply = train(1, overrides=NOT_PRIVATE)
 
         assert fields_of(reply) == {"arrays.1.weight", "arrays.1.bias", "metrics.num-examples", "config.site"}
-        assert sorted(path.name for path in folder.iterdir()) == [OUTBOUND_LOG, "site.log", "site.toml"]
+        assert sorted(path.name for path in folder.iterdir()) == ["agreements", OUTBOUND_LOG, "site.log", "site.toml"]
 
 
 class TestPrivateTraining:
@@ -104,6 +109,14 @@ class TestPrivateTraining:
         }
         metrics = reply.content.metric_records[METRICS]
         assert (metrics["num-examples"], metrics["delta"], metrics["steps"]) == (80, DELTA, 4)
+
+    def test_a_ledger_that_lost_the_run_s_plan_trains_nothing(
+        self, ask: Ask, train: Callable[..., Message], folder: Path
+    ) -> None:
+        ask(PLAN)
+        (folder / "ledger.sqlite").unlink()
+
+        assert refusal(train(1)) == "invalid-request"
 
     def test_the_epsilon_in_a_reply_is_that_of_the_ledger(
         self, ask: Ask, train: Callable[..., Message], charges: Callable[[], list[LedgerEntry]]

@@ -62,7 +62,7 @@ def test_a_refusal_leaves_as_its_own_code(code: RefusalCode) -> None:
         (SettingError(SECRET), "internal"),
         (DisclosureError(SECRET), "disclosure"),
         (LedgerError(SECRET), "internal"),
-        (PrivacySettingError(SECRET), "policy"),
+        (PrivacySettingError(SECRET), "privacy-setting"),
         (PrivacyError(SECRET), "internal"),
         (QuorumError(SECRET), "internal"),
         (ValueError(SECRET), "internal"),

@@ -69,7 +69,7 @@ def test_a_site_plan_is_read_as_it_was_written() -> None:
     assert SitePlan.from_message(message_of(PLAN.to_content())) == PLAN
 
 
-@pytest.mark.parametrize("sites", [[], ["north"], ["north", "süd"]])
+@pytest.mark.parametrize("sites", [[], ["north"], ["north", "south-2"]])
 def test_a_roster_is_read_as_it_was_written(sites: list[str]) -> None:
     assert read_roster(message_of(roster_content(sites))) == sites
 
@@ -159,9 +159,12 @@ def test_a_field_of_another_type_is_refused_by_name(reader: str, key: str, value
         read(message({**fields, key: value}))
 
 
-@pytest.mark.parametrize("sites", [[1, 2], [b"north"], [True], [0.5]])
-def test_a_roster_of_anything_but_texts_is_refused(sites: list[Any]) -> None:
-    with pytest.raises(MessageError, match=r"^sites=\[.+\]; expected a list of texts$"):
+@pytest.mark.parametrize(
+    "sites",
+    [[1, 2], [b"north"], [True], [0.5], ["süd"], [""], ["North"], ["../x"], ["[/b]"], ["a" * 65], ["north\n"], ["a b"]],
+)
+def test_a_roster_of_anything_but_names_of_hospitals_is_refused(sites: list[Any]) -> None:
+    with pytest.raises(MessageError, match=r"^site=.{1,40}; expected 1 to 64 lower-case letters, digits and hyphens$"):
         read_roster(config_of({"sites": sites}))
 
 
@@ -306,7 +309,7 @@ def test_a_refusal_is_read_as_its_label_and_our_sentence(code: RefusalCode) -> N
     assert refusal_of_reply(error_reply(int(code))) == (code.label, code.sentence)
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 99, 110])
+@pytest.mark.parametrize("code", [0, 1, 2, 99, 112])
 def test_a_code_of_flower_is_kept_without_its_text(code: int) -> None:
     expected = (f"flower-{code}", "The node gave no answer of ours (Flower's own code).")
 
@@ -316,3 +319,32 @@ def test_a_code_of_flower_is_kept_without_its_text(code: int) -> None:
 def test_the_record_names_are_flowers_own_defaults() -> None:
     # Flower's strategies and client templates look for these.
     assert (ARRAYS, CONFIG, METRICS) == ("arrays", "config", "metrics")
+
+
+def test_a_node_that_speaks_for_too_many_hospitals_is_refused() -> None:
+    with pytest.raises(MessageError, match="speaks for 1001 hospitals; expected at most 1000"):
+        read_roster(message_of(roster_content([f"hospital-{number}" for number in range(1001)])))
+
+
+@pytest.mark.parametrize("run", ["", "a b", "x" * 65, "../run", "run\n"])
+def test_a_request_s_identity_is_short_and_plain(run: str) -> None:
+    request = Request(run=run, fingerprint="abc")
+
+    with pytest.raises(MessageError, match=r"^run=.+; expected 1 to 64 letters, digits, '-' or '_'$"):
+        Request.from_message(message_of(RecordDict({"config": request.to_config()})))
+
+
+@pytest.mark.parametrize("noise", [float("nan"), float("inf"), -0.1])
+def test_a_plan_s_noise_is_a_finite_number(noise: float) -> None:
+    plan = SitePlan(site="north", num_examples=10, noise_multiplier=noise)
+
+    with pytest.raises(MessageError, match=r"^noise-multiplier=.+; expected a finite number of at least 0$"):
+        SitePlan.from_message(message_of(plan.to_content()))
+
+
+@pytest.mark.parametrize("num_examples", [0, -1, 2**40 + 1])
+def test_a_plan_s_number_of_examples_is_in_range(num_examples: int) -> None:
+    plan = SitePlan(site="north", num_examples=num_examples, noise_multiplier=0.0)
+
+    with pytest.raises(MessageError, match=r"^num-examples=.+; expected 1 to 1099511627776$"):
+        SitePlan.from_message(message_of(plan.to_content()))

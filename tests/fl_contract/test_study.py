@@ -378,6 +378,7 @@ CHANGES: dict[str, Scalar] = {
     "strategy.server-dampening": 0.7,
     "federation.min-sites": 2,
     "federation.fraction-sites": 0.7,
+    "federation.max-update-norm": 3.5,
     "federation.round-timeout-seconds": 7.0,
     "stopping.patience": 7,
     "stopping.min-improvement": 0.7,

@@ -32,7 +32,7 @@ def make_rounds(sites: list[str], *, num_rounds: int = 3, auroc: float | None = 
     for number in range(1, num_rounds + 1):
         site = SiteRound(
             num_examples=10, test_examples=5, loss=1 / number, accuracy=0.5, auroc=auroc, bytes_down=1, bytes_up=1,
-            seconds=0.1, epsilon=0.5 * number, delta=0.001,
+            seconds=0.1, epsilon=0.5 * number, delta=0.001, steps=4,
         )  # fmt: skip
         answered = sites if number == 1 else sites[:-1]
         pooled = PooledRound(loss=1 / number, accuracy=0.5, auroc=auroc)

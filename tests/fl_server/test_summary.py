@@ -34,7 +34,7 @@ def evaluate(cases: list[int], controls: list[int], *, num_correct: int, loss_su
 
 def report(**fields: Any) -> dict[str, Any]:
     """What one hospital did in one round."""
-    empty = dict.fromkeys(("num_examples", "test_examples", "loss", "accuracy", "auroc", "epsilon", "delta"))
+    empty = dict.fromkeys(("num_examples", "test_examples", "loss", "accuracy", "auroc", "epsilon", "delta", "steps"))
     return empty | {"bytes_down": 10, "bytes_up": 10, "seconds": 0.1} | fields
 
 

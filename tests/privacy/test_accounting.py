@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from privacy.accounting import (
     CALIBRATION_TOLERANCE,
+    FILTER_ORDERS,
     LARGEST_PRV_EPSILON,
     Spend,
     calibrate_noise_multiplier,
     compute_epsilon,
+    compute_epsilon_adaptive,
     compute_epsilon_rdp,
 )
 from privacy.errors import PrivacySettingError
@@ -121,7 +123,7 @@ def test_without_sampling_the_epsilon_lies_just_above_the_closed_form(triples: T
 
 
 def test_no_steps_cost_nothing() -> None:
-    for compute in (compute_epsilon, compute_epsilon_rdp):
+    for compute in (compute_epsilon, compute_epsilon_adaptive, compute_epsilon_rdp):
         assert compute([], 1e-5) == 0.0
         assert compute(history([(1.0, 0.1, 0), (2.0, 1.0, 0)]), 1e-5) == 0.0
 
@@ -153,6 +155,32 @@ def test_an_epsilon_too_large_to_be_tight_is_the_renyi_bound() -> None:
     reckless = history([(0.3, 0.25, 80)])
 
     assert compute_epsilon(reckless, 1e-3) == compute_epsilon_rdp(reckless, 1e-3) > LARGEST_PRV_EPSILON
+
+
+def test_with_one_noise_and_rate_there_is_nothing_adaptive_but_the_number_of_steps() -> None:
+    one = history([(1.3, 0.05, 200), (1.3, 0.05, 300), (9.0, 0.5, 0)])
+
+    assert compute_epsilon_adaptive(one, 1e-5) == compute_epsilon(one, 1e-5)
+
+
+def test_parameters_chosen_on_the_way_cost_what_the_best_fixed_order_gives_at_its_share_of_delta() -> None:
+    # Without sampling a step costs order / (2 noise^2), so 3/16 + 1/4 = 7/16 in all: order * 7/32. Conversion of
+    # arXiv 1905.09982, Theorem 21: rdp + log((a-1)/a) - (log(delta) + log(a)) / (a-1).
+    triples = [(4.0, 1.0, 3), (2.0, 1.0, 1)]
+    share = 1e-5 / len(FILTER_ORDERS)
+
+    by_hand = min(a * 7 / 32 + math.log((a - 1) / a) - (math.log(share) + math.log(a)) / (a - 1) for a in FILTER_ORDERS)
+
+    assert compute_epsilon_adaptive(history(triples), 1e-5) == pytest.approx(by_hand, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("triples", "delta"), [(triples, delta) for triples, delta, _, _ in GOLDEN if len(triples) > 1]
+)
+def test_the_right_to_choose_on_the_way_is_paid_for_but_not_out_of_proportion(triples: Triples, delta: float) -> None:
+    adaptive = compute_epsilon_adaptive(history(triples), delta)
+
+    assert compute_epsilon_rdp(history(triples), delta) < adaptive < 1.4 * compute_epsilon(history(triples), delta)
 
 
 def test_a_tiny_spend_is_not_reported_as_much_by_the_fast_bound() -> None:
@@ -292,6 +320,6 @@ def test_a_spend_outside_its_ranges_cannot_be_built(changed: dict[str, float]) -
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, 1e-12, math.nan])
 def test_epsilon_is_refused_at_a_delta_that_cannot_be_trusted(delta: float) -> None:
-    for compute in (compute_epsilon, compute_epsilon_rdp):
+    for compute in (compute_epsilon, compute_epsilon_adaptive, compute_epsilon_rdp):
         with pytest.raises(PrivacySettingError, match="delta"):
             compute([], delta)

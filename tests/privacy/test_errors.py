@@ -28,3 +28,12 @@ def test_a_budget_of_zero_is_explained_differently() -> None:
     error = BudgetExceededError(epsilon_spent=0.0, epsilon_budget=0.0, epsilon_requested=1.0)
 
     assert "a budget of 0 refuses every private round" in str(error)
+
+
+def test_an_exhausted_target_names_its_run_and_does_not_advise_to_raise_the_budget() -> None:
+    error = BudgetExceededError(epsilon_spent=2.9, epsilon_budget=3.0, epsilon_requested=3.1, run="7")
+
+    assert error.run == "7"
+    assert "epsilon of run '7' after this round=3.1000" in str(error)
+    assert "the run's own target of 3.0000" in str(error)
+    assert "raise" not in str(error)

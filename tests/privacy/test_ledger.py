@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from privacy import ledger as ledger_module
-from privacy.accounting import Spend, compute_epsilon, compute_epsilon_rdp
+from privacy.accounting import Spend, compute_epsilon, compute_epsilon_adaptive, compute_epsilon_rdp
 from privacy.errors import BudgetExceededError, LedgerError, PrivacySettingError
 from privacy.ledger import Ledger, Reservation
 from privacy.plan import PrivacyPlan
@@ -317,6 +317,7 @@ def test_while_the_fast_bound_suffices_the_slow_one_is_not_asked(
         raise AssertionError
 
     monkeypatch.setattr(ledger_module, "compute_epsilon", refuse)
+    monkeypatch.setattr(ledger_module, "compute_epsilon_adaptive", refuse)
 
     with open_ledger(path, budget=100.0) as ledger:
         reserve(ledger, plan)
@@ -391,6 +392,122 @@ def test_a_budget_that_is_no_limit_is_refused(path: Path, budget: float) -> None
         open_ledger(path, budget)
 
     assert not path.exists()
+
+
+# --- the run's own target --------------------------------------------------------------------------------------------
+
+
+def train_round(ledger: Ledger, plan: PrivacyPlan, server_round: int, run: str = "7") -> None:
+    reserve(ledger, plan, server_round, run)
+    ledger.settle(run=run, server_round=server_round, steps_run=plan.steps_per_round)
+
+
+def test_a_run_never_exceeds_its_own_target_however_often_its_rounds_are_repeated(
+    path: Path, plan: PrivacyPlan
+) -> None:
+    with open_ledger(path, budget=100.0) as ledger:
+        for asked in range(20):  # the plan has 20 rounds
+            train_round(ledger, plan, 1 + asked % 2)
+
+        with pytest.raises(BudgetExceededError, match=r"of run '7' .* the run's own target of 3\.0") as raised:
+            reserve(ledger, plan, 1)
+
+        assert raised.value.run == "7"
+        assert raised.value.epsilon_budget == plan.epsilon
+        assert raised.value.epsilon_spent == epsilon_of_rounds(plan, 20) <= plan.epsilon
+        assert raised.value.epsilon_requested == epsilon_of_rounds(plan, 21) > plan.epsilon
+        assert len(ledger.entries()) == 20
+        train_round(ledger, plan, 1, run="8")
+
+
+def test_the_target_of_a_run_holds_at_the_delta_of_its_plan_and_not_of_the_ledger(path: Path) -> None:
+    plan = PrivacyPlan.calibrate(
+        epsilon=3.0,
+        delta=1e-5,
+        clip_norm=1.0,
+        sampling_rate=1.0,
+        steps_per_round=4,
+        num_rounds=5,
+        nominal_examples=400,
+    )
+    with open_ledger(path, budget=100.0) as ledger:
+        for server_round in range(1, 6):
+            train_round(ledger, plan, server_round)
+
+        with pytest.raises(BudgetExceededError):
+            reserve(ledger, plan, 5)
+
+        assert compute_epsilon([plan.round_spend] * 6, DELTA) < 3.0
+        assert ledger.spent_by_run("7") == compute_epsilon([plan.total_spend], DELTA)
+        assert 2.98 < ledger.spent_by_run("7", delta=plan.delta) == compute_epsilon([plan.total_spend], 1e-5) <= 3.0
+
+
+def test_more_noise_than_the_target_needs_leaves_room_to_repeat_a_round(path: Path, plan: PrivacyPlan) -> None:
+    generous = replace(plan, noise_multiplier=plan.noise_multiplier * 2, num_rounds=1)
+
+    with open_ledger(path, budget=100.0) as ledger:
+        train_round(ledger, generous, 1)
+        reserve(ledger, generous, 1)
+
+        assert ledger.spent_by_run("7") <= generous.epsilon
+
+
+def test_an_open_round_is_handed_out_again_even_if_the_target_is_used_up(path: Path, plan: PrivacyPlan) -> None:
+    with open_ledger(path, budget=100.0) as ledger:
+        for server_round in range(1, 20):
+            train_round(ledger, plan, server_round)
+        last = reserve(ledger, plan, 20)
+
+        assert reserve(ledger, plan, 20) == last
+
+
+def test_an_honest_run_is_granted_although_the_accountant_errs_from_step_to_step(
+    path: Path, plan: PrivacyPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "compute_epsilon", lambda *_: 3.001)  # its error, between round 19 and 20
+    monkeypatch.setattr(ledger_module, "compute_epsilon_rdp", lambda *_: 3.3)
+    monkeypatch.setattr(ledger_module, "compute_epsilon_adaptive", lambda *_: 3.001)
+
+    with open_ledger(path, budget=100.0) as ledger:
+        for server_round in range(1, 21):
+            train_round(ledger, plan, server_round)
+
+        with pytest.raises(BudgetExceededError, match="the run's own target"):
+            reserve(ledger, plan, 20)
+
+
+def test_the_first_round_of_a_run_fixes_its_plan_so_that_its_target_cannot_be_raised_later(
+    path: Path, plan: PrivacyPlan
+) -> None:
+    with open_ledger(path, budget=100.0) as ledger:
+        reserve(ledger, plan, 1)
+
+        with pytest.raises(LedgerError, match="another plan"):
+            reserve(ledger, replace(plan, epsilon=50.0), 2)
+
+        assert ledger.load_plan("7") == plan
+
+
+# --- plans chosen after seeing earlier outputs -----------------------------------------------------------------------
+
+
+def test_once_plans_differ_the_budget_is_counted_by_a_bound_that_allows_them_to_depend_on_outputs(
+    path: Path, plan: PrivacyPlan
+) -> None:
+    other = replace(plan, noise_multiplier=plan.noise_multiplier * 1.5)
+    both = [plan.round_spend, other.round_spend]
+    fixed_in_advance, chosen_on_the_way = compute_epsilon(both, DELTA), compute_epsilon_adaptive(both, DELTA)
+    assert compute_epsilon_rdp(both, DELTA) < chosen_on_the_way
+
+    with open_ledger(path, budget=(fixed_in_advance + chosen_on_the_way) / 2) as ledger:
+        reserve(ledger, plan)
+        with pytest.raises(BudgetExceededError) as raised:
+            reserve(ledger, other, run="8")
+        assert raised.value.epsilon_requested == chosen_on_the_way
+    with open_ledger(path, budget=chosen_on_the_way) as ledger:
+        reserve(ledger, other, run="8")
+        assert ledger.spent() == chosen_on_the_way
+        assert ledger.remaining() == 0.0
 
 
 # --- crashes and other processes -------------------------------------------------------------------------------------
@@ -563,18 +680,33 @@ def test_a_closed_ledger_says_so(path: Path, plan: PrivacyPlan) -> None:
         "UPDATE entry SET server_round = 9",
         "UPDATE entry SET steps_run = 0 WHERE steps_run IS NOT NULL",
         "UPDATE ledger SET delta = 0.5",
+        "DELETE FROM ledger",
+        "INSERT OR REPLACE INTO ledger VALUES (1, 0.5)",
+        "INSERT OR REPLACE INTO entry SELECT id, 'other', 9, 9, study, 1e9, sampling_rate, clip_norm, 1, 0, holder,"
+        " reserved_at, settled_at FROM entry WHERE id = 1",
+        "INSERT OR REPLACE INTO entry SELECT 99, run, server_round, attempt, study, 1e9, sampling_rate, clip_norm, 1,"
+        " 0, holder, reserved_at, settled_at FROM entry WHERE id = 1",
+        "INSERT OR REPLACE INTO entry SELECT -1, 'other', 9, 9, study, noise_multiplier, sampling_rate, clip_norm, 1,"
+        " 0, holder, reserved_at, settled_at FROM entry WHERE id = 1",
+        "UPDATE OR REPLACE entry SET id = 1 WHERE id = 2",
+        "DELETE FROM plan",
+        "UPDATE plan SET plan = '{}'",
+        "INSERT OR REPLACE INTO plan VALUES ('7', 'heart', '{}')",
+        "INSERT OR REPLACE INTO plan (rowid, run, study, plan) VALUES (1, '8', 'heart', '{}')",
     ],
 )
 def test_the_file_itself_refuses_to_forget_or_to_change_a_charge(path: Path, plan: PrivacyPlan, statement: str) -> None:
     with open_ledger(path) as ledger:
+        ledger.store_plan("7", "heart", plan)
         reserve(ledger, plan, 1)
         ledger.settle(run="7", server_round=1, steps_run=3)
         reserve(ledger, plan, 2)
         before = ledger.entries()
 
         other_program = sqlite3.connect(path)
-        with pytest.raises(sqlite3.IntegrityError):
+        with pytest.raises(sqlite3.Error, match=r"cannot be|CHECK constraint|no column named rowid"):
             other_program.execute(statement)
         other_program.close()
 
         assert ledger.entries() == before
+        assert ledger.load_plan("7") == plan

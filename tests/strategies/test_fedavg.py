@@ -361,3 +361,22 @@ def test_a_weighted_mean_does_not_depend_on_the_order() -> None:
 
     # Added from left to right, 1e16 + 1 is 1e16.
     assert weighted_mean(pairs) == weighted_mean(reversed(pairs)) == 0.5
+
+
+@pytest.mark.parametrize(("moved", "is_used"), [(2.9, True), (3.1, False)])
+def test_an_update_that_is_too_long_is_left_out(
+    moved: float, is_used: bool, run_round: RunRound, roster_of: MakeRoster
+) -> None:
+    # Two trained arrays move by (moved, 0) and the buffer by far more: the norm is sqrt(moved**2 + 0**2).
+    model = {"a": np.zeros(1, np.float32), "b": np.zeros(1, np.float32), "running_mean": np.zeros(1, np.float32)}
+    far = {"a": np.full(1, moved, np.float32), "b": np.zeros(1, np.float32), "running_mean": np.full(1, 9, np.float32)}
+    sampling = SiteSampling(min_sites=1, generator=np.random.default_rng(0), max_update_norm=3.0)
+    strategy = FedAvg(sampling=sampling, buffer_names={"running_mean"}, roster=roster_of("north", "south"))
+
+    stepped = run_round(strategy, model, {"north": far, "south": model})
+
+    assert ("north" in strategy.outcome.examples) is is_used
+    assert stepped["a"] == pytest.approx(moved / 2 if is_used else 0.0)
+    if not is_used:
+        reason = "the update's norm is 3.1; expected at most 3 (federation.max-update-norm)"
+        assert strategy.outcome.left_out == {"north": ("unusable-reply", reason)}

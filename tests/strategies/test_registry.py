@@ -1,10 +1,12 @@
 """A study's settings become the strategy it names; every setting arrives."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from fl_contract.errors import SettingError
 from fl_contract.study import Scalar, load_study
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
@@ -18,6 +20,7 @@ OVERRIDES: dict[str, Scalar] = {
     "strategy.weighting": "equal",
     "federation.min-sites": 2,
     "federation.fraction-sites": 0.75,
+    "federation.max-update-norm": 3.5,
 }
 
 
@@ -36,7 +39,36 @@ def test_a_study_makes_the_strategy_that_it_names(
     assert strategy.server_learning_rate == 0.5
     assert strategy.buffer_names == {"running_var"}
     assert (strategy.sampling.min_sites, strategy.sampling.fraction) == (2, 0.75)
+    assert strategy.sampling.max_update_norm == 3.5
     assert strategy.sampling.generator is generator
     assert strategy.weighting.kind == "equal"
     if isinstance(strategy, FedAvgM):
         assert (strategy.server_momentum, strategy.server_dampening) == (0.25, 0.125)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"a": 0.6}, "no weight for ['b']; expected one for every hospital"),
+        ({"a": 0.6, "b": 0.3, "c": 0.1}, "names ['c']; expected only hospitals of the run, ['a', 'b']"),
+    ],
+)
+def test_institution_weights_name_every_hospital_and_no_other(
+    weights: dict[str, float], message: str, roster_of: Callable[..., Roster]
+) -> None:
+    study = load_study("breast-cancer")
+    settings = study.strategy.model_copy(update={"weighting": "institution", "institution_weights": weights})
+    study = study.model_copy(update={"strategy": settings})
+
+    with pytest.raises(SettingError, match=re.escape(message)):
+        make_strategy(study, roster=roster_of("a", "b"), generator=np.random.default_rng(1), buffer_names=())
+
+
+def test_the_weight_of_a_hospital_alone_does_not_matter(roster_of: Callable[..., Roster]) -> None:
+    study = load_study("breast-cancer")
+    settings = study.strategy.model_copy(update={"weighting": "institution", "institution_weights": {"b": 1.0}})
+    study = study.model_copy(update={"strategy": settings})
+
+    strategy = make_strategy(study, roster=roster_of("a"), generator=np.random.default_rng(1), buffer_names=())
+
+    assert strategy.weighting.weigh("a", 7) == 1.0

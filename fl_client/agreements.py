@@ -1,0 +1,80 @@
+"""What a hospital has agreed to: the runs, and the one measurement of each round that it has made."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fl_contract.errors import RefusalCode, RefusalError
+from fl_contract.messages import Request
+from fl_contract.metrics import Evaluation
+
+
+class Agreements:
+    """One small file for each run of the hospital's folder, replaced in one step.
+
+    A coordinator may ask for a run only after the hospital agreed to its plan, and has a model measured once a round:
+    exact measurements of arbitrary models, asked for without end, would give the held-out patients away.
+
+    Args:
+        folder: The hospital's own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "agreements"
+
+    def agree(self, request: Request) -> None:
+        """Note that the hospital takes part in this run; durable when this returns. Agreeing again changes nothing."""
+        if not self._path(request.run).exists():
+            self._write(request.run, {"run": request.run, "fingerprint": request.fingerprint})
+
+    def check(self, request: Request) -> None:
+        """Refuse a run that was not agreed, or not with this study.
+
+        Raises:
+            RefusalError: NO_AGREEMENT.
+        """
+        path = self._path(request.run)
+        if not path.exists() or self._read(request.run)["fingerprint"] != request.fingerprint:
+            raise RefusalError(
+                RefusalCode.NO_AGREEMENT, f"run {request.run!r} was not agreed; the plan is asked for before round 1"
+            )
+
+    def measured(self, request: Request) -> Evaluation | None:
+        """The measurement that was made in this round, which a retried request gets again.
+
+        Raises:
+            RefusalError: NO_AGREEMENT: a later round was measured already.
+        """
+        kept = self._read(request.run).get("measured")
+        if kept is None or kept["server-round"] < request.server_round:
+            return None
+        if kept["server-round"] > request.server_round:
+            raise RefusalError(
+                RefusalCode.NO_AGREEMENT,
+                f"round {request.server_round}; round {kept['server-round']} was measured already, each is once",
+            )
+        return Evaluation.from_json(kept["evaluation"])
+
+    def keep_measurement(self, request: Request, evaluation: Evaluation) -> None:
+        """Keep a measurement durably, before it is sent."""
+        measured = {"server-round": request.server_round, "evaluation": evaluation.to_json()}
+        self._write(request.run, self._read(request.run) | {"measured": measured})
+
+    def _path(self, run: str) -> Path:
+        return self._folder / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.json"
+
+    def _read(self, run: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self._path(run).read_text(encoding="utf-8"))
+        return content
+
+    def _write(self, run: str, content: dict[str, Any]) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        path = self._path(run)
+        partial = path.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8") as stream:
+            json.dump(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
