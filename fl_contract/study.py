@@ -136,20 +136,20 @@ class PrivacySettings(Settings):
     Attributes:
         mechanism: ``dp-sgd``, or ``none`` for a study without differential privacy.
         unit: What one unit of privacy protects. A ``record`` is one row or image.
-        epsilon: Target for all planned rounds together, add-or-remove-one.
-        delta: Of the same guarantee; below 1 / patients.
-        clip_norm: Bound on a record's gradient, in weight units per learning rate.
-        sampling_rate: Chance of a record to be in a step's batch, in (0, 1].
-        steps_per_round: Noisy steps in a round.
+        epsilon: Target for all planned rounds together, add-or-remove-one; at least 0.02, which accountants resolve.
+        delta: Of the same guarantee; at least 1e-10 and below 1 / patients.
+        clip_norm: Bound on a record's gradient, in weight units per learning rate; 1e-6 to 1e6.
+        sampling_rate: Chance of a record to be in a step's batch, in [1e-4, 1].
+        steps_per_round: Noisy steps in a round; at most 100,000 in a run.
     """
 
     mechanism: Literal["dp-sgd", "none"]
     unit: Literal["record"] = "record"
-    epsilon: float = Field(gt=0)
-    delta: float = Field(gt=0, lt=1)
-    clip_norm: float = Field(gt=0)
-    sampling_rate: float = Field(gt=0, le=1)
-    steps_per_round: int = Field(ge=1)
+    epsilon: float = Field(ge=0.02)
+    delta: float = Field(ge=1e-10, lt=1)
+    clip_norm: float = Field(ge=1e-6, le=1e6)
+    sampling_rate: float = Field(ge=1e-4, le=1)
+    steps_per_round: int = Field(ge=1, le=100_000)
 
 
 class SimulationSettings(Settings):

@@ -104,11 +104,11 @@ def test_the_shipped_studies_are_a_table_and_images() -> None:
         ("federation.min-sites", 0, "federation.min-sites=0; expected at least 1"),
         ("federation.fraction-sites", 0.0, "federation.fraction-sites=0.0; expected above 0.0"),
         ("federation.fraction-sites", 1.01, "federation.fraction-sites=1.01; expected at most 1.0"),
-        ("privacy.epsilon", 0.0, "privacy.epsilon=0.0; expected above 0.0"),
+        ("privacy.epsilon", 0.0, "privacy.epsilon=0.0; expected at least 0.02"),
         ("privacy.epsilon", float("nan"), "privacy.epsilon=nan; expected a finite number"),
         ("privacy.epsilon", float("inf"), "privacy.epsilon=inf; expected a finite number"),
         ("privacy.delta", 1.0, "privacy.delta=1.0; expected below 1.0"),
-        ("privacy.clip-norm", -1.0, "privacy.clip-norm=-1.0; expected above 0.0"),
+        ("privacy.clip-norm", -1.0, "privacy.clip-norm=-1.0; expected at least 1e-06"),
         ("privacy.mechanism", "dp", "privacy.mechanism='dp'; expected 'dp-sgd' or 'none'"),
         ("strategy.server-momentum", 1.0, "strategy.server-momentum=1.0; expected below 1.0"),
         ("schema.features", [], "schema.features=[]; expected a list of length 1 or more"),
@@ -212,7 +212,7 @@ def test_every_broken_rule_is_listed() -> None:
     assert str(caught.value).splitlines() == [
         "s.toml: num-rounds=0; expected at least 1",
         "s.toml: federation.min-sites is missing; add it",
-        "s.toml: privacy.epsilon=-1.0; expected above 0.0",
+        "s.toml: privacy.epsilon=-1.0; expected at least 0.02",
     ]
 
 
