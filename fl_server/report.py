@@ -198,7 +198,7 @@ def _say_spend(folder: RunFolder) -> str:
 def _list_alerts(folder: RunFolder) -> list[str]:
     run, terms = folder.main.run, folder.main.run.privacy
     alerts = []
-    if run.status in ("running", "failed"):
+    if run.status in ("running", "stopped", "failed"):
         reason = f": {run.reason}" if run.reason else "."
         alerts.append(f"This run is not a finished one; its status is {run.status}{reason}")
     for site, report in last_spend(folder.variants).items():

@@ -44,7 +44,7 @@ def _cells(variant: Variant) -> list[str]:
     return [
         variant.run.study,
         f"{variant.run.started:%Y-%m-%d %H:%M}",
-        variant.status,
+        variant.run.status,
         f"{len(variant.rounds)} of {variant.run.num_rounds}",
         f"{pooled.auroc:.3f}" if pooled and pooled.auroc is not None else "–",
     ]

@@ -65,13 +65,16 @@ class PrivacyTerms(_Record):
 
 
 class Run(_Record):
-    """``run.json``: one variant's run as a whole; ``num_rounds`` is what was planned."""
+    """``run.json``: one variant's run as a whole; ``num_rounds`` is what was planned.
+
+    A run that says ``running`` while no process runs it is read as ``stopped``.
+    """
 
     study: str
     title: str
     run: str
     engine: str
-    status: Literal["running", "completed", "converged", "failed"]
+    status: Literal["running", "stopped", "completed", "converged", "failed"]
     reason: str
     started: datetime
     finished: datetime | None
@@ -149,11 +152,6 @@ class Variant:
     evaluations: Mapping[str, Evaluation]
 
     @property
-    def status(self) -> str:
-        """As the run recorded it, but ``stopped`` if it says ``running`` and no process runs it."""
-        return "stopped" if self.run.status == "running" and self.run.reason == STOPPED else self.run.status
-
-    @property
     def is_private(self) -> bool:
         """Whether it trained with differential privacy."""
         return self.run.privacy.mechanism != "none"
@@ -216,7 +214,7 @@ def _read_variant(folder: Path) -> Variant:
         run = Run.model_validate_json(path.read_bytes())
         _ = run.privacy
         if run.status == "running" and not is_run_live(folder):
-            run = run.model_copy(update={"reason": STOPPED})
+            run = run.model_copy(update={"status": "stopped", "reason": STOPPED})
         path = folder / ROUNDS_FILE
         rounds = tuple(Round.model_validate_json(line) for line in read_round_lines(folder))
     except (OSError, ValueError) as error:

@@ -87,6 +87,6 @@ def test_a_run_says_running_only_while_its_folder_is_held(tmp_path: Path) -> Non
         held = read_variants(tmp_path)["federated"]
     free = read_variants(tmp_path)["federated"]
 
-    assert (held.status, held.run.reason) == ("running", "")
-    assert free.status == "stopped"
+    assert (held.run.status, held.run.reason) == ("running", "")
+    assert free.run.status == "stopped"
     assert "--resume" in free.run.reason
