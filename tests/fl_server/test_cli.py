@@ -93,8 +93,8 @@ def test_a_simulation_compares_all_ways_to_train_and_writes_summary_and_report(t
 def test_joining_the_shipped_study_is_worth_it(tmp_path: Path) -> None:
     # Privacy noise is not seeded. 150 draws of the same mechanism gave a private AUROC of 0.9927 with a deviation of
     # 0.0024 and a smallest of 0.9854; 4 of them were below the 0.9870 of hospitals alone on average. A bound 0.005
-    # below that average is 4.4 deviations away: about one false alarm in 100,000. 0.97 is further away still. The figure
-    # without privacy is drawn with the study's seed.
+    # below that average is 4.4 deviations away: about one false alarm in 100,000. 0.97 is further away still.
+    # The figure without privacy is drawn with the study's seed.
     result = _run("simulate", "--out", str(tmp_path))
 
     assert result.exit_code == 0, result.output
