@@ -60,6 +60,10 @@ def _change_records(
     monkeypatch.setattr(BuiltInSource, "load", load_changed)
 
 
+def _all_benign(records: SiteRecords) -> SiteRecords:
+    return replace(records, train=replace(records.train, labels=np.full_like(records.train.labels, "benign")))
+
+
 def _count(value: int) -> Callable[[Message], None]:
     def apply(reply: Message) -> None:
         reply.content.metric_records[METRICS][NUM_EXAMPLES] = value
@@ -177,10 +181,7 @@ def test_a_hospital_that_answers_after_the_deadline_is_named_and_the_run_goes_on
 def test_a_hospital_with_one_class_refuses_before_round_1_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def all_benign(records: SiteRecords) -> SiteRecords:
-        return replace(records, train=replace(records.train, labels=np.full_like(records.train.labels, "benign")))
-
-    _change_records(monkeypatch, part=1, change=all_benign)
+    _change_records(monkeypatch, part=1, change=_all_benign)
 
     outcome = Federation(tmp_path).run()
 
@@ -317,10 +318,7 @@ def test_an_absurd_loss_does_not_stop_the_run_early(tmp_path: Path) -> None:
 def test_a_hospital_that_refuses_neither_trains_nor_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def all_benign(records: SiteRecords) -> SiteRecords:
-        return replace(records, train=replace(records.train, labels=np.full_like(records.train.labels, "benign")))
-
-    _change_records(monkeypatch, part=1, change=all_benign)
+    _change_records(monkeypatch, part=1, change=_all_benign)
 
     outcome = Federation(tmp_path).run()
 
