@@ -91,17 +91,16 @@ def test_a_simulation_compares_all_ways_to_train_and_writes_summary_and_report(t
 
 @pytest.mark.slow
 def test_joining_the_shipped_study_is_worth_it(tmp_path: Path) -> None:
-    # Privacy noise is not seeded. 150 draws of the same mechanism gave a private AUROC of 0.9927 with a deviation of
-    # 0.0024 and a smallest of 0.9854; 4 of them were below the 0.9870 of hospitals alone on average. A bound 0.005
-    # below that average is 4.4 deviations away: about one false alarm in 100,000. 0.97 is further away still.
-    # The figure without privacy is drawn with the study's seed.
+    # Privacy noise is not seeded. Over 50 draws (benchmarks/results/breast_cancer.json) the private AUROC lay 8 of its
+    # standard deviations above that of hospitals alone on average, and further above 0.97.
+    # The figures without privacy are drawn with the study's seed.
     result = _run("simulate", "--out", str(tmp_path))
 
     assert result.exit_code == 0, result.output
     variants = json.loads((tmp_path / "summary.json").read_text())["variants"]
     pooled = {kind: figures["auroc"]["pooled"] for kind, figures in variants.items()}
     assert pooled["private"] >= 0.97
-    assert pooled["private"] >= pooled["local"] - 0.005
+    assert pooled["private"] >= pooled["local"]
     assert pooled["federated"] >= 0.99
 
 
