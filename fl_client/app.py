@@ -10,15 +10,14 @@ from torch import nn
 
 from fl_client.agreements import Agreements
 from fl_client.disclosure import release
-from fl_client.evaluation import evaluate
 from fl_client.guard import guard, log_to_site
+from fl_client.measurement import agree_on_measurement, measure
 from fl_client.outbox import Outbox
 from fl_client.preprocessing import Examples, check_trainable, prepare
 from fl_client.site import Site, open_sites
 from fl_client.training import round_generator, train, train_with_privacy
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import (
-    EVALUATE,
     PLAN,
     ROSTER,
     TRAIN,
@@ -27,7 +26,6 @@ from fl_contract.messages import (
     Request,
     SitePlan,
     TrainReply,
-    evaluation_content,
     request_arrays,
     roster_content,
 )
@@ -59,6 +57,7 @@ def answer_plan(message: Message, context: Context) -> Message:
     site, request = _open(message, context)
     _load_training_examples(site)
     plan = _agree_on_privacy(site, request) if site.study.is_private else None
+    agree_on_measurement(site, request)
     Agreements(site.folder).agree(request)
     answer = SitePlan(
         site=site.name,
@@ -87,14 +86,8 @@ def answer_evaluate(message: Message, context: Context) -> Message:
     """Measure the received model on this hospital's held-out patients, once a round; a retry gets the same answer."""
     site, request = _open(message, context)
     _check_agreed(site, request)
-    if not site.settings.policy.release_evaluations:
-        _refuse(RefusalCode.POLICY, "policy.release-evaluations=false; exact measurements of patients do not leave")
-    agreements = Agreements(site.folder)
-    evaluation = agreements.measured(request)
-    if evaluation is None:
-        evaluation = evaluate(_load_model(site, request_arrays(message)), _load_held_out_examples(site))
-        agreements.keep_measurement(request, evaluation)
-    content = release(evaluation_content(site.name, evaluation), EVALUATE, request, folder=site.folder)
+    content, kind = measure(site, request, _load_model(site, request_arrays(message)), _load_held_out_examples(site))
+    release(content, kind, request, folder=site.folder)
     return Message(content, reply_to=message)
 
 

@@ -16,6 +16,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from fl_contract.errors import DisclosureError, MessageError, RefusalCode
 from fl_contract.messages import ARRAYS, CONFIG, EVALUATE, METRICS, NUM_EXAMPLES, PLAN, ROSTER, TRAIN, Arrays, Request
 
+NOISED_EVALUATE = "evaluate.noised"
+"""An answer to an evaluate request whose counts have noise."""
+
 ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
     ROSTER: {CONFIG: {"sites": list[str]}},
     PLAN: {CONFIG: {"site": str, NUM_EXAMPLES: int, "noise-multiplier": float}},
@@ -23,6 +26,10 @@ ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
     EVALUATE: {
         CONFIG: {"site": str},
         METRICS: {NUM_EXAMPLES: int, "loss": float, "loss-sum": float, "num-correct": int, "score-counts": list[int]},
+    },
+    NOISED_EVALUATE: {
+        CONFIG: {"site": str},
+        METRICS: {"noised-cells": list[int], "noise-scale": float, "epsilon": float, "delta": float, "steps": int},
     },
 }
 
@@ -40,7 +47,7 @@ def release(
 
     Args:
         content: The reply.
-        kind: Type of the request, one of `ALLOWED`.
+        kind: Of reply, one of `ALLOWED`.
         request: What was asked, for the log.
         folder: The hospital's own, for the log.
         model: For a train reply: the model that was received; the reply's arrays have its names, shapes and types.

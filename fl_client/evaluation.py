@@ -2,10 +2,11 @@
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from fl_client.preprocessing import Examples
-from fl_contract.metrics import Evaluation, ScoreHistogram
+from fl_contract.metrics import Evaluation, ScoreHistogram, cells_of_patients
 from fl_contract.tasks import class_logits, loss_per_example, predict_classes
 
 BATCH_SIZE = 1024
@@ -24,17 +25,40 @@ def evaluate(model: nn.Module, examples: Examples) -> Evaluation:
     Raises:
         ValueError: The model gives a NaN or an infinite output.
     """
+    outputs = _outputs(model, examples)
+    losses = loss_per_example(outputs, examples.labels)
+    return Evaluation(
+        num_examples=len(examples),
+        loss_sum=float(losses.sum(dtype=torch.float64)),
+        num_correct=int((predict_classes(outputs) == examples.labels).sum()),
+        scores=ScoreHistogram.from_logits(_logits(outputs), examples.labels.numpy()),
+    )
+
+
+def contributions(model: nn.Module, examples: Examples) -> NDArray[np.float64]:
+    """Each record's part in a measurement that will be summed with noise, see `cells_of_patients`; private.
+
+    Args:
+        model: Is left in evaluation mode.
+        examples: At least one.
+
+    Returns:
+        [N, cells].
+
+    Raises:
+        ValueError: The model gives a NaN or an infinite output.
+    """
+    return cells_of_patients(_logits(_outputs(model, examples)), examples.labels.numpy())
+
+
+def _outputs(model: nn.Module, examples: Examples) -> Tensor:
     model.eval()
     with torch.no_grad():
         outputs = torch.cat([model(batch) for batch in examples.inputs.split(BATCH_SIZE)])
-        if not outputs.isfinite().all():
-            raise ValueError("the model's outputs are NaN or infinite; expected finite numbers")
-        losses = loss_per_example(outputs, examples.labels)
-        return Evaluation(
-            num_examples=len(examples),
-            loss_sum=float(losses.sum(dtype=torch.float64)),
-            num_correct=int((predict_classes(outputs) == examples.labels).sum()),
-            scores=ScoreHistogram.from_logits(
-                class_logits(outputs).numpy().astype(np.float64), examples.labels.numpy()
-            ),
-        )
+    if not outputs.isfinite().all():
+        raise ValueError("the model's outputs are NaN or infinite; expected finite numbers")
+    return outputs
+
+
+def _logits(outputs: Tensor) -> NDArray[np.float64]:
+    return class_logits(outputs).numpy().astype(np.float64)

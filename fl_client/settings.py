@@ -47,15 +47,15 @@ class PolicySettings(Settings):
         require_privacy: Refuse a study without differential privacy.
         min_examples: Fewest training records with which the hospital takes part, and fewest held-out ones with which it
             measures.
-        release_evaluations: Send exact sums and score histograms of held-out patients, once a round of a run that was
-            agreed. They are outside every epsilon; without them the hospital trains but does not measure.
+        measurements: How held-out patients are measured for a coordinator, once a round of a run that was agreed:
+            ``noised`` and charged to their own budget, ``exact`` and outside every epsilon, or not at all (``none``).
     """
 
     epsilon_budget: float = Field(ge=0)
     delta: float = Field(gt=0, lt=1)
     require_privacy: bool = True
     min_examples: int = Field(default=10, ge=1)
-    release_evaluations: bool = False
+    measurements: Literal["noised", "exact", "none"] = "noised"
 
 
 class SiteSettings(Settings):

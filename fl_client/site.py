@@ -113,7 +113,7 @@ def _virtual_settings(name: str, study: Study) -> SiteSettings:
         "epsilon-budget": simulation.epsilon_budget,
         "delta": study.privacy.delta,
         "require-privacy": simulation.require_privacy,
-        "release-evaluations": True,
+        "measurements": simulation.measurements,
     }
     return SiteSettings.model_construct(
         name=name,

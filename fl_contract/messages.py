@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 
 from fl_contract.errors import MessageError, RefusalCode
-from fl_contract.metrics import NUM_BINS, Evaluation, ScoreHistogram
+from fl_contract.metrics import NUM_BINS, Evaluation, NoisedCounts, ScoreHistogram, count_scored_classes
 
 Arrays = dict[str, NDArray[Any]]
 """A model's state, or an update: one array per name."""
@@ -185,7 +185,7 @@ class TrainReply:
 
 
 def privacy_spent(message: Message) -> PrivacySpent | None:
-    """What a train reply says was spent; None from a hospital that trained without differential privacy.
+    """What a reply says was spent; None from a hospital that answered without differential privacy.
 
     Raises:
         MessageError: A field is absent, of another type, or out of range.
@@ -207,7 +207,7 @@ def privacy_spent(message: Message) -> PrivacySpent | None:
 
 
 def evaluation_content(site: str, evaluation: Evaluation) -> RecordDict:
-    """A hospital's measurement as Flower carries it."""
+    """A hospital's exact measurement as Flower carries it."""
     return RecordDict(
         {
             METRICS: MetricRecord(
@@ -224,13 +224,27 @@ def evaluation_content(site: str, evaluation: Evaluation) -> RecordDict:
     )
 
 
+def noised_evaluation_content(site: str, noised: NoisedCounts, spent: PrivacySpent) -> RecordDict:
+    """A hospital's noised measurement as Flower carries it; ``spent`` is what this run's measuring cost until now."""
+    metrics: dict[str, Any] = {
+        "noised-cells": [int(count) for count in noised.cells],
+        "noise-scale": noised.noise_scale,
+        "epsilon": spent.epsilon,
+        "delta": spent.delta,
+        "steps": spent.steps,
+    }
+    return RecordDict({METRICS: MetricRecord(metrics), CONFIG: ConfigRecord({"site": site})})
+
+
 def read_evaluation(message: Message) -> Evaluation:
-    """Read a measurement at the coordinator.
+    """Read a measurement at the coordinator, an exact or a noised one.
 
     Raises:
         MessageError: A field is absent, of another type, or contradicts another.
     """
     metrics = _metrics(message)
+    if "noised-cells" in metrics:
+        return Evaluation.from_noised(_read_noised(metrics))
     counts = np.asarray(_field(metrics, "score-counts", list))
     if counts.dtype.kind != "i" or not counts.size or counts.size % (2 * NUM_BINS):
         raise MessageError(f"score-counts has {counts.size} entries; expected integers, a multiple of {2 * NUM_BINS}")
@@ -256,6 +270,20 @@ def read_evaluation(message: Message) -> Evaluation:
             "0 to num-examples correct"
         )
     return evaluation
+
+
+def _read_noised(metrics: MetricRecord) -> NoisedCounts:
+    cells = _field(metrics, "noised-cells", list)
+    noise_scale = _field(metrics, "noise-scale", float)
+    if not all(isinstance(cell, int) and abs(cell) <= MAX_EXAMPLES for cell in cells):
+        raise MessageError(f"noised-cells hold what is not a whole number of at most {MAX_EXAMPLES}")
+    if not 0 < noise_scale <= MAX_EXAMPLES:
+        raise MessageError(f"noise-scale={noise_scale}; expected above 0, at most {MAX_EXAMPLES}")
+    try:
+        count_scored_classes(len(cells))
+    except ValueError as error:
+        raise MessageError(f"noised-cells: {error}") from error
+    return NoisedCounts(cells=np.array(cells, dtype=np.int64), noise_scale=noise_scale)
 
 
 def _check_scores(scores: ScoreHistogram, num_examples: int) -> None:

@@ -110,12 +110,15 @@ class FederationSettings(Settings):
         max_update_norm: Largest accepted L2 norm of a hospital's update over all trained arrays, in weight units; a
             larger one is left out. No bound if it is not set.
         round_timeout_seconds: Deadline for the replies of a round; later ones are dropped.
+        measure_every: Rounds from one measurement on held-out patients to the next; the last round is always measured.
+            Fewer measurements get less noise each where a hospital sends them with noise.
     """
 
     min_sites: int = Field(ge=1)
     fraction_sites: float = Field(default=1.0, gt=0, le=1)
     max_update_norm: float | None = Field(default=None, gt=0)
     round_timeout_seconds: float = Field(default=3600.0, gt=0)
+    measure_every: int = Field(default=1, ge=1)
 
 
 class StoppingSettings(Settings):
@@ -141,6 +144,8 @@ class PrivacySettings(Settings):
         clip_norm: Bound on a record's gradient, in weight units per learning rate; 1e-6 to 1e6.
         sampling_rate: Chance of a record to be in a step's batch, in [1e-4, 1].
         steps_per_round: Noisy steps in a round; at most 100,000 in a run.
+        measurement_epsilon: Target for all measurements together, where a hospital sends them with noise. It counts for
+            held-out patients, whom training never touches; at least 0.02.
     """
 
     mechanism: Literal["dp-sgd", "none"]
@@ -150,6 +155,7 @@ class PrivacySettings(Settings):
     clip_norm: float = Field(ge=1e-6, le=1e6)
     sampling_rate: float = Field(ge=1e-4, le=1)
     steps_per_round: int = Field(ge=1, le=100_000)
+    measurement_epsilon: float = Field(default=2.0, ge=0.02)
 
 
 class SimulationSettings(Settings):
@@ -163,6 +169,8 @@ class SimulationSettings(Settings):
         trainers: ``all`` hospitals, the name of one, or ``pooled``: one site that holds every hospital's patients.
         epsilon_budget: Each virtual hospital's own budget over its whole life.
         require_privacy: Each virtual hospital refuses a study without differential privacy.
+        measurements: How each virtual hospital sends measurements of held-out patients: ``noised``, ``exact`` or
+            ``none``; a real hospital's own policy says it.
     """
 
     dataset: Literal["breast-cancer", "digits"]
@@ -172,6 +180,7 @@ class SimulationSettings(Settings):
     trainers: str = "all"
     epsilon_budget: float = Field(ge=0)
     require_privacy: bool = False
+    measurements: Literal["noised", "exact", "none"] = "noised"
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -225,6 +234,16 @@ class Study(Settings):
     def num_classes(self) -> int:
         """Classes of the label."""
         return len(self.data_schema.classes)
+
+    @property
+    def num_measurements(self) -> int:
+        """Rounds after which the model is measured."""
+        return -(-self.num_rounds // self.federation.measure_every)
+
+    def measurement_number(self, server_round: int) -> int | None:
+        """Which measurement a round ends with, from 1; None for a round that ends with none."""
+        until_last, rest = divmod(self.num_rounds - server_round, self.federation.measure_every)
+        return None if rest else self.num_measurements - until_last
 
     def to_table(self) -> dict[str, Any]:
         """All settings with their values, as TOML would hold them."""

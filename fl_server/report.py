@@ -23,7 +23,7 @@ from fl_server.report_template import (
     write_rounds,
 )
 from fl_server.run_record import write_atomically
-from fl_server.summary import Absence, RunFolder, Variant, last_spend, local_sites, subtract
+from fl_server.summary import Absence, RunFolder, Variant, last_spend, local_sites, natural_order, subtract
 
 NO_CLEAR_CHANGE = 0.005
 """A change of AUROC that is smaller than this, as printed to three decimals, is called none."""
@@ -280,6 +280,12 @@ def _list_notes(folder: RunFolder) -> list[str]:
         )
     if undefined := [site for site in folder.sites if site in folder.own and math.isnan(folder.own[site].auroc)]:
         notes.append(f"No AUROC for {write_names(undefined)}: the held-out patients there all carry the same label.")
+    if scales := [each.noised.noise_scale for each in folder.own.values() if each.noised is not None]:
+        notes.append(
+            f"Measurements were sent with noise: standard deviation {min(scales):.1f} to {max(scales):.1f} patients in "
+            "each count of a hospital. Numbers of patients, accuracy and AUROC are estimates; one hospital's alone are "
+            "rough."
+        )
     measured = {frozenset(each.evaluations) for each in folder.variants.values() if each.evaluations}
     if len(measured) > 1:
         notes.append(
@@ -372,7 +378,20 @@ def _describe_privacy(folder: RunFolder) -> dict[str, Any] | None:
         })  # fmt: skip
     styles = plots.site_styles(folder.sites)
     plot = plots.plot_epsilon(private.rounds, terms.epsilon, styles) if rows else None
-    return {"terms": terms, "rows": rows, "plot": plot}
+    return {"terms": terms, "rows": rows, "plot": plot, "measurements": _describe_measurements(private)}
+
+
+def _describe_measurements(private: Variant) -> dict[str, Any]:
+    """Which hospitals measured exactly, and what the others spent on their held-out patients and with what noise."""
+    last = {site: report for each in private.rounds for site, report in each.sites.items() if report.test_examples}
+    noised = [
+        {"site": site, "epsilon": last[site].measured_epsilon, "noise_scale": last[site].noise_scale}
+        for site in natural_order(last)
+        if last[site].noise_scale is not None
+    ]
+    exact = [site for site in natural_order(last) if last[site].noise_scale is None]
+    rounds = sum(any(report.test_examples for report in each.sites.values()) for each in private.rounds)
+    return {"noised": noised, "exact": exact, "rounds": rounds}
 
 
 def _say_why_no_privacy(folder: RunFolder) -> str:

@@ -217,16 +217,32 @@ hospital.</p>
 {{ draw(privacy.plot) }}
 {% endif %}
 
+{% if privacy.measurements.noised %}
+<h3>Measurements with noise</h3>
+<p>These hospitals sent counts of their held-out patients with Gaussian noise. The epsilon below is that of a held-out
+patient, over all measurements of this run; training never touches held-out patients, and measuring never touches the
+others. Measured with the same delta and accountant as above.</p>
+<div class="scroll"><table>
+{{ head(["Hospital", "Epsilon spent on held-out patients", "Noise in each count (standard deviation, patients)"]) }}
+<tbody>
+{% for row in privacy.measurements.noised %}
+<tr><th scope="row">{{ row.site }}</th><td>{{ row.epsilon | epsilon }}</td><td>{{ row.noise_scale | figure }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+{% endif %}
+
 <h3>Against whom it holds</h3>
 <p>A hospital adds the noise itself, to its own update. Its epsilon therefore holds against the coordinator and against
 everyone who receives any local update, any round's model or the final model, however they combine them.</p>
 
 <h3>Released without noise</h3>
 <ul>
-<li>About held-out patients, exactly and in every round: their number, the sum of their losses, how many were classified
-correctly, and a histogram of their scores by class, from which AUROC, ROC and calibration follow. No epsilon covers
-held-out patients.</li>
-<li>The balance of classes among held-out patients, which that histogram shows.</li>
+{% if privacy.measurements.exact %}
+<li>About held-out patients of {{ privacy.measurements.exact | join(", ") }}, because the hospital's own policy says so,
+in {{ privacy.measurements.rounds }} rounds: their number, the sum of their losses, how many were classified correctly,
+and a histogram of their scores by class, from which AUROC, ROC, calibration and the balance of classes follow. No
+epsilon covers these held-out patients.</li>
+{% endif %}
 <li>The number of training records, as each hospital declared it.</li>
 <li>That a hospital took part, refused or went missing, the code of its refusal, its times and its bytes.</li>
 {% if unprotected %}

@@ -92,10 +92,12 @@ class RoundLoop:
         started = time.monotonic()
         record = RoundRecord(server_round=server_round)
         model = self._train(model, record)
-        evaluations = self._measure(model, record)
-        record.pooled = merge_evaluations(evaluations.values())
+        evaluations: dict[str, Evaluation] = {}
+        if self.study.measurement_number(server_round) is not None:
+            evaluations = self._measure(model, record)
+            record.pooled = merge_evaluations(evaluations.values())
+            self.stopping.observe(record.pooled.loss)
         record.seconds = time.monotonic() - started
-        self.stopping.observe(record.pooled.loss)
         self.record.append(record)
         log(INFO, "%s", record.in_words(self.study.num_rounds))
         return model, evaluations
@@ -189,6 +191,7 @@ class RoundLoop:
                 continue
             try:
                 evaluations[site] = record.site(site).evaluation = self._read_evaluation(reply, site)
+                record.site(site).measured = privacy_spent(reply)
             except MessageError as error:
                 record.missing.setdefault(site, Absence(code="unusable-reply", reason=str(error)))
         for site in silent:
@@ -203,6 +206,8 @@ class RoundLoop:
         scored, expected = len(evaluation.scores.counts), num_outputs(self.study.num_classes)
         if scored != expected:
             raise MessageError(f"score-counts are of {scored} classes; expected {expected}")
+        if evaluation.noised is not None:
+            return evaluation
         first = self.held_out.setdefault(site, evaluation.num_examples)
         if evaluation.num_examples != first:
             raise MessageError(

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from fl_contract.messages import PrivacySpent
 from fl_contract.metrics import Evaluation
 from fl_contract.study import Study
 
@@ -50,6 +51,7 @@ class SiteRound:
         epsilon: Spent by this run so far; None without differential privacy.
         delta: Of the same guarantee.
         steps: Noisy steps of this round, as the hospital reports them.
+        measured: Spent on held-out patients by this run's measurements so far; None where they are exact.
     """
 
     num_examples: int | None = None
@@ -60,10 +62,11 @@ class SiteRound:
     epsilon: float | None = None
     delta: float | None = None
     steps: int | None = None
+    measured: PrivacySpent | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the record."""
-        measured = self.evaluation
+        measured, noised = self.evaluation, self.evaluation.noised if self.evaluation else None
         return {
             "num_examples": self.num_examples,
             "test_examples": measured.num_examples if measured else None,
@@ -76,6 +79,8 @@ class SiteRound:
             "epsilon": self.epsilon,
             "delta": self.delta,
             "steps": self.steps,
+            "noise_scale": noised.noise_scale if noised else None,
+            "measured_epsilon": self.measured.epsilon if self.measured else None,
         }
 
 

@@ -94,7 +94,10 @@ class Run(_Record):
 
 
 class SiteRound(_Record):
-    """One hospital in one round: no ``num_examples`` if it did not train; epsilon and delta as spent up to here."""
+    """One hospital in one round: no ``num_examples`` if it did not train; epsilon and delta as spent up to here.
+
+    ``noise_scale`` and ``measured_epsilon`` are those of a measurement that was sent with noise.
+    """
 
     num_examples: int | None
     test_examples: int | None
@@ -107,6 +110,8 @@ class SiteRound(_Record):
     epsilon: float | None
     delta: float | None
     steps: int | None
+    noise_scale: float | None = None
+    measured_epsilon: float | None = None
 
 
 class PooledRound(_Record):
@@ -132,6 +137,8 @@ class _EvaluationFields(_Record):
     loss_sum: float
     num_correct: int
     score_counts: list[list[list[int]]]
+    noised_cells: list[int] | None = None
+    noise_scale: float | None = None
 
 
 _EVALUATIONS = TypeAdapter(dict[str, _EvaluationFields])

@@ -10,6 +10,8 @@ from dp_accounting.pld import PLDAccountant
 from federation_harness import PLAIN, PRIVATE, Federation
 
 from fl_contract.errors import SettingError
+from fl_contract.metrics import merge_evaluations
+from fl_contract.study import Scalar
 from fl_server.summary import read_evaluations
 from privacy.accounting import Spend, compute_epsilon
 
@@ -148,3 +150,23 @@ def test_what_left_each_hospital_is_in_its_outbound_log(tmp_path: Path) -> None:
         log = tmp_path / "sites" / f"hospital-{number}" / "outbound.jsonl"
         kinds = [json.loads(line)["kind"] for line in log.read_text().splitlines()]
         assert kinds == ["query.roster", "query.plan", "train", "evaluate", "train", "evaluate"]
+
+
+def test_a_run_whose_hospitals_measure_with_noise_ends_with_estimates_and_their_cost(tmp_path: Path) -> None:
+    overrides: dict[str, Scalar] = {
+        **PRIVATE,
+        "simulation.measurements": "noised",
+        "federation.measure-every": 3,
+        "privacy.measurement-epsilon": 4.0,
+        "simulation.epsilon-budget": 30.0,
+    }
+
+    outcome = Federation(tmp_path).run(overrides=overrides)
+
+    assert [line["pooled"] is None for line in outcome.rounds] == [True, True, False]
+    for site in outcome.rounds[-1]["sites"].values():
+        assert 3.9 < site["measured_epsilon"] <= 4.0
+        assert site["noise_scale"] > 0.5
+    merged = merge_evaluations(read_evaluations(outcome.folder / "evaluation.json").values())
+    assert merged.noised is not None
+    assert abs(merged.num_examples - 172) < 60  # held out of 569; the noise in 4 x 16 counts is 8 x 1.3 or so

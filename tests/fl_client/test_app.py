@@ -352,7 +352,7 @@ class TestEvaluation:
         self, ask: Ask, model: Arrays, write_site_file: Callable[..., Path]
     ) -> None:
         answers = []
-        for path in (write_site_file("silent"), write_site_file("open-minded", release_evaluations="true")):
+        for path in (write_site_file("silent", measurements='"none"'), write_site_file("open-minded")):
             place: dict[str, Any] = {"site": path.parent.name, "node_config": {"site-file": str(path)}}
             ask(PLAN, **place)
             answers.append(refusal(ask(EVALUATE, server_round=1, arrays=model, **place)))
@@ -370,7 +370,7 @@ class TestEvaluation:
             seen.append(examples)
             return evaluate(network, examples)
 
-        monkeypatch.setattr("fl_client.app.evaluate", spy)
+        monkeypatch.setattr("fl_client.measurement.evaluate", spy)
 
         assert refusal(ask(EVALUATE, server_round=1, arrays=model)) is None
         assert all(examples.inputs.isfinite().all() for examples in seen)

@@ -1,6 +1,7 @@
 """Merged measurements are those of all patients together, and areas under curves are as exact as their bins."""
 
 import itertools
+import json
 import math
 from collections.abc import Sequence
 
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from fl_contract.metrics import LOGIT_BOUND, NUM_BINS, Evaluation, ScoreHistogram, merge_evaluations
+from fl_contract.metrics import (
+    LOGIT_BOUND,
+    NUM_BINS,
+    Evaluation,
+    NoisedCounts,
+    ScoreHistogram,
+    cells_of_patients,
+    cells_sensitivity,
+    count_scored_classes,
+    merge_evaluations,
+)
 
 Logits = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -283,3 +294,88 @@ def test_different_numbers_of_classes_cannot_be_merged() -> None:
 
     with pytest.raises(ValueError, match="different numbers of classes; they cannot be merged"):
         merge_evaluations([two, three])
+
+
+def without_noise(logits: Logits, labels: Labels, scale: float = 1e-9) -> Evaluation:
+    """What a hospital would send if its noise were nil."""
+    cells = cells_of_patients(logits, labels).sum(axis=0).astype(np.int64)
+    return Evaluation.from_noised(NoisedCounts(cells=cells, noise_scale=scale))
+
+
+@pytest.mark.parametrize("num_scored", [1, 3])
+def test_each_patient_adds_the_stated_norm_to_the_cells(num_scored: int) -> None:
+    generator = np.random.default_rng(1)
+    logits = generator.normal(0, 6, (50, num_scored))
+    labels = generator.integers(0, max(2, num_scored), 50)
+
+    rows = cells_of_patients(logits, labels)
+
+    assert np.linalg.norm(rows, axis=1).max() <= cells_sensitivity(num_scored) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("num_scored", [1, 3])
+def test_coarse_counts_give_the_measurement_up_to_their_bins(num_scored: int) -> None:
+    generator = np.random.default_rng(2)
+    labels = generator.integers(0, max(2, num_scored), 400)
+    positive = labels[:, np.newaxis] == (np.arange(num_scored) if num_scored > 1 else 1)
+    logits = np.where(positive, 1.5, -1.5) + generator.normal(0, 1.5, (400, num_scored))
+
+    coarse = without_noise(logits, labels)
+
+    assert coarse.num_examples == 400
+    assert coarse.num_correct == int(
+        ((logits[:, 0] > 0) == labels).sum() if num_scored == 1 else (logits.argmax(axis=1) == labels).sum()
+    )
+    exact = ScoreHistogram.from_logits(logits, labels).auroc()
+    assert abs(coarse.auroc - exact) < 0.03
+    losses = np.logaddexp(0, np.where(positive, -logits, logits))
+    exact_loss = losses.mean() if num_scored == 1 else losses[positive].mean()
+    assert abs(coarse.loss - exact_loss) < 0.15  # a bin is two logits wide
+
+
+def test_noised_counts_of_hospitals_add_up_before_they_are_made_possible() -> None:
+    # Hospital 1 has 3 without and 3 with the class; noise took 2 off an empty cell, and gives 2 at hospital 2.
+    one, two = np.zeros(16, np.int64), np.zeros(16, np.int64)
+    one[[0, 3, 15]] = 3, -2, 3
+    two[[0, 3, 15]] = 4, 2, 4
+    parts = [Evaluation.from_noised(NoisedCounts(cells=cells, noise_scale=1.5)) for cells in (one, two)]
+
+    merged = merge_evaluations(parts)
+
+    assert merged.noised is not None
+    assert merged.noised.cells.tolist() == (one + two).tolist()
+    assert merged.noised.noise_scale == pytest.approx(1.5 * math.sqrt(2))
+    assert (merged.num_examples, merged.num_correct, merged.auroc) == (14, 14, 1.0)
+
+
+def test_an_exact_measurement_merges_with_a_noised_one_at_the_coarser_bins() -> None:
+    logits, labels = np.array([[-5.0], [-0.1], [3.0]]), np.array([0, 1, 1])
+
+    merged = merge_evaluations([evaluate(logits, labels), without_noise(logits, labels, scale=2.0)])
+
+    assert merged.noised is not None
+    assert merged.noised.cells.tolist() == (2 * cells_of_patients(logits, labels).sum(axis=0)).astype(int).tolist()
+    assert merged.noised.noise_scale == 2.0
+
+
+def test_noise_that_drowns_everybody_still_gives_a_measurement() -> None:
+    drowned = Evaluation.from_noised(NoisedCounts(cells=np.full(16, -40), noise_scale=30.0))
+
+    assert drowned.num_examples == 1
+    assert 0 <= drowned.num_correct <= 1
+    assert math.isfinite(drowned.loss)
+
+
+def test_a_noised_measurement_survives_json() -> None:
+    noised = Evaluation.from_noised(NoisedCounts(cells=np.arange(33) - 4, noise_scale=2.5))
+
+    again = Evaluation.from_json(json.loads(json.dumps(noised.to_json())))
+
+    assert again.to_json() == noised.to_json()
+    assert again.noised is not None
+
+
+@pytest.mark.parametrize("num_cells", [0, 1, 15, 17, 32, 34])
+def test_a_number_of_cells_that_no_classes_have_is_refused(num_cells: int) -> None:
+    with pytest.raises(ValueError, match=f"{num_cells} cells; expected 16"):
+        count_scored_classes(num_cells)

@@ -380,6 +380,7 @@ CHANGES: dict[str, Scalar] = {
     "federation.fraction-sites": 0.7,
     "federation.max-update-norm": 3.5,
     "federation.round-timeout-seconds": 7.0,
+    "federation.measure-every": 7,
     "stopping.patience": 7,
     "stopping.min-improvement": 0.7,
     "privacy.mechanism": "none",
@@ -388,6 +389,7 @@ CHANGES: dict[str, Scalar] = {
     "privacy.clip-norm": 0.7,
     "privacy.sampling-rate": 0.7,
     "privacy.steps-per-round": 7,
+    "privacy.measurement-epsilon": 0.7,
     "simulation.dataset": "breast-cancer",
     "simulation.num-sites": 7,
     "simulation.alpha": 0.7,
@@ -395,6 +397,7 @@ CHANGES: dict[str, Scalar] = {
     "simulation.trainers": "pooled",
     "simulation.epsilon-budget": 7.0,
     "simulation.require-privacy": True,
+    "simulation.measurements": "none",
 }
 UNCHANGEABLE = {
     "model.kind",  # another kind has other keys, see below
@@ -463,3 +466,18 @@ def test_an_assignment_needs_a_key_and_a_value(assignment: str) -> None:
 def test_an_assignment_has_one_value(assignment: str) -> None:
     with pytest.raises(SettingError, match=r"expected one number, text or truth value$"):
         parse_assignment(assignment)
+
+
+@pytest.mark.parametrize(
+    ("num_rounds", "every", "measured"),
+    [(3, 1, {1: 1, 2: 2, 3: 3}), (3, 2, {1: 1, 3: 2}), (4, 2, {2: 1, 4: 2}), (5, 9, {5: 1}), (7, 3, {1: 1, 4: 2, 7: 3})],
+)
+def test_the_last_round_is_measured_and_then_every_so_many_before_it(
+    num_rounds: int, every: int, measured: dict[int, int]
+) -> None:
+    study = load_study("digits", overrides={"num-rounds": num_rounds, "federation.measure-every": every})
+
+    numbers = {number: study.measurement_number(number) for number in range(1, num_rounds + 1)}
+
+    assert {number: measurement for number, measurement in numbers.items() if measurement} == measured
+    assert study.num_measurements == len(measured)

@@ -379,7 +379,7 @@ def test_the_privacy_statement_names_promise_spend_and_releases(writer: RunFolde
     assert "(add or remove one)" in page
     # Epsilon, delta, noise multiplier, training records, rounds, and 2 rounds of 4 steps.
     assert ("hospital-3</th><td>7.984</td><td>0.001</td> <td>1.370</td><td>28</td><td>2</td> <td>8</td>") in page
-    assert "No epsilon covers held-out patients." in page
+    assert "epsilon covers these held-out patients." in page
     assert "runs without differential privacy: federated, local-hospital-1" in page
 
 
