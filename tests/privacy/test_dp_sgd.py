@@ -22,10 +22,11 @@ from privacy import dp_sgd
 from privacy.dp_sgd import LossPerRecord, PrivateTrainingResult, train_privately
 from privacy.errors import PrivacyError, PrivacySettingError, UnsupportedModelError
 from privacy.plan import PrivacyPlan
+from privacy.units import Units
 
 
 def make_plan(
-    *, clip_norm: float = 1.0, sampling_rate: float = 1.0, steps: int = 1, nominal_examples: int = 1
+    *, clip_norm: float = 1.0, sampling_rate: float = 1.0, steps: int = 1, nominal_units: int = 1
 ) -> PrivacyPlan:
     """Build a plan with noise multiplier 5, whose epsilon is beside the point here."""
     return PrivacyPlan(
@@ -36,7 +37,7 @@ def make_plan(
         steps_per_round=steps,
         num_rounds=1,
         noise_multiplier=5.0,
-        nominal_examples=nominal_examples,
+        nominal_units=nominal_units,
     )
 
 
@@ -66,7 +67,7 @@ def train(
     learning_rate: float = 1.0,
 ) -> PrivateTrainingResult:
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    return train_privately(model, optimizer, plan, len(inputs), lambda ids: (inputs[ids], targets[ids]), loss)
+    return train_privately(model, optimizer, plan, Units.records(len(inputs)), lambda ids: (inputs[ids], targets[ids]), loss)
 
 
 def weights(model: nn.Module) -> Tensor:
@@ -82,7 +83,7 @@ def clipped_sum(model: nn.Module, inputs: Tensor, targets: Tensor, plan: Privacy
 
 @pytest.fixture
 def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dp_sgd, "secure_normal", np.zeros)
+    monkeypatch.setattr(dp_sgd, "secure_normal", lambda count, **_: np.zeros(count))
 
 
 @pytest.fixture
@@ -224,7 +225,7 @@ def test_the_sum_is_divided_by_the_public_expected_size_and_not_by_the_private_o
     model = nn.Linear(1, 1, bias=False)
     start = model.weight.item()
 
-    train(model, torch.ones(3, 1), torch.zeros(3), make_plan(nominal_examples=10), lambda out, _: 3 * out.squeeze(-1))
+    train(model, torch.ones(3, 1), torch.zeros(3), make_plan(nominal_units=10), lambda out, _: 3 * out.squeeze(-1))
 
     assert model.weight.item() == pytest.approx(start - 0.3, abs=1e-5)
 
@@ -319,7 +320,7 @@ def test_a_layer_on_the_refused_list_stops_training_before_the_first_record() ->
         return ids, ids
 
     with pytest.raises(UnsupportedModelError, match="BatchNorm1d"):
-        train_privately(model, torch.optim.SGD(model.parameters()), make_plan(), 10, fetch, cross_entropy)
+        train_privately(model, torch.optim.SGD(model.parameters()), make_plan(), Units.records(10), fetch, cross_entropy)
 
     assert fetched == []
 
@@ -354,7 +355,7 @@ def test_an_optimizer_that_misses_a_trainable_parameter_is_refused() -> None:
     optimizer = torch.optim.SGD(list(model.parameters())[:2], lr=1.0)
 
     with pytest.raises(PrivacySettingError, match=r"misses trainable parameters \['2.weight', '2.bias'\]"):
-        train_privately(model, optimizer, make_plan(), 0, lambda ids: (ids, ids), cross_entropy)
+        train_privately(model, optimizer, make_plan(), Units.records(0), lambda ids: (ids, ids), cross_entropy)
 
 
 def test_an_optimizer_of_another_model_is_refused() -> None:
@@ -362,7 +363,7 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
     optimizer = torch.optim.SGD([*model.parameters(), *nn.Linear(1, 1).parameters()], lr=1.0)
 
     with pytest.raises(PrivacySettingError, match="holds 2 of another model"):
-        train_privately(model, optimizer, make_plan(), 0, lambda ids: (ids, ids), cross_entropy)
+        train_privately(model, optimizer, make_plan(), Units.records(0), lambda ids: (ids, ids), cross_entropy)
 
 
 @pytest.mark.parametrize(("num_inputs", "num_targets", "which"), [(9, 10, "inputs"), (10, 11, "targets")])
@@ -372,7 +373,7 @@ def test_a_fetch_that_loses_or_adds_records_is_refused(num_inputs: int, num_targ
     batch = torch.zeros(num_inputs, 6), torch.zeros(num_targets, dtype=torch.int64)
 
     with pytest.raises(PrivacySettingError, match=rf"fetch gave \d+ {which} for 10 indices"):
-        train_privately(model, optimizer, make_plan(), 10, lambda _: batch, cross_entropy)
+        train_privately(model, optimizer, make_plan(), Units.records(10), lambda _: batch, cross_entropy)
 
 
 def test_a_negative_number_of_records_is_refused() -> None:
@@ -380,7 +381,7 @@ def test_a_negative_number_of_records_is_refused() -> None:
 
     with pytest.raises(PrivacySettingError, match="num_records=-1"):
         train_privately(
-            model, torch.optim.SGD(model.parameters()), make_plan(), -1, lambda ids: (ids, ids), cross_entropy
+            model, torch.optim.SGD(model.parameters()), make_plan(), Units.records(-1), lambda ids: (ids, ids), cross_entropy
         )
 
 
@@ -449,7 +450,7 @@ def test_every_step_adds_noise_of_the_planned_size_also_without_records(
 ) -> None:
     model = nn.Linear(WIDE, 1, bias=False)
     nn.init.zeros_(model.weight)
-    plan = make_plan(clip_norm=clip_norm, steps=steps, nominal_examples=50)
+    plan = make_plan(clip_norm=clip_norm, steps=steps, nominal_units=50)
 
     train(model, torch.ones(num_records, WIDE), torch.zeros(num_records), plan, no_gradient)
 
@@ -501,7 +502,7 @@ def train_with_seen_batches(inputs: Tensor, targets: Tensor, seen: list[list[int
         return inputs[ids], targets[ids]
 
     plan = make_plan(steps=300, sampling_rate=0.5)
-    train_privately(model, torch.optim.SGD(model.parameters(), lr=1e-6), plan, len(inputs), fetch, cross_entropy)
+    train_privately(model, torch.optim.SGD(model.parameters(), lr=1e-6), plan, Units.records(len(inputs)), fetch, cross_entropy)
 
 
 def test_batches_are_drawn_with_the_rate_of_the_plan_and_empty_ones_are_not_fetched() -> None:
@@ -538,7 +539,7 @@ def test_exactly_the_planned_number_of_steps_reaches_the_optimizer() -> None:
         model,
         optimizer,
         make_plan(steps=9, sampling_rate=0.05),
-        10,
+        Units.records(10),
         lambda ids: (inputs[ids], targets[ids]),
         cross_entropy,
     )
@@ -559,7 +560,7 @@ def test_a_step_hook_of_the_optimizer_sees_noised_gradients_and_can_add_a_term()
 
     optimizer.register_step_pre_hook(pull_towards_zero)
 
-    train_privately(model, optimizer, make_plan(), 0, lambda ids: (ids, ids), cross_entropy)
+    train_privately(model, optimizer, make_plan(), Units.records(0), lambda ids: (ids, ids), cross_entropy)
 
     # Noise of standard deviation 5, and a mean of 1 - 0.5 with standard error 5/sqrt(20000) = 0.035.
     assert seen == [pytest.approx(5.0, rel=0.03)]
@@ -611,7 +612,7 @@ def test_an_error_in_fetch_reaches_the_caller_and_leaves_the_model_unwrapped() -
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        train_privately(model, torch.optim.SGD(model.parameters()), make_plan(), 5, fetch, cross_entropy)
+        train_privately(model, torch.optim.SGD(model.parameters()), make_plan(), Units.records(5), fetch, cross_entropy)
 
     assert traces(model) == before
 
@@ -640,9 +641,9 @@ def test_two_rounds_in_a_row_on_one_model_equal_two_rounds_on_fresh_copies() -> 
     fresh = copy.deepcopy(again)
 
     for _ in range(2):
-        train(again, inputs, targets, make_plan(nominal_examples=10))
+        train(again, inputs, targets, make_plan(nominal_units=10))
         fresh = copy.deepcopy(fresh)
-        train(fresh, inputs, targets, make_plan(nominal_examples=10))
+        train(fresh, inputs, targets, make_plan(nominal_units=10))
 
     assert torch.equal(weights(again), weights(fresh))
 
@@ -676,7 +677,7 @@ def test_training_learns_a_simple_task_privately() -> None:
     inputs = torch.randn(400, 4)
     targets = (inputs[:, 0] > 0).long()
     model = nn.Linear(4, 2)
-    plan = make_plan(sampling_rate=0.5, steps=30, nominal_examples=400)
+    plan = make_plan(sampling_rate=0.5, steps=30, nominal_units=400)
 
     train(model, inputs, targets, plan, learning_rate=2.0)
 

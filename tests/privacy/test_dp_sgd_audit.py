@@ -17,6 +17,7 @@ from privacy import dp_sgd
 from privacy.dp_sgd import train_privately
 from privacy.noise import secure_normal
 from privacy.plan import PrivacyPlan
+from privacy.units import Units
 
 NUM_CANARIES = 1000
 NUM_GUESSES = 400
@@ -35,7 +36,7 @@ def plan() -> PrivacyPlan:
         sampling_rate=1.0,
         steps_per_round=STEPS,
         num_rounds=1,
-        nominal_examples=NUM_CANARIES // 2,
+        nominal_units=NUM_CANARIES // 2,
     )
 
 
@@ -54,7 +55,7 @@ def attack(plan: PrivacyPlan) -> int:
         return functional.binary_cross_entropy_with_logits(outputs.squeeze(-1), targets, reduction="none")
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    train_privately(model, optimizer, plan, len(features), lambda ids: (features[ids], torch.ones(len(ids))), loss)
+    train_privately(model, optimizer, plan, Units.records(len(features)), lambda ids: (features[ids], torch.ones(len(ids))), loss)
 
     ranking = np.argsort(model.weight.detach().numpy().ravel())
     guessed_out, guessed_in = ranking[: NUM_GUESSES // 2], ranking[-NUM_GUESSES // 2 :]
