@@ -6,10 +6,10 @@ its a and g. The clipped sum is then one matrix product a layer, of a and the we
 clipping per-record gradients. Sources: Goodfellow, arXiv 1510.01799; Bu et al., arXiv 2205.10683 and 2210.00038.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +47,7 @@ def _is_plain(layer: nn.Module) -> bool:
     return True
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Call:
+class _Call(NamedTuple):
     """One call of a layer: its input, and where autograd will have the gradient of its output."""
 
     layer: nn.Module
@@ -91,11 +90,10 @@ class BookKeeping:
         parts = [part for layer in layers for part in layer.parts]
         held = sum(part.num_bytes for part in parts) + max(layer.scratch_bytes for layer in layers)
         self.bytes_per_record = held // len(losses)
-        norms = torch.stack([part.norms() for part in parts]).norm(dim=0)
-        is_unusable = ~norms.isfinite()
-        if is_unusable.any():
+        norms = torch.linalg.vector_norm(torch.stack([part.norms() for part in parts]), dim=0)
+        if not math.isfinite(norms.sum()):
             for part in parts:
-                part.drop(is_unusable)
+                part.drop(~norms.isfinite())
         factors = clip_factors(norms, clip_norm).to(losses.dtype)
         sums = {part.parameter: part.weighted_sum(factors) for part in parts}
         return [sums[parameter] for parameter in self._order]
@@ -133,7 +131,7 @@ def _check_rows(name: str, calls: Calls, num_records: int) -> None:
             "through its own layer's forward; freeze it or remove it"
         )
     for inputs, gradients in calls:
-        if not len(inputs) == len(gradients) == num_records:
+        if not inputs.shape[0] == gradients.shape[0] == num_records:
             raise UnsupportedModelError(
                 f"parameter '{name}.weight' got {len(inputs)} gradients for {num_records} records; expected one each; "
                 "keep records in the first dimension of every layer's input"

@@ -44,8 +44,7 @@ def clip_factors(norms: Tensor, clip_norm: float) -> Tensor:
     >>> clip_factors(torch.tensor([0.5, 4.0, torch.inf]), 1.0)
     tensor([1.0000, 0.2500, 0.0000])
     """
-    factors = (clip_norm / norms).clamp_(max=1.0).float()
-    return factors.masked_fill_(~norms.isfinite(), 0.0)
+    return (clip_norm / norms).clamp_(max=1.0).nan_to_num_(nan=0.0).float()
 
 
 def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -11,6 +11,7 @@ One step, on one Poisson batch of units, which are records or patients:
 Sampling, clip norm, noise and divisor all come from one `PrivacyPlan`. Source: Abadi et al., arXiv 1607.00133.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def train_privately(
     _require_unit(units, plan)
     steps_to_run = _require_steps(steps, plan)
     _require_all_parameters(model, optimizer)
-    with _in_train_mode(model), _clipping(model) as clipping:
+    with _in_train_mode(model), _constant_buffers(model), _clipping(model) as clipping:
         step = _Step(model, clipping, plan, fetch, loss_per_record)
         for _ in range(steps_to_run):
             step.set_gradients(units.sample(plan.sampling_rate))
@@ -113,7 +114,6 @@ class _Step:
     ) -> None:
         self._model, self._clipping, self._plan = model, clipping, plan
         self._fetch, self._loss_per_record = fetch, loss_per_record
-        self._buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         self._parameters = [parameter for _, parameter in trainable_parameters(model)]
         sizes = [parameter.numel() for parameter in self._parameters]
         self._total = torch.zeros(sum(sizes), dtype=torch.float32, device=self._parameters[0].device)
@@ -128,8 +128,7 @@ class _Step:
             parameter.grad = None
         self._total.zero_()
         for chunk in self._chunks(batch):
-            for part, clipped in zip(self._parts, self._clipped_sums(chunk), strict=True):
-                part.add_(clipped.to(part.device))
+            torch._foreach_add_(self._parts, self._clipped_sums(chunk))
         self._add_noise()
         self._total.div_(self._plan.expected_batch_size)
         for parameter, part in zip(self._parameters, self._parts, strict=True):
@@ -154,7 +153,6 @@ class _Step:
         outputs = self._model(inputs)
         losses = self._loss_per_record(outputs, targets)
         _require_separate_losses(losses, outputs.detach(), targets, self._loss_per_record)
-        _refuse_changed_buffers(self._model, self._buffers)
         if not batch.has_one_record_each:
             losses = losses / batch.records_per_unit[batch.unit_of_record].to(losses.device)
         return self._clipping.clipped_sums(losses, batch, self._plan.clip_norm)
@@ -180,20 +178,25 @@ def _require_separate_losses(losses: Tensor, outputs: Tensor, targets: Tensor, l
             "use reduction='none', and for one logit per record outputs.squeeze(-1)"
         )
     with torch.no_grad():
-        alone = loss_per_record(outputs[:1], targets[:1])
-    if not torch.allclose(alone, losses.detach()[:1], rtol=1e-3, atol=1e-5, equal_nan=True):
+        alone = float(loss_per_record(outputs[:1], targets[:1]))
+    together = float(losses[0].detach())
+    if not (math.isclose(alone, together, rel_tol=1e-3, abs_tol=1e-5) or math.isnan(alone) and math.isnan(together)):
         raise PrivacySettingError(
             "loss_per_record gives a record another loss when it stands alone; expected losses that do not depend on "
             "the other records of the batch; divide by nothing, and multiply class weights as weights[targets]"
         )
 
 
-def _refuse_changed_buffers(model: nn.Module, before: dict[str, Tensor]) -> None:
-    """Put every buffer back and raise if a forward pass changed one: buffers leave the site without noise."""
-    changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])]
+@contextmanager
+def _constant_buffers(model: nn.Module) -> Iterator[None]:
+    """Raise if training changed or added a buffer, and put back what was there: buffers leave the site without noise."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    yield
+    after = dict(model.named_buffers())
+    changed = [name for name in after if name not in before or not torch.equal(after[name], before[name])]
     if changed:
-        for name, buffer in model.named_buffers():
-            buffer.copy_(before[name])
+        for name in changed:
+            after[name].copy_(before.get(name, torch.zeros_like(after[name])))
         raise UnsupportedModelError(
             f"buffers {changed} changed during a step; expected constant buffers; "
             "use layers that keep no statistics, such as GroupNorm"

@@ -46,11 +46,11 @@ class ParameterGradient(Protocol):
 
 
 class Stored:
-    """Every unit's gradient is at hand, shape [U, ...]."""
+    """Every unit's gradient is at hand, shape [U, ...], and perhaps its norm."""
 
-    def __init__(self, parameter: nn.Parameter, by_unit: Tensor) -> None:
+    def __init__(self, parameter: nn.Parameter, by_unit: Tensor, norms: Tensor | None = None) -> None:
         self.parameter = parameter
-        self._by_unit = by_unit.flatten(1)
+        self._by_unit, self._norms = by_unit.flatten(1), norms
 
     @property
     def num_bytes(self) -> int:
@@ -59,7 +59,7 @@ class Stored:
 
     def norms(self) -> Tensor:
         """See the protocol."""
-        return torch.linalg.vector_norm(self._by_unit, dim=1, dtype=torch.float64)
+        return _norm(self._by_unit) if self._norms is None else self._norms
 
     def drop(self, units: Tensor) -> None:
         """See the protocol."""
@@ -107,9 +107,7 @@ class Implied:
         return sum(parts[1:], start=parts[0])
 
     def _of_records(self, by_unit: Tensor) -> Tensor:
-        if self._batch.has_one_record_each:
-            return by_unit
-        return by_unit[self._batch.unit_of_record.to(by_unit.device)]
+        return by_unit if self._batch.has_one_record_each else by_unit[self._batch.unit_of_record.to(by_unit.device)]
 
 
 def _zero_records(values: Tensor, records: Tensor) -> Tensor:
@@ -134,10 +132,27 @@ class LayerGradient:
 
 
 def _linear(layer: nn.Linear, calls: Calls, batch: UnitBatch) -> LayerGradient:
-    a_RTI = _join([inputs.reshape(len(inputs), -1, layer.in_features) for inputs, _ in calls])
-    g_RTO = _join([gradients.reshape(len(gradients), -1, layer.out_features) for _, gradients in calls])
+    if len(calls) == 1 and calls[0][0].dim() == 2 and batch.has_one_record_each:
+        return _linear_of_vectors(layer, *calls[0], batch)
+    a_RTI = _join([inputs.reshape(inputs.shape[0], -1, layer.in_features) for inputs, _ in calls])
+    g_RTO = _join([gradients.reshape(gradients.shape[0], -1, layer.out_features) for _, gradients in calls])
     implied = partial(Implied, layer.weight, [(a_RTI, g_RTO)], batch, _contract_linear)
     return _outer_products(layer, a_RTI, g_RTO, batch, implied)
+
+
+def _linear_of_vectors(layer: nn.Linear, a_RI: Tensor, g_RO: Tensor, batch: UnitBatch) -> LayerGradient:
+    """The common case on a short way: one position and one record a unit, so one outer product and |a| |g|."""
+    g_norms = _norm(g_RO)
+    parts: list[ParameterGradient] = []
+    if layer.weight.requires_grad:
+        parts.append(Implied(layer.weight, [(a_RI, g_RO)], batch, _contract_vectors, _norm(a_RI) * g_norms))
+    if layer.bias is not None and layer.bias.requires_grad:
+        parts.append(Stored(layer.bias, g_RO, g_norms))
+    return LayerGradient(parts=parts, scratch_bytes=0)
+
+
+def _contract_vectors(a_RI: Tensor, g_RO: Tensor) -> Tensor:
+    return g_RO.T @ a_RI
 
 
 def _contract_linear(a_RTI: Tensor, g_RTO: Tensor) -> Tensor:
@@ -206,8 +221,8 @@ def _layer_norm(layer: nn.LayerNorm, calls: Calls, batch: UnitBatch) -> LayerGra
     products, gradients = [], []
     for inputs, gradient in calls:
         normalised = functional.layer_norm(inputs, shape, eps=layer.eps)
-        products.append((gradient * normalised).reshape(len(inputs), -1, *shape).sum(dim=1))
-        gradients.append(gradient.reshape(len(inputs), -1, *shape).sum(dim=1))
+        products.append((gradient * normalised).reshape(inputs.shape[0], -1, *shape).sum(dim=1))
+        gradients.append(gradient.reshape(inputs.shape[0], -1, *shape).sum(dim=1))
     return _scale_and_shift(layer, products, gradients, batch)
 
 
@@ -235,8 +250,9 @@ def _by_unit(x_RTN: Tensor, batch: UnitBatch) -> Tensor:
     return x_UKTN.flatten(1, 2)
 
 
-def _norm(x_UTN: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x_UTN, dim=(1, 2), dtype=torch.float64)
+def _norm(by_unit: Tensor) -> Tensor:
+    """L2 norm over all but the first dimension; in float64, where no float32 overflows or vanishes when squared."""
+    return torch.linalg.vector_norm(by_unit.flatten(1), dim=1, dtype=torch.float64)
 
 
 def _join(calls: list[Tensor]) -> Tensor:

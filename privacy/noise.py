@@ -22,6 +22,8 @@ FOUR_DRAW_COUNT = 1_000_000
 _BLOCK = 1 << 16
 """Draws that are made at a time, so that the work stays in the processor's cache."""
 
+_ZEROS = memoryview(bytes(8 * _BLOCK))
+
 
 def secure_uniform(count: int) -> NDArray[np.float64]:
     """Draw independent uniforms strictly between 0 and 1, with 53 random bits each.
@@ -38,7 +40,7 @@ def secure_uniform(count: int) -> NDArray[np.float64]:
     """
     require_count("count", count, at_least=0)
     bits = (np.frombuffer(_secure_bytes(8 * count), dtype=np.uint64) >> np.uint64(11)).view(np.int64)
-    uniform: NDArray[np.float64] = np.maximum(bits, 1).astype(np.float64)
+    uniform: NDArray[np.float64] = np.maximum(bits, 1, out=bits).astype(np.float64)
     uniform *= 2.0**-53
     return uniform
 
@@ -89,14 +91,16 @@ def secure_normals(counts: Sequence[int]) -> Iterator[NDArray[np.float64]]:
 def _secure_bytes(count: int) -> bytes:
     """Stretch a fresh key; it encrypts nothing else, so the nonce may be zero."""
     cipher = Cipher(algorithms.ChaCha20(os.urandom(32), nonce=bytes(16)), mode=None)
-    return cipher.encryptor().update(bytes(count))
+    return cipher.encryptor().update(_ZEROS[:count] if count <= len(_ZEROS) else bytes(count))
 
 
 def _box_muller(count: int) -> NDArray[np.float64]:
     """Draw normals in pairs from two uniforms: radius sqrt(-2 ln u), angle 2 pi v. The largest is 8.57."""
     pairs = (count + 1) // 2
-    uniform = torch.from_numpy(secure_uniform(2 * pairs))  # torch's sine and cosine are vectorised, numpy's are not
-    radius = uniform[:pairs].log().mul_(-2.0).sqrt_()
-    angle = uniform[pairs:].mul_(2.0 * torch.pi)
-    normal: NDArray[np.float64] = torch.cat([angle.cos().mul_(radius), angle.sin().mul_(radius)])[:count].numpy()
-    return normal
+    normal = torch.from_numpy(secure_uniform(2 * pairs))  # torch's sine and cosine are vectorised, numpy's are not
+    radius, angle = normal[:pairs], normal[pairs:]
+    radius.log_().mul_(-2.0).sqrt_()
+    cosine = angle.mul_(2.0 * torch.pi).cos()
+    angle.sin_().mul_(radius)
+    radius.mul_(cosine)
+    return normal.numpy()[:count]

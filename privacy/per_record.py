@@ -30,12 +30,16 @@ class PerRecordGradients:
         self.bytes_per_record = (self._count_captured_bytes() + self._count_gradient_bytes(batch)) // len(losses)
         torch.autograd.backward(losses.sum())
         gradients = [self._take(name, parameter, batch) for name, parameter in trainable_parameters(self._model)]
-        norms = torch.stack([gradient.norm(dim=1, dtype=torch.float64) for gradient in gradients]).norm(dim=0)
+        norms = torch.stack([_norm(gradient) for gradient in gradients]).norm(dim=0)
         if not norms.isfinite().all():
             for gradient in gradients:
                 gradient[~norms.isfinite()] = 0
         factors = clip_factors(norms, clip_norm)
-        return [factors.to(gradient.dtype) @ gradient for gradient in gradients]
+        parameters = trainable_parameters(self._model)
+        return [
+            (factors.to(gradient.dtype) @ gradient).view_as(parameter)
+            for (_, parameter), gradient in zip(parameters, gradients, strict=True)
+        ]
 
     def _take(self, name: str, parameter: nn.Parameter, batch: UnitBatch) -> Tensor:
         """Take the gradients off the parameter and add them up by unit; shape [U, numbers of the parameter]."""
@@ -65,6 +69,10 @@ class PerRecordGradients:
     def _count_gradient_bytes(self, batch: UnitBatch) -> int:
         size = sum(parameter.nbytes for _, parameter in trainable_parameters(self._model))
         return size * (len(batch.records) + (0 if batch.has_one_record_each else batch.num_units))
+
+
+def _norm(by_unit: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(by_unit, dim=1, dtype=torch.float64)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class UnitBatch:
     @property
     def has_one_record_each(self) -> bool:
         """Whether units and records are the same."""
-        return len(self.records) == self.num_units
+        return self.records.shape[0] == self.num_units
 
     @property
     def records_per_unit(self) -> Tensor:

