@@ -24,7 +24,7 @@ from privacy.bounds import require_count
 from privacy.clipping import ClippedSums, Method, trainable_parameters
 from privacy.errors import PrivacySettingError, UnsupportedModelError
 from privacy.model_check import check_dp_compatible
-from privacy.noise import FOUR_DRAW_COUNT, secure_normal
+from privacy.noise import FOUR_DRAW_COUNT, NormalSource
 from privacy.per_record import per_record_gradients, refuse_wrapped
 from privacy.plan import PrivacyPlan
 from privacy.units import UnitBatch, Units
@@ -117,9 +117,10 @@ class _Step:
         self._parameters = [parameter for _, parameter in trainable_parameters(model)]
         sizes = [parameter.numel() for parameter in self._parameters]
         self._total = torch.zeros(sum(sizes), dtype=torch.float32, device=self._parameters[0].device)
+        num_draws = 4 if len(self._total) <= FOUR_DRAW_COUNT else 1
+        self._noise = [(part, NormalSource(len(part), num_draws=num_draws)) for part in self._total.split(_NOISE_BLOCK)]
         self._parts = [
-            part.view_as(parameter)
-            for part, parameter in zip(self._total.split(sizes), self._parameters, strict=True)
+            part.view_as(parameter) for part, parameter in zip(self._total.split(sizes), self._parameters, strict=True)
         ]
 
     def set_gradients(self, batch: UnitBatch) -> None:
@@ -158,12 +159,11 @@ class _Step:
         return self._clipping.clipped_sums(losses, batch, self._plan.clip_norm)
 
     def _add_noise(self) -> None:
-        """Add noise to the clipped sum, in double precision, one draw for the whole model."""
+        """Add noise to the clipped sum, in double precision."""
         scale = self._plan.noise_multiplier * self._plan.clip_norm
-        num_draws = 4 if len(self._total) <= FOUR_DRAW_COUNT else 1
-        for part in self._total.split(_NOISE_BLOCK):
-            noise = torch.from_numpy(secure_normal(len(part), num_draws=num_draws)).mul_(scale)
-            part.copy_(part.double() + noise.to(part.device))
+        for part, source in self._noise:
+            noise = torch.from_numpy(source.draw()).mul_(scale)
+            part.copy_(noise.to(part.device).add_(part))
 
 
 def _require_separate_losses(losses: Tensor, outputs: Tensor, targets: Tensor, loss_per_record: LossPerRecord) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from privacy import book_keeping, dp_sgd, per_record
+from privacy import book_keeping, noise, per_record
 from privacy.dp_sgd import LossPerRecord, PrivateTrainingResult, train_privately
 from privacy.errors import PrivacyError, PrivacySettingError, UnsupportedModelError
 from privacy.plan import PrivacyPlan
@@ -67,7 +67,9 @@ def train(
     learning_rate: float = 1.0,
 ) -> PrivateTrainingResult:
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    return train_privately(model, optimizer, plan, Units.records(len(inputs)), lambda ids: (inputs[ids], targets[ids]), loss)
+    return train_privately(
+        model, optimizer, plan, Units.records(len(inputs)), lambda ids: (inputs[ids], targets[ids]), loss
+    )
 
 
 def weights(model: nn.Module) -> Tensor:
@@ -83,7 +85,7 @@ def clipped_sum(model: nn.Module, inputs: Tensor, targets: Tensor, plan: Privacy
 
 @pytest.fixture
 def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dp_sgd, "secure_normal", lambda count, **_: np.zeros(count))
+    monkeypatch.setattr(noise, "secure_normal", lambda count, **_: np.zeros(count))
 
 
 @pytest.fixture
@@ -317,7 +319,9 @@ def test_a_layer_on_the_refused_list_stops_training_before_the_first_record() ->
         return ids, ids
 
     with pytest.raises(UnsupportedModelError, match="BatchNorm1d"):
-        train_privately(model, torch.optim.SGD(model.parameters()), make_plan(), Units.records(10), fetch, cross_entropy)
+        train_privately(
+            model, torch.optim.SGD(model.parameters()), make_plan(), Units.records(10), fetch, cross_entropy
+        )
 
     assert fetched == []
 
@@ -378,7 +382,12 @@ def test_a_negative_number_of_records_is_refused() -> None:
 
     with pytest.raises(PrivacySettingError, match="num_records=-1"):
         train_privately(
-            model, torch.optim.SGD(model.parameters()), make_plan(), Units.records(-1), lambda ids: (ids, ids), cross_entropy
+            model,
+            torch.optim.SGD(model.parameters()),
+            make_plan(),
+            Units.records(-1),
+            lambda ids: (ids, ids),
+            cross_entropy,
         )
 
 
@@ -499,7 +508,9 @@ def train_with_seen_batches(inputs: Tensor, targets: Tensor, seen: list[list[int
         return inputs[ids], targets[ids]
 
     plan = make_plan(steps=300, sampling_rate=0.5)
-    train_privately(model, torch.optim.SGD(model.parameters(), lr=1e-6), plan, Units.records(len(inputs)), fetch, cross_entropy)
+    train_privately(
+        model, torch.optim.SGD(model.parameters(), lr=1e-6), plan, Units.records(len(inputs)), fetch, cross_entropy
+    )
 
 
 def test_batches_are_drawn_with_the_rate_of_the_plan_and_empty_ones_are_not_fetched() -> None:
