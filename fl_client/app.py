@@ -123,7 +123,7 @@ def _agree_on_privacy(site: Site, request: Request) -> PrivacyPlan:
         sampling_rate=proposed.sampling_rate,
         steps_per_round=proposed.steps_per_round,
         num_rounds=site.study.num_rounds,
-        nominal_examples=site.settings.declared_examples,
+        nominal_units=site.settings.declared_examples,
     )
     with site.open_ledger() as ledger:
         after_round = compute_epsilon_adaptive([*ledger.history(), plan.round_spend], policy.delta)

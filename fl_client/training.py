@@ -10,6 +10,7 @@ from fl_contract.study import TrainingSettings
 from fl_contract.tasks import loss_per_example
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
+from privacy.units import Units
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings, learning_rate: float) -> torch.optim.Optimizer:
@@ -54,8 +55,8 @@ def train_with_privacy(model: nn.Module, examples: Examples, settings: TrainingS
         model,
         make_optimizer(model, settings, settings.private_learning_rate or settings.learning_rate),
         plan,
-        num_records=len(examples),
-        fetch=fetch,
-        loss_per_record=loss_per_example,
+        Units.records(len(examples)),
+        fetch,
+        loss_per_example,
     )
     return result.steps_run

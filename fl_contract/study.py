@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fl_contract.errors import SettingError
 from fl_contract.models import ModelSettings
+from fl_contract.models.resnet18 import Resnet18Settings
 from fl_contract.models.small_cnn import SmallCnnSettings
 from fl_contract.schema import ImageSchema, Schema
 from fl_contract.settings import Settings, read_toml, scalar_keys, suggest_key
@@ -219,9 +220,11 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _check_model_fits(self) -> Self:
-        if isinstance(self.model, SmallCnnSettings) and not isinstance(self.data_schema, ImageSchema):
+        if isinstance(self.model, SmallCnnSettings | Resnet18Settings) and not isinstance(
+            self.data_schema, ImageSchema
+        ):
             raise ValueError(
-                "model.kind='small-cnn' needs schema.kind = 'image'; a table goes with 'logistic' or 'mlp'"
+                f"model.kind={self.model.kind!r} needs schema.kind = 'image'; a table goes with 'logistic' or 'mlp'"
             )
         return self
 

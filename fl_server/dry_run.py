@@ -54,7 +54,7 @@ def describe_noise(study: Study, console: Console) -> None:
         sampling_rate=privacy.sampling_rate,
         steps_per_round=privacy.steps_per_round,
         num_rounds=study.num_rounds,
-        nominal_examples=1,  # the noise does not depend on it, and each hospital checks delta against its own
+        nominal_units=1,  # the noise does not depend on it, and each hospital checks delta against its own
     )
     line = (
         f"noise multiplier {plan.noise_multiplier:.3g} over {plan.total_spend.steps} steps, each of a random "

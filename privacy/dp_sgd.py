@@ -1,9 +1,9 @@
-"""The only place that trains on records with noise, and the only one that imports Opacus's training parts.
+"""The only place that trains on records with noise.
 
-One step, on one Poisson batch:
+One step, on one Poisson batch of units, which are records or patients:
 
-    1. every record's own gradient, over all trainable parameters
-    2. records whose gradient is not finite are dropped (one such record would otherwise make the whole update NaN)
+    1. every unit's own gradient, over all trainable parameters: the mean over its records
+    2. units whose gradient is not finite are dropped (one such unit would otherwise make the whole update NaN)
     3. each remaining gradient is scaled down to L2 norm ``clip_norm``, and all are added up
     4. noise of standard deviation ``noise_multiplier * clip_norm`` is added, also to an empty sum
     5. the result is divided by the *expected* batch size, a public number, and given to the inner optimizer
@@ -11,22 +11,28 @@ One step, on one Poisson batch:
 Sampling, clip norm, noise and divisor all come from one `PrivacyPlan`. Source: Abadi et al., arXiv 1607.00133.
 """
 
-import warnings
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
-from opacus import GradSampleModule
-from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
+from privacy.book_keeping import book_keeping, is_covered
 from privacy.bounds import require_count
+from privacy.clipping import ClippedSums, Method, trainable_parameters
 from privacy.errors import PrivacySettingError, UnsupportedModelError
 from privacy.model_check import check_dp_compatible
-from privacy.noise import secure_normal
+from privacy.noise import FOUR_DRAW_COUNT, NormalSource
+from privacy.per_record import per_record_gradients, refuse_wrapped
 from privacy.plan import PrivacyPlan
-from privacy.sampling import sample_poisson
+from privacy.units import UnitBatch, Units
+
+CHUNK_BYTES = 64 * 2**20
+"""A batch whose activations and gradients would take more, about, is worked off in parts; the noise is added once."""
+
+_NOISE_BLOCK = 2**20
 
 Fetch = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Gives inputs and targets, on the model's device, of the records with these int64 indices (a CPU tensor)."""
@@ -41,95 +47,123 @@ class PrivateTrainingResult:
 
     Attributes:
         steps_run: Optimizer steps, empty batches included; what the ledger settles.
+        method: How gradients were clipped; follows from the model alone.
     """
 
     steps_run: int
+    method: Method
 
 
 def train_privately(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     plan: PrivacyPlan,
-    num_records: int,
+    units: Units,
     fetch: Fetch,
     loss_per_record: LossPerRecord,
+    steps: int | None = None,
 ) -> PrivateTrainingResult:
-    """Train in place for one round: exactly ``plan.steps_per_round`` noisy steps.
+    """Train in place for one round, or the granted part of one: exactly ``steps`` noisy steps.
 
     Guarantees:
-        - Changes the weights only through noised sums of clipped per-record gradients, whatever the records hold:
+        - Changes the weights only through noised sums of clipped per-unit gradients, whatever the records hold:
           outliers, NaN, infinity, one class, or no record at all.
         - Batches and noise come from the operating system; seeds have no influence on them.
-        - The model comes back unwrapped, without gradients, each module in the mode it had; also after an error.
+        - The model comes back without hooks and gradients, each module in the mode it had; also after an error.
         - Refuses layers that `check_dp_compatible` refuses, losses that are not one per record or change with the other
           records of the batch, and models whose buffers change (they would leave the site without noise).
+        - Memory does not grow with the batch: see ``CHUNK_BYTES``. The noise does not depend on it.
 
     An error can depend on records, so its text stays at the site. After one, discard the weights.
     Terms that do not depend on records (FedProx, weight decay) belong in ``optimizer``, for example as a step
     pre-hook, not in the loss, where they would be clipped with the record or lost.
-    Charge the plan's ``round_spend`` to the ledger before the call.
+    Charge the plan's ``round_spend``, or the granted part of it, to the ledger before the call.
 
     Args:
         model: The bare model; never called on an empty batch.
         optimizer: Over ``model.parameters()``: all trainable ones. Sees noised mean gradients only.
-        plan: Clip norm, noise, sampling rate, steps and the public divisor.
-        num_records: The site's true, private number of records; used for sampling only. 0 is allowed.
+        plan: Unit, clip norm, noise, sampling rate, steps and the public divisor.
+        units: The site's true units, private; as many as there are, also none.
         fetch: See `Fetch`.
         loss_per_record: See `LossPerRecord`.
+        steps: From 1 to ``plan.steps_per_round``, which it is if not given.
     """
     check_dp_compatible(model)
-    require_count("num_records", num_records, at_least=0)
+    refuse_wrapped(model)
+    _require_unit(units, plan)
+    steps_to_run = _require_steps(steps, plan)
     _require_all_parameters(model, optimizer)
-    with _wrapped(model) as wrapped:
-        noisy = _SecureNoiseOptimizer(
-            optimizer,
-            noise_multiplier=plan.noise_multiplier,
-            max_grad_norm=plan.clip_norm,
-            expected_batch_size=plan.expected_batch_size,
-            loss_reduction="mean",
-        )
-        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        for _ in range(plan.steps_per_round):
-            noisy.zero_grad(set_to_none=True)
-            indices = torch.from_numpy(sample_poisson(num_records, plan.sampling_rate))
-            if len(indices):
-                _backward(wrapped, *fetch(indices), loss_per_record, num_sampled=len(indices))
-                _refuse_changed_buffers(model, buffers)
-                _drop_unusable_records(model, num_sampled=len(indices))
-            else:
-                for parameter in noisy.params:
-                    parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)
-            noisy.step()
-    return PrivateTrainingResult(steps_run=plan.steps_per_round)
+    with _in_train_mode(model), _constant_buffers(model), _clipping(model) as clipping:
+        step = _Step(model, clipping, plan, fetch, loss_per_record)
+        for _ in range(steps_to_run):
+            step.set_gradients(units.sample(plan.sampling_rate))
+            optimizer.step()
+    return PrivateTrainingResult(steps_run=steps_to_run, method=clipping.method)
 
 
-class _SecureNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
-    """Opacus's clipping and scaling, with noise from the operating system's generator."""
+class _Step:
+    """Puts the noised mean gradient of one batch on the parameters."""
 
-    def add_noise(self) -> None:
-        """Set ``grad`` to the clipped sum plus noise; one draw for the whole model, added in double precision."""
-        noise = torch.from_numpy(secure_normal(sum(parameter.numel() for parameter in self.params)))
-        noise = noise * (self.noise_multiplier * self.max_grad_norm)
-        for parameter, part in zip(
-            self.params, noise.split([parameter.numel() for parameter in self.params]), strict=True
-        ):
-            noised = parameter.summed_grad.double() + part.to(parameter.device).view_as(parameter)
-            parameter.grad = noised.to(parameter.dtype)
+    def __init__(
+        self,
+        model: nn.Module,
+        clipping: ClippedSums,
+        plan: PrivacyPlan,
+        fetch: Fetch,
+        loss_per_record: LossPerRecord,
+    ) -> None:
+        self._model, self._clipping, self._plan = model, clipping, plan
+        self._fetch, self._loss_per_record = fetch, loss_per_record
+        self._parameters = [parameter for _, parameter in trainable_parameters(model)]
+        sizes = [parameter.numel() for parameter in self._parameters]
+        self._total = torch.zeros(sum(sizes), dtype=torch.float32, device=self._parameters[0].device)
+        num_draws = 4 if len(self._total) <= FOUR_DRAW_COUNT else 1
+        self._noise = [(part, NormalSource(len(part), num_draws=num_draws)) for part in self._total.split(_NOISE_BLOCK)]
+        self._parts = [
+            part.view_as(parameter) for part, parameter in zip(self._total.split(sizes), self._parameters, strict=True)
+        ]
 
+    def set_gradients(self, batch: UnitBatch) -> None:
+        """Clip, add up, add noise, divide; also for an empty batch."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        self._total.zero_()
+        for chunk in self._chunks(batch):
+            torch._foreach_add_(self._parts, self._clipped_sums(chunk))
+        self._add_noise()
+        self._total.div_(self._plan.expected_batch_size)
+        for parameter, part in zip(self._parameters, self._parts, strict=True):
+            parameter.grad = part.to(parameter.device, parameter.dtype)
 
-def _backward(
-    wrapped: nn.Module, inputs: Tensor, targets: Tensor, loss_per_record: LossPerRecord, *, num_sampled: int
-) -> None:
-    """Fill ``grad_sample`` of every trainable parameter with each record's gradient."""
-    for name, tensor in (("inputs", inputs), ("targets", targets)):
-        if len(tensor) != num_sampled:
-            raise PrivacySettingError(
-                f"fetch gave {len(tensor)} {name} for {num_sampled} indices; expected one per index, in their order"
-            )
-    outputs = wrapped(inputs)
-    losses = loss_per_record(outputs, targets)
-    _require_separate_losses(losses, outputs.detach(), targets, loss_per_record)
-    torch.autograd.backward(losses.sum())
+    def _chunks(self, batch: UnitBatch) -> Iterator[UnitBatch]:
+        """Parts that fit into the memory; the first unit of the round alone, to learn what a record takes."""
+        if batch.num_units and not self._clipping.bytes_per_record:
+            first, batch = batch.split_off_first()
+            yield first
+        if batch.num_units:
+            yield from batch.split(CHUNK_BYTES // max(self._clipping.bytes_per_record, 1))
+
+    def _clipped_sums(self, batch: UnitBatch) -> list[Tensor]:
+        inputs, targets = self._fetch(batch.records)
+        for name, tensor in (("inputs", inputs), ("targets", targets)):
+            if len(tensor) != len(batch.records):
+                raise PrivacySettingError(
+                    f"fetch gave {len(tensor)} {name} for {len(batch.records)} indices; "
+                    "expected one per index, in their order"
+                )
+        outputs = self._model(inputs)
+        losses = self._loss_per_record(outputs, targets)
+        _require_separate_losses(losses, outputs.detach(), targets, self._loss_per_record)
+        if not batch.has_one_record_each:
+            losses = losses / batch.records_per_unit[batch.unit_of_record].to(losses.device)
+        return self._clipping.clipped_sums(losses, batch, self._plan.clip_norm)
+
+    def _add_noise(self) -> None:
+        """Add noise to the clipped sum, in double precision."""
+        scale = self._plan.noise_multiplier * self._plan.clip_norm
+        for part, source in self._noise:
+            noise = torch.from_numpy(source.draw()).mul_(scale)
+            part.copy_(noise.to(part.device).add_(part))
 
 
 def _require_separate_losses(losses: Tensor, outputs: Tensor, targets: Tensor, loss_per_record: LossPerRecord) -> None:
@@ -144,47 +178,25 @@ def _require_separate_losses(losses: Tensor, outputs: Tensor, targets: Tensor, l
             "use reduction='none', and for one logit per record outputs.squeeze(-1)"
         )
     with torch.no_grad():
-        alone = loss_per_record(outputs[:1], targets[:1])
-    if not torch.allclose(alone, losses.detach()[:1], rtol=1e-3, atol=1e-5, equal_nan=True):
+        alone = float(loss_per_record(outputs[:1], targets[:1]))
+    together = float(losses[0].detach())
+    if not (math.isclose(alone, together, rel_tol=1e-3, abs_tol=1e-5) or math.isnan(alone) and math.isnan(together)):
         raise PrivacySettingError(
             "loss_per_record gives a record another loss when it stands alone; expected losses that do not depend on "
             "the other records of the batch; divide by nothing, and multiply class weights as weights[targets]"
         )
 
 
-def _drop_unusable_records(model: nn.Module, *, num_sampled: int) -> None:
-    """Check that every parameter has one gradient per record, and zero those of records with NaN or infinity."""
-    per_record = {
-        name: _gradients(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
-    }
-    for name, gradients in per_record.items():
-        if len(gradients) != num_sampled:
-            raise UnsupportedModelError(
-                f"parameter {name!r} got {len(gradients)} gradients for {num_sampled} records; expected one each; "
-                "keep records in the first dimension of every layer's input"
-            )
-    is_usable = [torch.isfinite(gradients.reshape(num_sampled, -1)).all(dim=1) for gradients in per_record.values()]
-    unusable = ~torch.stack(is_usable).all(dim=0)
-    for gradients in per_record.values():
-        gradients[unusable] = 0
-
-
-def _gradients(name: str, parameter: nn.Parameter) -> Tensor:
-    gradients = getattr(parameter, "grad_sample", None)
-    if not isinstance(gradients, Tensor):
-        raise UnsupportedModelError(
-            f"parameter {name!r} got no gradient per record; expected every trainable parameter to be used through "
-            "its own layer's forward, once per step; freeze it or remove it"
-        )
-    return gradients
-
-
-def _refuse_changed_buffers(model: nn.Module, before: dict[str, Tensor]) -> None:
-    """Put every buffer back and raise if a forward pass changed one: buffers leave the site without noise."""
-    changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])]
+@contextmanager
+def _constant_buffers(model: nn.Module) -> Iterator[None]:
+    """Raise if training changed or added a buffer, and put back what was there: buffers leave the site without noise."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    yield
+    after = dict(model.named_buffers())
+    changed = [name for name in after if name not in before or not torch.equal(after[name], before[name])]
     if changed:
-        for name, buffer in model.named_buffers():
-            buffer.copy_(before[name])
+        for name in changed:
+            after[name].copy_(before.get(name, torch.zeros_like(after[name])))
         raise UnsupportedModelError(
             f"buffers {changed} changed during a step; expected constant buffers; "
             "use layers that keep no statistics, such as GroupNorm"
@@ -207,44 +219,33 @@ def _require_all_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) 
         )
 
 
+def _require_unit(units: Units, plan: PrivacyPlan) -> None:
+    if units.unit != plan.unit:
+        raise PrivacySettingError(f"units are of {units.unit!r}; expected the plan's unit={plan.unit!r}")
+
+
+def _require_steps(steps: int | None, plan: PrivacyPlan) -> int:
+    if steps is None:
+        return plan.steps_per_round
+    require_count("steps", steps, at_least=1)
+    if steps > plan.steps_per_round:
+        raise PrivacySettingError(f"steps={steps}; expected at most the plan's steps_per_round={plan.steps_per_round}")
+    return steps
+
+
+def _clipping(model: nn.Module) -> AbstractContextManager[ClippedSums]:
+    return book_keeping(model) if is_covered(model) else per_record_gradients(model)
+
+
 @contextmanager
-def _wrapped(model: nn.Module) -> Iterator[nn.Module]:
-    """Put Opacus's hooks on the model in train mode; take every trace of them off again, also after an error."""
-    if hasattr(model, "autograd_grad_sample_hooks"):
-        raise PrivacySettingError(f"model={type(model).__name__} has Opacus's hooks already; expected the bare model")
+def _in_train_mode(model: nn.Module) -> Iterator[None]:
+    """Give each module its own mode back, and leave no gradient, also after an error."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.train()
-        with warnings.catch_warnings():
-            # True for every first layer, whose inputs are data; parameters get their gradients all the same.
-            warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-            yield _wrap(model)
+        yield
     finally:
-        _remove_traces(model)
         for module, mode in modes:
             module.training = mode
-
-
-def _wrap(model: nn.Module) -> nn.Module:
-    try:
-        wrapped: nn.Module = GradSampleModule(model, loss_reduction="sum")
-    except NotImplementedError as error:
-        raise UnsupportedModelError(f"model={type(model).__name__}; Opacus refuses a layer: {error}") from error
-    return wrapped
-
-
-def _remove_traces(model: nn.Module) -> None:
-    """Remove Opacus's hooks and every tensor it hung on modules and parameters.
-
-    Opacus's own clean-up leaves the captured inputs of an interrupted step on the layers: records in memory, and the
-    next step would take them for its own.
-    """
-    for handle in getattr(model, "autograd_grad_sample_hooks", ()):
-        handle.remove()
-    for module in model.modules():
-        for name in ("autograd_grad_sample_hooks", "activations", "max_batch_len", "ft_compute_sample_grad"):
-            module.__dict__.pop(name, None)
-    for parameter in model.parameters():
-        parameter.grad = None
-        for name in ("grad_sample", "summed_grad", "_forward_counter", "_current_grad_sample", "_norm_sample"):
-            parameter.__dict__.pop(name, None)
+        for parameter in model.parameters():
+            parameter.grad = None

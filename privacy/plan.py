@@ -26,19 +26,19 @@ class PrivacyPlan:
     cannot be built. `calibrate` is the usual way to build one.
 
     Attributes:
-        unit: What is protected; one record.
+        unit: What is protected: one record, or one patient with all the records of that patient.
         neighbouring: The neighbouring relation of every number here.
         epsilon: Target for all rounds together; above 0.
-        delta: At least 1e-10 and below 1 / ``nominal_examples``.
+        delta: At least 1e-10 and below 1 / ``nominal_units``.
         clip_norm: Largest L2 norm of one unit's gradient over all parameters; 1e-6 to 1e6, in gradient units.
         sampling_rate: Probability with which each unit is in a batch; above 0, at most 1.
         steps_per_round: Optimizer steps of a round; at least 1; at most 100,000 over all rounds.
         num_rounds: Rounds of the run; at least 1.
         noise_multiplier: Standard deviation of the noise over ``clip_norm``; above 0.
-        nominal_examples: The site's declared number of units, public; not the true count, which is private.
+        nominal_units: The site's declared number of units, public; not the true count, which is private.
     """
 
-    unit: Literal["record"] = "record"
+    unit: Literal["record", "patient"] = "record"
     neighbouring: Literal["add-or-remove-one"] = "add-or-remove-one"
     epsilon: float
     delta: float
@@ -47,12 +47,12 @@ class PrivacyPlan:
     steps_per_round: int
     num_rounds: int
     noise_multiplier: float
-    nominal_examples: int
+    nominal_units: int
 
     def __post_init__(self) -> None:
         """Check every number, then that the noise keeps the promised epsilon."""
-        if self.unit != "record":
-            raise PrivacySettingError(f"unit={self.unit!r}; expected 'record'")
+        if self.unit not in ("record", "patient"):
+            raise PrivacySettingError(f"unit={self.unit!r}; expected 'record' or 'patient'")
         if self.neighbouring != "add-or-remove-one":
             raise PrivacySettingError(f"neighbouring={self.neighbouring!r}; expected 'add-or-remove-one'")
         for name in ("epsilon", "noise_multiplier"):
@@ -61,8 +61,8 @@ class PrivacyPlan:
         object.__setattr__(self, "delta", require_delta("delta", self.delta))
         object.__setattr__(self, "sampling_rate", require_rate("sampling_rate", self.sampling_rate))
         require_total_steps(self.steps_per_round, self.num_rounds)
-        require_count("nominal_examples", self.nominal_examples, at_least=1)
-        _refuse_large_delta(self.delta, self.nominal_examples)
+        require_count("nominal_units", self.nominal_units, at_least=1)
+        _refuse_large_delta(self.delta, self.nominal_units)
         if compute_epsilon_rdp([self.total_spend], self.delta) > self.epsilon:
             self._refuse_little_noise()
 
@@ -75,16 +75,17 @@ class PrivacyPlan:
             )
 
     @classmethod
-    def calibrate(
+    def calibrate(  # noqa: PLR0913  the plan's own fields
         cls,
         *,
+        unit: Literal["record", "patient"] = "record",
         epsilon: float,
         delta: float,
         clip_norm: float,
         sampling_rate: float,
         steps_per_round: int,
         num_rounds: int,
-        nominal_examples: int,
+        nominal_units: int,
     ) -> "PrivacyPlan":
         """Build the plan with the least noise that keeps ``epsilon`` over all rounds; about a second.
 
@@ -97,7 +98,7 @@ class PrivacyPlan:
         ...     sampling_rate=0.25,
         ...     steps_per_round=4,
         ...     num_rounds=20,
-        ...     nominal_examples=400,
+        ...     nominal_units=400,
         ... )
         >>> round(plan.noise_multiplier, 2), plan.expected_batch_size
         (1.27, 100.0)
@@ -107,6 +108,7 @@ class PrivacyPlan:
             epsilon=epsilon, delta=delta, sampling_rate=sampling_rate, steps=total_steps
         )
         return cls(
+            unit=unit,
             epsilon=epsilon,
             delta=delta,
             clip_norm=clip_norm,
@@ -114,7 +116,7 @@ class PrivacyPlan:
             steps_per_round=steps_per_round,
             num_rounds=num_rounds,
             noise_multiplier=noise_multiplier,
-            nominal_examples=nominal_examples,
+            nominal_units=nominal_units,
         )
 
     @property
@@ -133,7 +135,7 @@ class PrivacyPlan:
     @property
     def expected_batch_size(self) -> float:
         """Mean batch size of a site of nominal size, the public divisor of every summed gradient."""
-        return self.sampling_rate * self.nominal_examples
+        return self.sampling_rate * self.nominal_units
 
     def to_json(self) -> str:
         """Return the plan as one JSON object, keys sorted; `from_json` gives back an equal plan."""
@@ -162,9 +164,9 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _refuse_large_delta(delta: float, nominal_examples: int) -> None:
-    if delta >= 1 / nominal_examples:
+def _refuse_large_delta(delta: float, nominal_units: int) -> None:
+    if delta >= 1 / nominal_units:
         raise PrivacySettingError(
-            f"delta={delta!r}; expected below 1/nominal_examples={1 / nominal_examples:.3g}, "
-            "or publishing one whole record at random would count as private"
+            f"delta={delta!r}; expected below 1/nominal_units={1 / nominal_units:.3g}, "
+            "or publishing one whole unit at random would count as private"
         )

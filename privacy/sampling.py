@@ -1,4 +1,4 @@
-"""The only place that decides which records enter a private batch."""
+"""The only place that decides which units enter a private batch."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,14 +7,14 @@ from privacy.bounds import require_count, require_rate
 from privacy.noise import secure_uniform
 
 
-def sample_poisson(num_records: int, sampling_rate: float) -> NDArray[np.int64]:
-    """Draw a Poisson batch: every record joins independently with probability ``sampling_rate``.
+def sample_poisson(num_units: int, sampling_rate: float) -> NDArray[np.int64]:
+    """Draw a Poisson batch: every unit joins independently with probability ``sampling_rate``.
 
     The accountant's epsilon holds for this sampling only: not for shuffled epochs, not for batches of a fixed size,
     and not if anyone learns who was in a batch.
 
     Args:
-        num_records: Records at hand, at least 0; private, so the result's size must not be released either.
+        num_units: Units at hand, at least 0; private, so the result's size must not be released either.
         sampling_rate: Above 0, at most 1.
 
     Returns:
@@ -23,6 +23,6 @@ def sample_poisson(num_records: int, sampling_rate: float) -> NDArray[np.int64]:
     >>> sample_poisson(4, 1.0)
     array([0, 1, 2, 3])
     """
-    require_count("num_records", num_records, at_least=0)
+    require_count("num_units", num_units, at_least=0)
     require_rate("sampling_rate", sampling_rate)
-    return np.flatnonzero(secure_uniform(num_records) < sampling_rate).astype(np.int64)
+    return np.flatnonzero(secure_uniform(num_units) < sampling_rate).astype(np.int64)

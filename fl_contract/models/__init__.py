@@ -8,9 +8,12 @@ from torch import nn
 
 from fl_contract.models.logistic import LogisticSettings
 from fl_contract.models.mlp import MlpSettings
+from fl_contract.models.resnet18 import Resnet18Settings
 from fl_contract.models.small_cnn import SmallCnnSettings
 
-ModelSettings = Annotated[LogisticSettings | MlpSettings | SmallCnnSettings, Field(discriminator="kind")]
+ModelSettings = Annotated[
+    LogisticSettings | MlpSettings | SmallCnnSettings | Resnet18Settings, Field(discriminator="kind")
+]
 
 
 def build_model(settings: ModelSettings, *, input_shape: tuple[int, ...], num_outputs: int, seed: int) -> nn.Module:

@@ -45,7 +45,7 @@ def budget_for(num_rounds: int) -> float:
         sampling_rate=0.25,
         steps_per_round=4,
         num_rounds=3,
-        nominal_examples=80,
+        nominal_units=80,
     )
     enough, too_much = (compute_epsilon([plan.round_spend] * rounds, DELTA) for rounds in (num_rounds, num_rounds + 1))
     return (enough + too_much) / 2

@@ -33,7 +33,7 @@ def plan() -> PrivacyPlan:
         steps_per_round=3,
         num_rounds=2,
         noise_multiplier=3.0,
-        nominal_examples=40,
+        nominal_units=40,
     )
 
 

@@ -113,7 +113,7 @@ def test_the_shipped_studies_are_a_table_and_images() -> None:
         ("strategy.server-momentum", 1.0, "strategy.server-momentum=1.0; expected below 1.0"),
         ("schema.features", [], "schema.features=[]; expected a list of length 1 or more"),
         ("schema.classes", ["benign"], "schema.classes=['benign']; expected a list of length 2 or more"),
-        ("model.kind", "resnet", "model.kind='resnet'; expected one of 'logistic', 'mlp', 'small-cnn'"),
+        ("model.kind", "resnet", "model.kind='resnet'; expected one of 'logistic', 'mlp', 'small-cnn', 'resnet18'"),
         ("name", "Breast Cancer", "name='Breast Cancer'; expected lower-case letters, digits and hyphens, at most 64"),
         # rules of a whole table
         (

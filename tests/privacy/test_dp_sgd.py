@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from privacy import dp_sgd
+from privacy import book_keeping, noise, per_record
 from privacy.dp_sgd import LossPerRecord, PrivateTrainingResult, train_privately
 from privacy.errors import PrivacyError, PrivacySettingError, UnsupportedModelError
 from privacy.plan import PrivacyPlan
+from privacy.units import Units
 
 
 def make_plan(
-    *, clip_norm: float = 1.0, sampling_rate: float = 1.0, steps: int = 1, nominal_examples: int = 1
+    *, clip_norm: float = 1.0, sampling_rate: float = 1.0, steps: int = 1, nominal_units: int = 1
 ) -> PrivacyPlan:
     """Build a plan with noise multiplier 5, whose epsilon is beside the point here."""
     return PrivacyPlan(
@@ -36,7 +37,7 @@ def make_plan(
         steps_per_round=steps,
         num_rounds=1,
         noise_multiplier=5.0,
-        nominal_examples=nominal_examples,
+        nominal_units=nominal_units,
     )
 
 
@@ -66,7 +67,9 @@ def train(
     learning_rate: float = 1.0,
 ) -> PrivateTrainingResult:
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    return train_privately(model, optimizer, plan, len(inputs), lambda ids: (inputs[ids], targets[ids]), loss)
+    return train_privately(
+        model, optimizer, plan, Units.records(len(inputs)), lambda ids: (inputs[ids], targets[ids]), loss
+    )
 
 
 def weights(model: nn.Module) -> Tensor:
@@ -82,18 +85,15 @@ def clipped_sum(model: nn.Module, inputs: Tensor, targets: Tensor, plan: Privacy
 
 @pytest.fixture
 def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dp_sgd, "secure_normal", np.zeros)
+    monkeypatch.setattr(noise, "secure_normal", lambda count, **_: np.zeros(count))
 
 
 @pytest.fixture
 def no_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plant the bug that every test of sensitivity must find."""
 
-    def accumulate_unclipped(optimizer: Any) -> None:
-        for parameter in optimizer.params:
-            parameter.summed_grad = parameter.grad_sample.sum(dim=0)
-
-    monkeypatch.setattr(dp_sgd._SecureNoiseOptimizer, "clip_and_accumulate", accumulate_unclipped)
+    for module in (book_keeping, per_record):
+        monkeypatch.setattr(module, "clip_factors", lambda norms, _: torch.ones_like(norms, dtype=torch.float32))
 
 
 # --- sensitivity -----------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_the_sum_is_divided_by_the_public_expected_size_and_not_by_the_private_o
     model = nn.Linear(1, 1, bias=False)
     start = model.weight.item()
 
-    train(model, torch.ones(3, 1), torch.zeros(3), make_plan(nominal_examples=10), lambda out, _: 3 * out.squeeze(-1))
+    train(model, torch.ones(3, 1), torch.zeros(3), make_plan(nominal_units=10), lambda out, _: 3 * out.squeeze(-1))
 
     assert model.weight.item() == pytest.approx(start - 0.3, abs=1e-5)
 
@@ -257,7 +257,7 @@ def accidental_square(outputs: Tensor, targets: Tensor) -> Tensor:
 def test_a_loss_that_is_not_one_value_per_record_is_refused(loss: LossPerRecord) -> None:
     inputs, targets = adversarial_records()
 
-    with pytest.raises(PrivacySettingError, match=r"loss_per_record gave shape .*; expected \(10,\)"):
+    with pytest.raises(PrivacySettingError, match=r"loss_per_record gave shape .*; expected \(1,\)"):
         train(MODELS["mlp"](), inputs, targets, make_plan(), loss)
 
 
@@ -284,7 +284,7 @@ class FlattenedBags(nn.Module):
 def test_a_model_that_splits_a_record_into_several_rows_is_refused() -> None:
     inputs, targets = adversarial_records()
 
-    with pytest.raises(UnsupportedModelError, match=r"'layer.weight' got 30 gradients for 10 records"):
+    with pytest.raises(UnsupportedModelError, match=r"'layer.weight' got 3 gradients for 1 records"):
         train(FlattenedBags(), inputs, targets, make_plan())
 
 
@@ -319,7 +319,9 @@ def test_a_layer_on_the_refused_list_stops_training_before_the_first_record() ->
         return ids, ids
 
     with pytest.raises(UnsupportedModelError, match="BatchNorm1d"):
-        train_privately(model, torch.optim.SGD(model.parameters()), make_plan(), 10, fetch, cross_entropy)
+        train_privately(
+            model, torch.optim.SGD(model.parameters()), make_plan(), Units.records(10), fetch, cross_entropy
+        )
 
     assert fetched == []
 
@@ -354,7 +356,7 @@ def test_an_optimizer_that_misses_a_trainable_parameter_is_refused() -> None:
     optimizer = torch.optim.SGD(list(model.parameters())[:2], lr=1.0)
 
     with pytest.raises(PrivacySettingError, match=r"misses trainable parameters \['2.weight', '2.bias'\]"):
-        train_privately(model, optimizer, make_plan(), 0, lambda ids: (ids, ids), cross_entropy)
+        train_privately(model, optimizer, make_plan(), Units.records(0), lambda ids: (ids, ids), cross_entropy)
 
 
 def test_an_optimizer_of_another_model_is_refused() -> None:
@@ -362,17 +364,17 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
     optimizer = torch.optim.SGD([*model.parameters(), *nn.Linear(1, 1).parameters()], lr=1.0)
 
     with pytest.raises(PrivacySettingError, match="holds 2 of another model"):
-        train_privately(model, optimizer, make_plan(), 0, lambda ids: (ids, ids), cross_entropy)
+        train_privately(model, optimizer, make_plan(), Units.records(0), lambda ids: (ids, ids), cross_entropy)
 
 
-@pytest.mark.parametrize(("num_inputs", "num_targets", "which"), [(9, 10, "inputs"), (10, 11, "targets")])
+@pytest.mark.parametrize(("num_inputs", "num_targets", "which"), [(9, 1, "inputs"), (1, 11, "targets")])
 def test_a_fetch_that_loses_or_adds_records_is_refused(num_inputs: int, num_targets: int, which: str) -> None:
     model = MODELS["mlp"]()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     batch = torch.zeros(num_inputs, 6), torch.zeros(num_targets, dtype=torch.int64)
 
-    with pytest.raises(PrivacySettingError, match=rf"fetch gave \d+ {which} for 10 indices"):
-        train_privately(model, optimizer, make_plan(), 10, lambda _: batch, cross_entropy)
+    with pytest.raises(PrivacySettingError, match=rf"fetch gave \d+ {which} for 1 indices"):
+        train_privately(model, optimizer, make_plan(), Units.records(10), lambda _: batch, cross_entropy)
 
 
 def test_a_negative_number_of_records_is_refused() -> None:
@@ -380,7 +382,12 @@ def test_a_negative_number_of_records_is_refused() -> None:
 
     with pytest.raises(PrivacySettingError, match="num_records=-1"):
         train_privately(
-            model, torch.optim.SGD(model.parameters()), make_plan(), -1, lambda ids: (ids, ids), cross_entropy
+            model,
+            torch.optim.SGD(model.parameters()),
+            make_plan(),
+            Units.records(-1),
+            lambda ids: (ids, ids),
+            cross_entropy,
         )
 
 
@@ -449,7 +456,7 @@ def test_every_step_adds_noise_of_the_planned_size_also_without_records(
 ) -> None:
     model = nn.Linear(WIDE, 1, bias=False)
     nn.init.zeros_(model.weight)
-    plan = make_plan(clip_norm=clip_norm, steps=steps, nominal_examples=50)
+    plan = make_plan(clip_norm=clip_norm, steps=steps, nominal_units=50)
 
     train(model, torch.ones(num_records, WIDE), torch.zeros(num_records), plan, no_gradient)
 
@@ -501,7 +508,9 @@ def train_with_seen_batches(inputs: Tensor, targets: Tensor, seen: list[list[int
         return inputs[ids], targets[ids]
 
     plan = make_plan(steps=300, sampling_rate=0.5)
-    train_privately(model, torch.optim.SGD(model.parameters(), lr=1e-6), plan, len(inputs), fetch, cross_entropy)
+    train_privately(
+        model, torch.optim.SGD(model.parameters(), lr=1e-6), plan, Units.records(len(inputs)), fetch, cross_entropy
+    )
 
 
 def test_batches_are_drawn_with_the_rate_of_the_plan_and_empty_ones_are_not_fetched() -> None:
@@ -525,8 +534,8 @@ def test_the_result_tells_the_number_of_steps_and_nothing_else() -> None:
 
     result = train(MODELS["mlp"](), inputs, targets, make_plan(steps=7, sampling_rate=0.1))
 
-    assert result == PrivateTrainingResult(steps_run=7)
-    assert [field.name for field in fields(result)] == ["steps_run"]
+    assert result == PrivateTrainingResult(steps_run=7, method="book-keeping")
+    assert [field.name for field in fields(result)] == ["steps_run", "method"]
 
 
 def test_exactly_the_planned_number_of_steps_reaches_the_optimizer() -> None:
@@ -538,7 +547,7 @@ def test_exactly_the_planned_number_of_steps_reaches_the_optimizer() -> None:
         model,
         optimizer,
         make_plan(steps=9, sampling_rate=0.05),
-        10,
+        Units.records(10),
         lambda ids: (inputs[ids], targets[ids]),
         cross_entropy,
     )
@@ -559,7 +568,7 @@ def test_a_step_hook_of_the_optimizer_sees_noised_gradients_and_can_add_a_term()
 
     optimizer.register_step_pre_hook(pull_towards_zero)
 
-    train_privately(model, optimizer, make_plan(), 0, lambda ids: (ids, ids), cross_entropy)
+    train_privately(model, optimizer, make_plan(), Units.records(0), lambda ids: (ids, ids), cross_entropy)
 
     # Noise of standard deviation 5, and a mean of 1 - 0.5 with standard error 5/sqrt(20000) = 0.035.
     assert seen == [pytest.approx(5.0, rel=0.03)]
@@ -600,7 +609,7 @@ def test_the_model_comes_back_unwrapped_and_usable_after_an_error_in_the_middle(
         train(model, inputs, targets, make_plan(), failing)
 
     assert traces(model) == before
-    assert train(model, inputs[:4], targets[:4], make_plan(steps=2)) == PrivateTrainingResult(steps_run=2)
+    assert train(model, inputs[:4], targets[:4], make_plan(steps=2)).steps_run == 2
 
 
 def test_an_error_in_fetch_reaches_the_caller_and_leaves_the_model_unwrapped() -> None:
@@ -611,7 +620,7 @@ def test_an_error_in_fetch_reaches_the_caller_and_leaves_the_model_unwrapped() -
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        train_privately(model, torch.optim.SGD(model.parameters()), make_plan(), 5, fetch, cross_entropy)
+        train_privately(model, torch.optim.SGD(model.parameters()), make_plan(), Units.records(5), fetch, cross_entropy)
 
     assert traces(model) == before
 
@@ -640,9 +649,9 @@ def test_two_rounds_in_a_row_on_one_model_equal_two_rounds_on_fresh_copies() -> 
     fresh = copy.deepcopy(again)
 
     for _ in range(2):
-        train(again, inputs, targets, make_plan(nominal_examples=10))
+        train(again, inputs, targets, make_plan(nominal_units=10))
         fresh = copy.deepcopy(fresh)
-        train(fresh, inputs, targets, make_plan(nominal_examples=10))
+        train(fresh, inputs, targets, make_plan(nominal_units=10))
 
     assert torch.equal(weights(again), weights(fresh))
 
@@ -676,7 +685,7 @@ def test_training_learns_a_simple_task_privately() -> None:
     inputs = torch.randn(400, 4)
     targets = (inputs[:, 0] > 0).long()
     model = nn.Linear(4, 2)
-    plan = make_plan(sampling_rate=0.5, steps=30, nominal_examples=400)
+    plan = make_plan(sampling_rate=0.5, steps=30, nominal_units=400)
 
     train(model, inputs, targets, plan, learning_rate=2.0)
 

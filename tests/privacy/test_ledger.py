@@ -34,7 +34,7 @@ def plan() -> PrivacyPlan:
         sampling_rate=1.0,
         steps_per_round=4,
         num_rounds=20,
-        nominal_examples=400,
+        nominal_units=400,
     )
 
 
@@ -428,7 +428,7 @@ def test_the_target_of_a_run_holds_at_the_delta_of_its_plan_and_not_of_the_ledge
         sampling_rate=1.0,
         steps_per_round=4,
         num_rounds=5,
-        nominal_examples=400,
+        nominal_units=400,
     )
     with open_ledger(path, budget=100.0) as ledger:
         for server_round in range(1, 6):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from privacy import noise
 from privacy.errors import PrivacySettingError
-from privacy.noise import FOUR_DRAW_COUNT, secure_normal, secure_uniform
+from privacy.noise import NormalSource, secure_normal, secure_uniform
 
 COUNT = 200_000  # each statistical test below fails for correct code about once in 10^6 runs
 
@@ -19,7 +19,7 @@ COUNT = 200_000  # each statistical test below fails for correct code about once
 def test_uniforms_stay_strictly_between_zero_and_one_for_extreme_bytes(
     monkeypatch: pytest.MonkeyPatch, byte: bytes
 ) -> None:
-    monkeypatch.setattr(os, "urandom", lambda size: byte * size)
+    monkeypatch.setattr(noise, "_secure_bytes", lambda size: byte * size)
 
     uniform = secure_uniform(3)
 
@@ -28,7 +28,7 @@ def test_uniforms_stay_strictly_between_zero_and_one_for_extreme_bytes(
 
 def test_uniforms_use_the_upper_53_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     # 0x8000000000000800 >> 11 = 2^52 + 1, so the uniform is (2^52 + 1) / 2^53 = 0.5 + 2^-53.
-    monkeypatch.setattr(os, "urandom", lambda size: (0x8000000000000800).to_bytes(8, "little") * (size // 8))
+    monkeypatch.setattr(noise, "_secure_bytes", lambda size: (0x8000000000000800).to_bytes(8, "little") * (size // 8))
 
     uniform = secure_uniform(1)
 
@@ -45,9 +45,10 @@ def test_uniforms_are_uniform() -> None:
     assert distance_to_uniform(secure_uniform(COUNT)) < 2.7
 
 
+@pytest.mark.parametrize("num_draws", [1, 4])
 @pytest.mark.parametrize("count", [COUNT, COUNT + 1])
-def test_normals_are_standard_normal(count: int) -> None:
-    normal = secure_normal(count)
+def test_normals_are_standard_normal(count: int, num_draws: int) -> None:
+    normal = secure_normal(count, num_draws=num_draws)
 
     assert normal.shape == (count,)
     assert normal.dtype == np.float64
@@ -66,28 +67,45 @@ def test_neighbouring_normals_are_uncorrelated() -> None:
     assert max(map(abs, correlations)) < 4.9 / np.sqrt(half)
 
 
-def test_each_normal_of_a_small_model_is_made_of_four_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Arrange: with draws 1, 2, 3, ... the columns of 4 x 3 are 1+4+7+10 = 22, 26 and 30; halved 11, 13, 15.
+def test_each_normal_is_made_of_so_many_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Arrange: with draws 1, 2, 3, ... the columns of 4 x 3 are 1+4+7+10 = 22, 26 and 30; over the root of 4, 11, 13, 15.
     monkeypatch.setattr(noise, "_box_muller", lambda count: np.arange(1.0, count + 1))
 
-    normal = secure_normal(3)
+    assert secure_normal(3, num_draws=4).tolist() == [11.0, 13.0, 15.0]
+    assert secure_normal(3, num_draws=1).tolist() == [1.0, 2.0, 3.0]
 
-    assert normal.tolist() == [11.0, 13.0, 15.0]
+
+@pytest.mark.parametrize("count", [1, 1000, 30_000])
+def test_a_source_never_gives_a_number_twice(count: int) -> None:
+    source = NormalSource(count, num_draws=4)
+
+    given = np.concatenate([source.draw() for _ in range(40)])
+
+    # Two of 1.2 million float64 normals are equal by chance with probability below 10^-3.
+    assert given.shape == (40 * count,)
+    assert len(np.unique(given)) >= 40 * count - 1
+    assert abs(given.std() - 1) < 5 / np.sqrt(2 * 40 * count)
 
 
-def test_a_count_above_the_limit_gets_one_draw_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
+def test_every_call_stretches_a_fresh_key_of_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    # ChaCha20 with key and nonce zero begins 76 b8 e0 ad a0 f1 3d 90 (RFC 8439, appendix A.1, test vector 1).
+    asked = []
 
-    def remember(count: int) -> NDArray[np.float64]:
-        drawn.append(count)
-        return np.zeros(count)
+    def zeros(size: int) -> bytes:
+        asked.append(size)
+        return bytes(size)
 
-    monkeypatch.setattr(noise, "_box_muller", remember)
+    monkeypatch.setattr(os, "urandom", zeros)
 
-    secure_normal(FOUR_DRAW_COUNT)
-    secure_normal(FOUR_DRAW_COUNT + 1)
+    assert [noise._secure_bytes(8).hex() for _ in range(2)] == ["76b8e0ada0f13d90"] * 2
+    assert asked == [32, 32]
 
-    assert drawn == [4 * FOUR_DRAW_COUNT, FOUR_DRAW_COUNT + 1]
+
+def test_more_bytes_than_a_block_are_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "urandom", bytes)
+    length = 8 * noise._BLOCK
+
+    assert noise._secure_bytes(length + 64)[:length] == noise._secure_bytes(length)
 
 
 def test_seeding_every_known_generator_does_not_repeat_the_noise() -> None:

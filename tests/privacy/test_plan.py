@@ -18,7 +18,7 @@ VALID: dict[str, Any] = {
     "sampling_rate": 1.0,
     "steps_per_round": 4,
     "num_rounds": 20,
-    "nominal_examples": 400,
+    "nominal_units": 400,
 }
 
 
@@ -93,8 +93,8 @@ def test_a_plan_with_more_noise_than_needed_can_be_built(plan: PrivacyPlan) -> N
         {"num_rounds": True},
         {"num_rounds": 25_001},
         {"steps_per_round": 10**400},
-        {"nominal_examples": 0},
-        {"nominal_examples": -5},
+        {"nominal_units": 0},
+        {"nominal_units": -5},
     ],
     ids=repr,
 )

@@ -1,0 +1,52 @@
+"""The only place that says how far a unit's gradient is scaled down, and what the ways to do it have in common."""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from privacy.units import UnitBatch
+
+Method = Literal["book-keeping", "hooks"]
+"""How clipped sums are found: see `privacy.book_keeping` and `privacy.per_record`."""
+
+
+class ClippedSums(Protocol):
+    """Finds the sum of the units' clipped gradients while the model runs as usual.
+
+    Attributes:
+        method: Which way this is.
+        bytes_per_record: Memory that the last batch took for each of its records, about; 0 before the first.
+    """
+
+    method: Method
+    bytes_per_record: int
+
+    def clipped_sums(self, losses: Tensor, batch: UnitBatch, clip_norm: float) -> list[Tensor]:
+        """Return the sum of the units' clipped gradients, one tensor for each trainable parameter of the model.
+
+        Guarantees:
+            - Adding or removing one unit changes the sums, together, by at most ``clip_norm`` in L2 norm.
+            - A unit whose gradient is not finite counts as absent.
+            - Leaves no gradient on any parameter.
+
+        Args:
+            losses: Each record's share of its unit's loss, shape [R], from the model's outputs on this batch.
+            batch: The units of these records.
+            clip_norm: Above 0.
+        """
+        ...
+
+
+def clip_factors(norms: Tensor, clip_norm: float) -> Tensor:
+    """Return min(1, clip_norm / norm) for each unit, and 0 for a norm that is not finite; float32.
+
+    >>> clip_factors(torch.tensor([0.5, 4.0, torch.inf]), 1.0)
+    tensor([1.0000, 0.2500, 0.0000])
+    """
+    return (clip_norm / norms).clamp_(max=1.0).nan_to_num_(nan=0.0).float()
+
+
+def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Name and value of every trainable parameter, each once, in the order of every list of gradients here."""
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

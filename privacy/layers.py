@@ -1,0 +1,268 @@
+"""The only place that knows the layers of `privacy.book_keeping`: each one's gradient for each unit, and its norm.
+
+Shapes: R records, U units, T positions at which a layer is applied (pixels, tokens, calls), I numbers in, O numbers out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.grad import conv2d_weight
+
+from privacy.units import UnitBatch
+
+Calls = list[tuple[Tensor, Tensor]]
+"""Input of each call of a layer, and the gradient of what came out; records in the first dimension of both."""
+
+SMALLEST_SHARE = 1e-4
+"""A norm below this share of |a| |g| is taken as this share: sums that cancel so far have lost their precision."""
+
+
+class ParameterGradient(Protocol):
+    """One parameter's gradient for every unit, stored or implied."""
+
+    parameter: nn.Parameter
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it holds and needs."""
+        ...
+
+    def norms(self) -> Tensor:
+        """L2 norm of each unit's gradient, float64, shape [U]; never too small by more than float32 rounding."""
+        ...
+
+    def drop(self, units: Tensor) -> None:
+        """Make the gradients of these units zero, also where they are not finite; a mask of shape [U]."""
+        ...
+
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        """Sum over units of factor times gradient, in the parameter's shape."""
+        ...
+
+
+class Stored:
+    """Every unit's gradient is at hand, shape [U, ...], and perhaps its norm."""
+
+    def __init__(self, parameter: nn.Parameter, by_unit: Tensor, norms: Tensor | None = None) -> None:
+        self.parameter = parameter
+        self._by_unit, self._norms = by_unit.flatten(1), norms
+
+    @property
+    def num_bytes(self) -> int:
+        """See the protocol."""
+        return self._by_unit.nbytes
+
+    def norms(self) -> Tensor:
+        """See the protocol."""
+        return _norm(self._by_unit) if self._norms is None else self._norms
+
+    def drop(self, units: Tensor) -> None:
+        """See the protocol."""
+        self._by_unit = self._by_unit.masked_fill(units[:, None], 0.0)
+
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        """See the protocol."""
+        return (factors @ self._by_unit).view_as(self.parameter)
+
+
+class Implied:
+    """Only a and g of each call are at hand; ``contract`` makes the sum of all records' gradients from them."""
+
+    def __init__(
+        self,
+        parameter: nn.Parameter,
+        calls: Calls,
+        batch: UnitBatch,
+        contract: Callable[[Tensor, Tensor], Tensor],
+        norms: Tensor,
+    ) -> None:
+        self.parameter = parameter
+        self._calls, self._batch, self._contract, self._norms = calls, batch, contract, norms
+
+    @property
+    def num_bytes(self) -> int:
+        """See the protocol."""
+        return sum(inputs.nbytes + 2 * gradients.nbytes for inputs, gradients in self._calls)
+
+    def norms(self) -> Tensor:
+        """See the protocol."""
+        return self._norms
+
+    def drop(self, units: Tensor) -> None:
+        """See the protocol."""
+        records = self._of_records(units)
+        self._calls = [
+            (_zero_records(inputs, records), _zero_records(gradients, records)) for inputs, gradients in self._calls
+        ]
+
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        """See the protocol."""
+        weights = self._of_records(factors)
+        parts = [self._contract(inputs, gradients * _like(weights, gradients)) for inputs, gradients in self._calls]
+        return sum(parts[1:], start=parts[0])
+
+    def _of_records(self, by_unit: Tensor) -> Tensor:
+        return by_unit if self._batch.has_one_record_each else by_unit[self._batch.unit_of_record.to(by_unit.device)]
+
+
+def _zero_records(values: Tensor, records: Tensor) -> Tensor:
+    return values.masked_fill(_like(records, values), 0.0)
+
+
+def _like(by_record: Tensor, values: Tensor) -> Tensor:
+    return by_record.view(-1, *[1] * (values.dim() - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerGradient:
+    """A layer's gradient for each unit.
+
+    Attributes:
+        parts: One for each trainable parameter of the layer.
+        scratch_bytes: Memory that finding the norms took.
+    """
+
+    parts: list[ParameterGradient]
+    scratch_bytes: int
+
+
+def _linear(layer: nn.Linear, calls: Calls, batch: UnitBatch) -> LayerGradient:
+    if len(calls) == 1 and calls[0][0].dim() == 2 and batch.has_one_record_each:
+        return _linear_of_vectors(layer, *calls[0], batch)
+    a_RTI = _join([inputs.reshape(inputs.shape[0], -1, layer.in_features) for inputs, _ in calls])
+    g_RTO = _join([gradients.reshape(gradients.shape[0], -1, layer.out_features) for _, gradients in calls])
+    implied = partial(Implied, layer.weight, [(a_RTI, g_RTO)], batch, _contract_linear)
+    return _outer_products(layer, a_RTI, g_RTO, batch, implied)
+
+
+def _linear_of_vectors(layer: nn.Linear, a_RI: Tensor, g_RO: Tensor, batch: UnitBatch) -> LayerGradient:
+    """The common case on a short way: one position and one record a unit, so one outer product and |a| |g|."""
+    g_norms = _norm(g_RO)
+    parts: list[ParameterGradient] = []
+    if layer.weight.requires_grad:
+        parts.append(Implied(layer.weight, [(a_RI, g_RO)], batch, _contract_vectors, _norm(a_RI) * g_norms))
+    if layer.bias is not None and layer.bias.requires_grad:
+        parts.append(Stored(layer.bias, g_RO, g_norms))
+    return LayerGradient(parts=parts, scratch_bytes=0)
+
+
+def _contract_vectors(a_RI: Tensor, g_RO: Tensor) -> Tensor:
+    return g_RO.T @ a_RI
+
+
+def _contract_linear(a_RTI: Tensor, g_RTO: Tensor) -> Tensor:
+    return g_RTO.flatten(0, 1).T @ a_RTI.flatten(0, 1)
+
+
+def _conv2d(layer: nn.Conv2d, calls: Calls, batch: UnitBatch) -> LayerGradient:
+    geometry: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    unfold = partial(functional.unfold, kernel_size=layer.kernel_size, **geometry)
+    a_RTI = _join([unfold(inputs).transpose(1, 2) for inputs, _ in calls])
+    g_RTO = _join([gradients.flatten(2).transpose(1, 2) for _, gradients in calls])
+    shape = layer.weight.shape
+
+    def contract(inputs: Tensor, gradients: Tensor) -> Tensor:
+        return conv2d_weight(inputs, shape, gradients, **geometry)
+
+    implied = partial(Implied, layer.weight, calls, batch, contract)
+    return _outer_products(layer, a_RTI, g_RTO, batch, implied)
+
+
+def _outer_products(
+    layer: nn.Linear | nn.Conv2d,
+    a_RTI: Tensor,
+    g_RTO: Tensor,
+    batch: UnitBatch,
+    implied: Callable[[Tensor], ParameterGradient],
+) -> LayerGradient:
+    """Per unit, the weight's gradient is the sum over positions of g times a, the bias's the sum of g."""
+    a_UTI, g_UTO = _by_unit(a_RTI, batch), _by_unit(g_RTO, batch)
+    (_, T, I), O = a_UTI.shape, g_UTO.shape[2]  # noqa: E741  numbers in and out
+    parts: list[ParameterGradient] = []
+    if layer.weight.requires_grad:
+        if T == 1:
+            parts.append(implied(_norm(a_UTI) * _norm(g_UTO)))
+        elif 2 * T * (I + O) < I * O:
+            parts.append(implied(_norm_of_sum(a_UTI, g_UTO)))
+        else:
+            parts.append(Stored(layer.weight, g_UTO.transpose(1, 2) @ a_UTI))
+    if layer.bias is not None and layer.bias.requires_grad:
+        parts.append(Stored(layer.bias, g_UTO.sum(dim=1)))
+    return LayerGradient(parts=parts, scratch_bytes=3 * (a_UTI.nbytes + g_UTO.nbytes))
+
+
+def _norm_of_sum(a_UTI: Tensor, g_UTO: Tensor) -> Tensor:
+    """Norm of sum_t g_t a_t' from the products of positions: its square is sum_{s,t} (a_s . a_t) (g_s . g_t).
+
+    The terms can cancel. In float32 a record made for it would seem to have norm 0 and leave unclipped, so the sum is
+    in float64, and a norm below ``SMALLEST_SHARE`` of |a| |g| is taken as that share, which clips more.
+    """
+    a, g = a_UTI.double(), g_UTO.double()
+    squared = ((a @ a.transpose(1, 2)) * (g @ g.transpose(1, 2))).sum(dim=(1, 2))
+    return squared.clamp(min=0.0).sqrt().maximum(SMALLEST_SHARE * _norm(a_UTI) * _norm(g_UTO))
+
+
+def _group_norm(layer: nn.GroupNorm, calls: Calls, batch: UnitBatch) -> LayerGradient:
+    products, gradients = [], []
+    for inputs, gradient in calls:
+        normalised = functional.group_norm(inputs, layer.num_groups, eps=layer.eps)
+        products.append((gradient * normalised).flatten(2).sum(dim=2))
+        gradients.append(gradient.flatten(2).sum(dim=2))
+    return _scale_and_shift(layer, products, gradients, batch)
+
+
+def _layer_norm(layer: nn.LayerNorm, calls: Calls, batch: UnitBatch) -> LayerGradient:
+    shape = tuple(layer.normalized_shape)
+    products, gradients = [], []
+    for inputs, gradient in calls:
+        normalised = functional.layer_norm(inputs, shape, eps=layer.eps)
+        products.append((gradient * normalised).reshape(inputs.shape[0], -1, *shape).sum(dim=1))
+        gradients.append(gradient.reshape(inputs.shape[0], -1, *shape).sum(dim=1))
+    return _scale_and_shift(layer, products, gradients, batch)
+
+
+def _scale_and_shift(
+    layer: nn.GroupNorm | nn.LayerNorm, products: list[Tensor], gradients: list[Tensor], batch: UnitBatch
+) -> LayerGradient:
+    """Per unit, the scale's gradient is the sum over positions of g times the normalised input, the shift's of g."""
+    parts: list[ParameterGradient] = [
+        Stored(parameter, _by_unit(sum(by_record[1:], start=by_record[0]).unsqueeze(1), batch).sum(dim=1))
+        for parameter, by_record in ((layer.weight, products), (layer.bias, gradients))
+        if parameter is not None and parameter.requires_grad
+    ]
+    return LayerGradient(parts=parts, scratch_bytes=0)
+
+
+def _by_unit(x_RTN: Tensor, batch: UnitBatch) -> Tensor:
+    """Put a unit's records behind one another, as further positions; zeros fill up the units with fewer records."""
+    if batch.has_one_record_each:
+        return x_RTN
+    unit = batch.unit_of_record.to(x_RTN.device)
+    counts = batch.records_per_unit.to(x_RTN.device)
+    rank = torch.arange(len(unit), device=x_RTN.device) - (counts.cumsum(0) - counts)[unit]
+    x_UKTN = x_RTN.new_zeros(batch.num_units, int(counts.max()), *x_RTN.shape[1:])
+    x_UKTN[unit, rank] = x_RTN
+    return x_UKTN.flatten(1, 2)
+
+
+def _norm(by_unit: Tensor) -> Tensor:
+    """L2 norm over all but the first dimension; in float64, where no float32 overflows or vanishes when squared."""
+    return torch.linalg.vector_norm(by_unit.flatten(1), dim=1, dtype=torch.float64)
+
+
+def _join(calls: list[Tensor]) -> Tensor:
+    return calls[0] if len(calls) == 1 else torch.cat(calls, dim=1)
+
+
+LAYER_GRADIENTS: dict[type[nn.Module], Callable[[Any, Calls, UnitBatch], LayerGradient]] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _conv2d,
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+}
+"""What is known about each layer, by its exact type: a subclass may compute something else."""
