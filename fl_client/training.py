@@ -1,6 +1,7 @@
 """The only place where a hospital trains a model on its patients."""
 
 import hashlib
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,10 @@ def train(model: nn.Module, examples: Examples, settings: TrainingSettings, gene
             optimizer.step()
 
 
-def train_with_privacy(model: nn.Module, examples: Examples, settings: TrainingSettings, plan: PrivacyPlan) -> int:
-    """Train in place by the plan's noisy steps.
+def train_with_privacy(
+    model: nn.Module, examples: Examples, settings: TrainingSettings, plan: PrivacyPlan, steps: int
+) -> int:
+    """Train in place by the plan's noisy steps, as many as the ledger granted.
 
     Returns:
         Steps run; the only thing said about the training.
@@ -53,7 +56,7 @@ def train_with_privacy(model: nn.Module, examples: Examples, settings: TrainingS
     result = train_privately(
         model,
         make_optimizer(model, settings, settings.private_learning_rate or settings.learning_rate),
-        plan,
+        replace(plan, steps_per_round=steps),
         num_records=len(examples),
         fetch=fetch,
         loss_per_record=loss_per_example,

@@ -307,6 +307,11 @@ class Ledger:
             epsilon_after=compute_epsilon_adaptive(after, limits.delta),
         )
 
+    def require_room(self, run: str, plan: PrivacyPlan) -> None:
+        """Raise `BudgetExceededError` if not even one step of a round of ``plan`` could be granted; charges nothing."""
+        with self._store.reading():
+            self._limits(run).grant(plan)
+
     def store_plan(self, run: str, study: str, plan: PrivacyPlan, *, fingerprint: str) -> None:
         """Keep the plan of a run, so that every process and every restart uses the same noise.
 

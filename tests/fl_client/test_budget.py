@@ -60,7 +60,7 @@ def test_an_interrupted_round_counts_in_full(
         raise RuntimeError
 
     ask(PLAN)
-    monkeypatch.setattr("fl_client.app.train_with_privacy", crash)
+    monkeypatch.setattr("fl_client.private_round.train_with_privacy", crash)
     train(1)
 
     (budget,) = read_budgets(folder)
