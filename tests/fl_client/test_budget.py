@@ -99,7 +99,7 @@ def test_a_plan_alone_costs_nothing(ask: Callable[..., Message], folder: Path) -
 
     (budget,) = read_budgets(folder)
 
-    assert (budget.spent, budget.runs) == (0.0, ())
+    assert (budget.spent, [run.epsilon for run in budget.runs]) == (0.0, [0.0])
 
 
 def test_reading_changes_no_file(spent: SiteBudget, folder: Path) -> None:
