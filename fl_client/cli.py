@@ -1,6 +1,7 @@
 """The hospital's command line, thin over the package."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,11 +14,15 @@ if TYPE_CHECKING:
     from fl_client.budget import SiteBudget
 
 app = typer.Typer(
-    help="Consilium at a hospital: what of the privacy budget is spent.",
+    help="Consilium at a hospital: what of the privacy budget is spent, and whether the ledger can be trusted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+ledger_app = typer.Typer(help="The hospital's privacy ledger.", no_args_is_help=True)
+app.add_typer(ledger_app, name="ledger")
+
+Place = Annotated[Path, typer.Argument(help="The hospital's site.toml, or a folder that holds one or several.")]
 
 
 @app.callback()
@@ -26,25 +31,78 @@ def main() -> None:
 
 
 @app.command()
-def budget(
-    place: Annotated[Path, typer.Argument(help="The hospital's site.toml, or a folder that holds one or several.")],
-) -> None:
-    """Show what of a hospital's privacy budget is spent, by study and run, and what is left."""
+def budget(place: Place) -> None:
+    """Show what of each cohort's privacy budget is spent, by study and run, what is left, what comes next."""
     from fl_client.budget import read_budgets
-    from fl_contract.errors import ConsiliumError
-    from privacy.errors import PrivacyError
 
-    try:
+    with _errors_in_words():
         budgets = read_budgets(place)
-    except (ConsiliumError, PrivacyError) as error:
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
     console = Console()
     console.print(_budget_table(budgets))
     if any(site.runs for site in budgets):
         console.print(_run_table(budgets))
+    if any(site.studies for site in budgets):
+        console.print(_study_table(budgets))
+    if any(run.next_round for site in budgets for run in site.runs):
+        console.print(_next_table(budgets))
     if any(len(site.runs) > 1 for site in budgets):
         console.print("Runs compose: spent is less than their sum.")
+
+
+@ledger_app.command()
+def verify(place: Place) -> None:
+    """Check each row of a ledger, its receipt and its arithmetic; exit 1 and name the first broken row if one is."""
+    from fl_client.budget import verify_ledgers
+
+    with _errors_in_words():
+        states = verify_ledgers(place)
+    console = Console()
+    for site, state in states.items():
+        if state is None:
+            console.print(f"{site}: no ledger, nothing spent", highlight=False)
+            continue
+        spent = ", ".join(f"{cohort} ε {epsilon:.3f}" for cohort, epsilon in state.epsilons.items())
+        told = f"{site}: OK, {state.num_rows} rows, last hash {state.last_hash}; {spent or 'nothing spent'}"
+        console.print(told, highlight=False, soft_wrap=True)
+
+
+@ledger_app.command()
+def charge(
+    site: Annotated[Path, typer.Argument(help="The hospital's site.toml.")],
+    study: Annotated[str, typer.Option(help="What the privacy was spent for.")],
+    epsilon: Annotated[float, typer.Option(help="Epsilon of the spend, add-or-remove-one.")],
+    reason: Annotated[str, typer.Option(help="Why it is entered, for whoever reads the ledger later.")],
+    delta: Annotated[float, typer.Option(help="Delta of the spend.")] = 0.0,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Enter privacy that was spent outside Consilium on the patients the hospital trains on; it stays for ever."""
+    from fl_client.budget import charge_by_hand
+    from privacy.accounting import ExternalSpend
+
+    with _errors_in_words():
+        spend = ExternalSpend(epsilon=epsilon, delta=delta)
+        if not yes:
+            typer.confirm(f"Charge epsilon {epsilon:g}, delta {delta:g} for ever?", abort=True)
+        after = charge_by_hand(site, study=study, spend=spend, reason=reason)
+    Console().print(_budget_table([after]))
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
+    """End with 1 and one line on standard error where something of ours went wrong."""
+    from fl_contract.errors import ConsiliumError
+    from privacy.errors import PrivacyError
+
+    try:
+        yield
+    except (ConsiliumError, PrivacyError) as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def _label(site: "SiteBudget") -> str:
+    return site.name if site.cohort == site.name else f"{site.name}: {site.cohort}"
 
 
 def _budget_table(budgets: Sequence["SiteBudget"]) -> Table:
@@ -52,7 +110,7 @@ def _budget_table(budgets: Sequence["SiteBudget"]) -> Table:
     for site in budgets:
         left = f"{site.remaining:.3f}" if site.remaining else "[red]0.000[/]"
         table.add_row(
-            site.name, f"{site.spent:.3f}", f"{site.budget:.3f}", left, f"{site.delta:g}", str(len(site.runs))
+            _label(site), f"{site.spent:.3f}", f"{site.budget:.3f}", left, f"{site.delta:g}", str(len(site.runs))
         )
     return table
 
@@ -62,13 +120,38 @@ def _run_table(budgets: Sequence["SiteBudget"]) -> Table:
     for site in budgets:
         for position, run in enumerate(site.runs):
             table.add_row(
-                "" if position else site.name,
+                "" if position else _label(site),
                 escape(run.study),
                 escape(run.run[:8]),
                 str(run.rounds),
                 str(run.steps),
                 f"{run.epsilon:.3f}",
             )
+    return table
+
+
+def _study_table(budgets: Sequence["SiteBudget"]) -> Table:
+    table = _table("\nSpent by study, all its runs together", "hospital", "study", numbers=("by hand", "ε"))
+    for site in budgets:
+        for position, study in enumerate(site.studies):
+            first = "" if position else _label(site)
+            table.add_row(first, escape(study.study), str(study.outside), f"{study.epsilon:.3f}")
+    return table
+
+
+def _next_table(budgets: Sequence["SiteBudget"]) -> Table:
+    table = _table("\nNext round of each open run", "hospital", "study", "run", numbers=("steps", "ε spent", "then"))
+    for site in budgets:
+        for run in site.runs:
+            if (coming := run.next_round) is not None:
+                table.add_row(
+                    _label(site),
+                    escape(run.study),
+                    escape(run.run[:8]),
+                    f"{coming.steps} of {run.steps_per_round}",
+                    f"{coming.epsilon_before:.3f}",
+                    f"{coming.epsilon_after:.3f}" if coming.steps else "refused",
+                )
     return table
 
 

@@ -1,5 +1,6 @@
 """A hospital's own settings: the only place that reads ``site.toml`` and Flower's config maps at a hospital."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -31,6 +32,11 @@ class SourceSettings(Settings):
     test_fraction: float = Field(gt=0, lt=1)
     seed: int = Field(ge=0)
 
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient; so in every built-in data set."""
+        return self.kind == "built-in"
+
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
         if len(set(self.parts)) < len(self.parts) or not set(self.parts) <= set(range(self.num_parts)):
@@ -42,8 +48,16 @@ class PolicySettings(Settings):
     """What the hospital allows, whatever a study asks for.
 
     Attributes:
-        epsilon_budget: Over the hospital's whole life and all studies, add-or-remove-one; 0 allows no private round.
+        epsilon_budget: For each cohort of patients, over the hospital's whole life and all studies, add-or-remove-one;
+            0 allows no private round.
         delta: Of the same budget; a study's own may not be larger.
+        epsilon_per_study: Most of it that one run may use; a study that asks for more gets more noise instead. The
+            budget if it is not set.
+        minimum_noise_multiplier: Least noise in units of the clip norm, whatever a study's epsilon would allow.
+        unit: The weakest unit of privacy that the hospital accepts: ``record``, or ``patient``, which protects all
+            records of a patient together. A study by record protects patients too where each has one record.
+        ledger_receipt: File that says how the ledger ends, so that an older copy of it is noticed; best on another
+            disk. ``receipts/ledger.receipt`` beside ``site.toml`` if it is not set.
         require_privacy: Refuse a study without differential privacy.
         min_examples: Fewest training records with which the hospital takes part, and fewest held-out ones with which it
             measures.
@@ -53,9 +67,23 @@ class PolicySettings(Settings):
 
     epsilon_budget: float = Field(ge=0)
     delta: float = Field(gt=0, lt=1)
+    epsilon_per_study: float | None = Field(default=None, ge=0)
+    minimum_noise_multiplier: float = Field(default=0.0, ge=0)
+    unit: Literal["record", "patient"] = "patient"
+    ledger_receipt: str | None = Field(default=None, min_length=1)
     require_privacy: bool = True
     min_examples: int = Field(default=10, ge=1)
     measurements: Literal["noised", "exact", "none"] = "noised"
+
+    @property
+    def largest_study_epsilon(self) -> float:
+        """What one run may use at most."""
+        return self.epsilon_budget if self.epsilon_per_study is None else self.epsilon_per_study
+
+    @property
+    def version(self) -> str:
+        """SHA-256 over all of the policy; kept with every charge."""
+        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()
 
 
 class SiteSettings(Settings):
@@ -63,6 +91,8 @@ class SiteSettings(Settings):
 
     Attributes:
         name: As the federation knows the hospital.
+        cohort: The hospital's own name for these patients, whose budget is spent; its ``name`` if it is not set. The
+            same patients keep the same name for ever; other names are for other patients.
         declared_examples: Public, rounded number of training records: the hospital's weight, and the number that
             sampling and noise are scaled by instead of the true one.
         source: Where its records are.
@@ -70,6 +100,7 @@ class SiteSettings(Settings):
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    cohort: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     declared_examples: int = Field(ge=1)
     source: SourceSettings
     policy: PolicySettings

@@ -22,10 +22,12 @@ from fl_client.settings import (
 from fl_contract.errors import RefusalCode, RefusalError, SettingError
 from fl_contract.run_folder import run_folder
 from fl_contract.study import Study
-from privacy.ledger import Ledger
+from privacy.ledger import Ledger, LedgerTerms
 
 SITE_FILE = "site.toml"
 LEDGER_FILE = "ledger.sqlite"
+RECEIPT_FILE = Path("receipts") / "ledger.receipt"
+HELD_OUT = "held-out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +54,45 @@ class Site:
         return BuiltInSource(self.settings.source).load()
 
     def open_ledger(self) -> Ledger:
-        """Its privacy ledger, over all studies; to be closed after use."""
-        return open_ledger(self.settings, self.folder)
+        """Its privacy ledger, over all studies, for the patients it trains on; to be closed after use."""
+        return open_ledger(self.settings, self.folder, cohort=training_cohort(self.settings))
+
+    def open_held_out_ledger(self) -> Ledger:
+        """The same ledger, for the patients it measures on; to be closed after use."""
+        return open_ledger(self.settings, self.folder, cohort=held_out_cohort(self.settings))
 
 
-def open_ledger(settings: SiteSettings, folder: Path) -> Ledger:
-    """The privacy ledger of a hospital whose ``site.toml`` lies in ``folder``."""
-    return Ledger(folder / LEDGER_FILE, epsilon_budget=settings.policy.epsilon_budget, delta=settings.policy.delta)
+def training_cohort(settings: SiteSettings) -> str:
+    """The patients that the hospital trains on, by the name its file gives them."""
+    return settings.cohort or settings.name
+
+
+def held_out_cohort(settings: SiteSettings) -> str:
+    """The patients that it measures on: others, so that what is spent on them is no spend of those trained on."""
+    return f"{training_cohort(settings)}/{HELD_OUT}"
+
+
+def open_ledger(settings: SiteSettings, folder: Path, *, cohort: str) -> Ledger:
+    """The privacy ledger of a hospital whose ``site.toml`` lies in ``folder``, seen from one cohort."""
+    policy = settings.policy
+    terms = LedgerTerms(
+        site=settings.name,
+        cohort=cohort,
+        epsilon_budget=policy.epsilon_budget,
+        delta=policy.delta,
+        policy=policy.version,
+    )
+    return Ledger(folder / LEDGER_FILE, terms, receipt=receipt_path(settings, folder))
+
+
+def has_ledger(settings: SiteSettings, folder: Path) -> bool:
+    """Whether the hospital has ever had one: a ledger that is missing while its receipt is there was lost."""
+    return (folder / LEDGER_FILE).exists() or receipt_path(settings, folder).exists()
+
+
+def receipt_path(settings: SiteSettings, folder: Path) -> Path:
+    """Where the ledger's receipt is kept; a relative path starts at the folder of ``site.toml``."""
+    return folder / (settings.policy.ledger_receipt or RECEIPT_FILE)
 
 
 def open_sites(context: Context) -> dict[str, Site]:
@@ -112,11 +146,15 @@ def _virtual_settings(name: str, study: Study) -> SiteSettings:
     policy = {
         "epsilon-budget": simulation.epsilon_budget,
         "delta": study.privacy.delta,
+        "epsilon-per-study": simulation.epsilon_budget,
+        "minimum-noise-multiplier": 0.0,
+        "unit": "record",
         "require-privacy": simulation.require_privacy,
         "measurements": simulation.measurements,
     }
     return SiteSettings.model_construct(
         name=name,
+        cohort=name,
         declared_examples=_round_to_ten(len(BuiltInSource(source).load().train)),
         source=source,
         policy=PolicySettings.parse(policy, origin=name),
@@ -128,7 +166,7 @@ def _round_to_ten(number: int) -> int:
 
 
 def _site_toml(settings: SiteSettings) -> str:
-    tables: dict[str, Any] = settings.model_dump(mode="json", by_alias=True)
+    tables: dict[str, Any] = settings.model_dump(mode="json", by_alias=True, exclude_none=True)
     lines = ["# A virtual hospital, written by the simulation from the study's [simulation] table."]
     lines += _toml_lines({key: value for key, value in tables.items() if not isinstance(value, dict)})
     for name in ("source", "policy"):

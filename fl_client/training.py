@@ -41,8 +41,10 @@ def train(model: nn.Module, examples: Examples, settings: TrainingSettings, gene
             optimizer.step()
 
 
-def train_with_privacy(model: nn.Module, examples: Examples, settings: TrainingSettings, plan: PrivacyPlan) -> int:
-    """Train in place by the plan's noisy steps.
+def train_with_privacy(
+    model: nn.Module, examples: Examples, settings: TrainingSettings, plan: PrivacyPlan, steps: int
+) -> int:
+    """Train in place by the plan's noisy steps, as many as the ledger granted.
 
     Returns:
         Steps run; the only thing said about the training.
@@ -58,5 +60,6 @@ def train_with_privacy(model: nn.Module, examples: Examples, settings: TrainingS
         Units.records(len(examples)),
         fetch,
         loss_per_example,
+        steps,
     )
     return result.steps_run

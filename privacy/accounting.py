@@ -1,14 +1,15 @@
 """The only place that turns noise, sampling rate and steps into epsilon, and back.
 
 Mechanism: DP-SGD, a Poisson-subsampled Gaussian per step. Neighbouring data sets: one record added or removed.
-Every epsilon here is an upper bound for the whole history given; epsilons of parts are never added up.
+Every epsilon here is an upper bound for the whole history given; epsilons of parts are never added up, except those of
+spends of which nothing but their epsilon is known.
 """
 
 import functools
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import numpy as np
 from opacus.accountants import PRVAccountant, RDPAccountant
 from opacus.accountants.analysis import rdp as opacus_rdp
 
-from privacy.bounds import require_count, require_delta, require_positive, require_rate
+from privacy.bounds import SMALLEST_DELTA, require_count, require_delta, require_positive, require_rate, require_real
 from privacy.errors import PrivacySettingError
 
 PRV_ERROR = 0.01
@@ -61,13 +62,48 @@ class Spend:
         object.__setattr__(self, "sampling_rate", require_rate("sampling_rate", self.sampling_rate))
         object.__setattr__(self, "steps", require_count("steps", self.steps, at_least=0))
 
+    @property
+    def mechanism(self) -> str:
+        """The name under which a ledger keeps it."""
+        return "gaussian" if self.sampling_rate == 1 else "subsampled-gaussian"
 
-def compute_epsilon(history: Sequence[Spend], delta: float) -> float:
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalSpend:
+    """A release of which only its guarantee is known: another tool's, or of another mechanism.
+
+    Attributes:
+        epsilon: Above 0.
+        delta: Of the same guarantee; at least 0, below 1; 0 is pure differential privacy.
+    """
+
+    epsilon: float
+    delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers outside their range."""
+        object.__setattr__(self, "epsilon", require_positive("epsilon", self.epsilon))
+        object.__setattr__(self, "delta", require_real("delta", self.delta))
+        if not 0 <= self.delta < 1:
+            raise PrivacySettingError(f"delta={self.delta!r}; expected at least 0 and below 1")
+
+    @property
+    def mechanism(self) -> str:
+        """The name under which a ledger keeps it."""
+        return "external" if self.delta else "pure"
+
+
+AnySpend = Spend | ExternalSpend
+
+
+def compute_epsilon(history: Sequence[AnySpend], delta: float) -> float:
     """Return the epsilon of a whole history, in the tight accounting that is reported and enforced.
 
     Guarantees:
         - An upper bound; at most about ``PRV_ERROR`` above the true value while that is below ``LARGEST_PRV_EPSILON``.
         - Depends only on the total steps per noise and rate: neither order nor splitting of the history matters.
+        - External spends are added as they are, and the Gaussian steps get the delta that they leave; infinite if they
+          leave less than 1e-10 of it.
         - No steps give 0.0. The same arguments give the same number, in every process.
 
     Source: Gopi, Lee, Wutschitz, "Numerical Composition of Differential Privacy", arXiv 2106.02848 (PRV).
@@ -82,47 +118,51 @@ def compute_epsilon(history: Sequence[Spend], delta: float) -> float:
     >>> round(compute_epsilon(history, delta=1e-5), 2)
     1.84
     """
-    return _prv_epsilon(_group(history), require_delta("delta", delta))
+    groups, external = _group(history), _external(history)
+    return _compose(groups, external, require_delta("delta", delta), _prv_epsilon)
 
 
-def compute_epsilon_rdp(history: Sequence[Spend], delta: float) -> float:
+def compute_epsilon_rdp(history: Sequence[AnySpend], delta: float) -> float:
     """Return a looser epsilon of the same history, about a hundred times faster once a noise and rate were seen.
 
     Guarantees:
         - An upper bound, by Rényi differential privacy over `ORDERS`; above the exact epsilon by a tenth or so.
         - No steps give 0.0; depends only on the total steps per noise and rate.
+        - External spends count as in `compute_epsilon`.
 
     Source: Mironov, Talwar, Zhang, arXiv 1908.10530; conversion of Balle et al., arXiv 1905.09982, Theorem 21.
 
     >>> round(compute_epsilon_rdp([Spend(noise_multiplier=1.0, sampling_rate=0.01, steps=1000)], delta=1e-5), 2)
     2.1
     """
-    return _rdp_epsilon(_group(history), require_delta("delta", delta))
+    return _compose(_group(history), _external(history), require_delta("delta", delta), _rdp_epsilon)
 
 
-def compute_epsilon_adaptive(history: Sequence[Spend], delta: float) -> float:
+def compute_epsilon_adaptive(history: Sequence[AnySpend], delta: float) -> float:
     """Return an epsilon that also limits a history whose later plans were chosen after seeing earlier outputs.
 
     Guarantees:
         - With one noise and rate in the history, where only the number of steps was left to choose: `compute_epsilon`.
-        - With several: a Rényi bound; above `compute_epsilon` by a fifth or so, at a large delta by up to a half.
+        - With several, or with external spends beside them: a Rényi bound; above `compute_epsilon` by a fifth or so, at
+          a large delta by up to a half.
         - Refusing every spend that would take it above a limit fixed in advance keeps (limit, ``delta``) privacy among
           outcomes with one noise and rate, and again among those with several: (limit, 2 ``delta``) at worst for a
           coordinator that decides between the two as it goes along, and (limit, ``delta``) if that was fixed.
 
     Source: Feldman, Zrnic, arXiv 2008.11193: at one order fixed in advance, the sum of Rényi divergences is such a
     filter. The best of `FILTER_ORDERS` is not fixed in advance, so each gets an equal share of ``delta``: an outcome is
-    granted by one of them at least, and their failures add up to ``delta``.
+    granted by one of them at least, and their failures add up to ``delta``. An external spend raises the divergence of
+    every order by its epsilon at most, except with the probability of its delta, which is set aside first.
 
     >>> one = Spend(noise_multiplier=4.0, sampling_rate=0.05, steps=1000)
     >>> other = Spend(noise_multiplier=5.0, sampling_rate=0.05, steps=1000)
     >>> [round(compute_epsilon_adaptive(history, delta=1e-5), 1) for history in ([one], [one, other])]
     [1.6, 2.6]
     """
-    groups = _group(history)
-    if len(groups) <= 1:
+    groups, external = _group(history), _external(history)
+    if not groups or (len(groups) == 1 and external is None):
         return compute_epsilon(history, delta)
-    return _rdp_epsilon(groups, require_delta("delta", delta) / len(FILTER_ORDERS), FILTER_ORDERS)
+    return _compose(groups, external, require_delta("delta", delta), _filter_epsilon)
 
 
 @functools.lru_cache(maxsize=256)
@@ -182,12 +222,41 @@ def _next_guess(too_little: float, enough: float, epsilon_at: dict[float, float]
     return math.exp(min(max(aimed, left + margin), right - margin))
 
 
-def _group(history: Sequence[Spend]) -> tuple[_Group, ...]:
+def _group(history: Sequence[AnySpend]) -> tuple[_Group, ...]:
     """Total steps per (noise, rate), sorted, without entries of zero steps."""
     steps: defaultdict[tuple[float, float], int] = defaultdict(int)
     for spend in history:
-        steps[spend.noise_multiplier, spend.sampling_rate] += spend.steps
+        if isinstance(spend, Spend):
+            steps[spend.noise_multiplier, spend.sampling_rate] += spend.steps
     return tuple(sorted((noise, rate, total) for (noise, rate), total in steps.items() if total))
+
+
+def _external(history: Sequence[AnySpend]) -> ExternalSpend | None:
+    """Basic composition of the external spends: their epsilons and their deltas add up, in any order to the bit."""
+    spends = [spend for spend in history if isinstance(spend, ExternalSpend)]
+    if not spends:
+        return None
+    delta = min(math.fsum(spend.delta for spend in spends), 1 - 2**-53)
+    return ExternalSpend(epsilon=math.fsum(spend.epsilon for spend in spends), delta=delta)
+
+
+def _compose(
+    groups: tuple[_Group, ...],
+    external: ExternalSpend | None,
+    delta: float,
+    epsilon_of: Callable[[tuple[_Group, ...], float], float],
+) -> float:
+    """Epsilon of Gaussian steps, at the delta that the external spends leave, and of those on top."""
+    if external is None:
+        return epsilon_of(groups, delta)
+    left = delta - external.delta
+    if left < (SMALLEST_DELTA if groups else 0):
+        return math.inf
+    return external.epsilon + (epsilon_of(groups, left) if groups else 0.0)
+
+
+def _filter_epsilon(groups: tuple[_Group, ...], delta: float) -> float:
+    return _rdp_epsilon(groups, delta / len(FILTER_ORDERS), FILTER_ORDERS)
 
 
 @functools.lru_cache(maxsize=1024)

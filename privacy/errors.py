@@ -3,7 +3,7 @@
     PrivacyError
     ├── PrivacySettingError     a number, a plan or a call breaks a rule        (also a ValueError)
     ├── BudgetExceededError     the hospital's budget, or the run's own target, does not allow the round
-    ├── LedgerError             the ledger is absent, damaged, or contradicts what was asked
+    ├── LedgerError             the ledger is absent, damaged, older than its receipt, or contradicts what was asked
     └── UnsupportedModelError   the model or its loss cannot be trained privately
 
 The texts are for the hospital's own log: they may name paths and settings, and must not be sent anywhere.
@@ -25,7 +25,7 @@ class BudgetExceededError(PrivacyError):
         epsilon_spent: Epsilon of everything charged before this round, at the ledger's delta; if ``run`` is given, of
             that run alone, at its plan's delta.
         epsilon_budget: The hospital's limit; if ``run`` is given, that run's target.
-        epsilon_requested: As ``epsilon_spent``, this round included.
+        epsilon_requested: As ``epsilon_spent``, this whole round included; not even one step of it fits.
         run: The run whose own target is exhausted; None if the hospital's budget is.
     """
 
@@ -40,7 +40,7 @@ class BudgetExceededError(PrivacyError):
         elif epsilon_budget == 0:
             advice = "a budget of 0 refuses every private round; raise it in the site's settings to take part"
         else:
-            advice = "the round is refused; ask for fewer steps or more noise, or raise the budget"
+            advice = "not one step of it fits; ask for more noise, or raise the budget"
         super().__init__(
             f"epsilon{whose} after this round={epsilon_requested:.4f} (before it {epsilon_spent:.4f}); "
             f"expected at most the {limit} of {epsilon_budget:.4f}; {advice}"
@@ -52,7 +52,7 @@ class BudgetExceededError(PrivacyError):
 
 
 class LedgerError(PrivacyError):
-    """The ledger is absent, damaged or not a ledger, or what was asked contradicts what it records."""
+    """The ledger is absent, damaged, foreign or older than its receipt, or what was asked contradicts what it says."""
 
 
 class UnsupportedModelError(PrivacyError):

@@ -1,28 +1,60 @@
 """The only place that knows what a hospital has spent, and whether it may spend more.
 
-A round is charged in full, durably, before any noise is drawn (`Ledger.reserve`), and lowered afterwards to the steps
-that really ran (`Ledger.settle`). A crash in between leaves the full charge. One ledger per patient population, kept by
-the hospital: every study on the same patients shares it, and epsilon is always that of the whole history.
+A round is charged durably, before any noise is drawn (`Ledger.reserve`), and lowered afterwards to the steps that
+really ran (`Ledger.settle`). A crash in between leaves the full charge. A hospital has one ledger over its whole life:
+every study on the same patients, a cohort, shares one budget, and epsilon is always that of the cohort's whole history.
+Cohorts are disjoint, so each patient's epsilon is that of the patient's own cohort.
 """
 
+import hashlib
+import hmac
 import os
 import secrets
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from privacy.accounting import Spend, compute_epsilon, compute_epsilon_adaptive, compute_epsilon_rdp
+from privacy.accounting import AnySpend, Spend, compute_epsilon, compute_epsilon_adaptive
 from privacy.bounds import require_count, require_delta, require_label, require_real
-from privacy.errors import BudgetExceededError, LedgerError, PrivacySettingError
-from privacy.ledger_file import open_ledger_file
+from privacy.errors import LedgerError, PrivacySettingError
+from privacy.grant import Limits
+from privacy.ledger_book import LedgerEntry, OutsideCharge, StoredPlan, spend_content
+from privacy.ledger_check import check_charges
+from privacy.ledger_store import LedgerStore
 from privacy.plan import PrivacyPlan
 
 _HOLDER = secrets.token_hex(8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerTerms:
+    """What a hospital's own settings say to its ledger.
+
+    Attributes:
+        site: The hospital's name; fixed for ever when the ledger is created.
+        cohort: The patients who are charged; disjoint from those of every other cohort.
+        epsilon_budget: Limit for the cohort's whole history; at least 0; 0 refuses every round. It may differ at every
+            opening.
+        delta: Of every epsilon in the ledger; fixed for ever when the ledger is created.
+        policy: Version of the hospital's policy; kept with every charge.
+    """
+
+    site: str
+    cohort: str
+    epsilon_budget: float
+    delta: float
+    policy: str
+
+    def __post_init__(self) -> None:
+        """Refuse what is no name and no limit."""
+        for name in ("site", "cohort", "policy"):
+            require_label(name, getattr(self, name))
+        object.__setattr__(self, "epsilon_budget", require_real("epsilon_budget", self.epsilon_budget))
+        if self.epsilon_budget < 0:
+            raise PrivacySettingError(f"epsilon_budget={self.epsilon_budget!r}; expected at least 0")
+        object.__setattr__(self, "delta", require_delta("delta", self.delta))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +65,7 @@ class Reservation:
         run: The run it belongs to.
         server_round: The round it is for; from 1.
         attempt: 1, or more if the round was settled before and is trained again, each time at its own charge.
-        spend: The charge: noise, rate and the planned steps.
+        spend: The charge: noise, rate and the steps that may run; fewer than planned where the budget ends.
     """
 
     run: str
@@ -43,73 +75,62 @@ class Reservation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LedgerEntry:
-    """One charge as the ledger holds it, for display.
+class NextRound:
+    """What a further round of a run would cost.
 
     Attributes:
-        run: The run that was charged for.
-        server_round: The round of that run.
-        attempt: How often that round had been settled before, plus one.
-        study: The study's name.
-        noise_multiplier: Standard deviation of the noise over the clip norm.
-        sampling_rate: Probability with which each record was in a batch.
-        clip_norm: In gradient units.
-        steps_reserved: Steps that were charged at first.
-        steps_run: Steps that really ran; None while the round is open.
-        reserved_at: UTC, ISO 8601.
-        settled_at: UTC, ISO 8601; None while the round is open.
+        steps: Steps that would be granted; 0 if the round would be refused.
+        epsilon_before: Of everything charged to the cohort.
+        epsilon_after: The same with those steps.
     """
 
-    run: str
-    server_round: int
-    attempt: int
-    study: str
-    noise_multiplier: float
-    sampling_rate: float
-    clip_norm: float
-    steps_reserved: int
-    steps_run: int | None
-    reserved_at: str
-    settled_at: str | None
+    steps: int
+    epsilon_before: float
+    epsilon_after: float
 
-    @property
-    def spend(self) -> Spend:
-        """What is charged now: the steps run, or all that were reserved while that is not known."""
-        steps = self.steps_reserved if self.steps_run is None else self.steps_run
-        return Spend(noise_multiplier=self.noise_multiplier, sampling_rate=self.sampling_rate, steps=steps)
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerState:
+    """What a whole ledger says, after everything in it was checked.
+
+    Attributes:
+        num_rows: How many rows it has.
+        last_hash: Of the last one.
+        epsilons: Spent by each cohort, as the budget counts it.
+    """
+
+    num_rows: int
+    last_hash: str
+    epsilons: dict[str, float]
 
 
 class Ledger:
-    """A hospital's record of spent privacy, one SQLite file, shared safely by several processes.
+    """A hospital's record of spent privacy, seen from one cohort; shared safely by several processes.
 
     Guarantees:
         - `reserve` returns only after the charge is on disk; no two processes can both take the last of a budget.
-        - A run has one plan, kept from its first round at the latest, and never goes above that plan's own epsilon,
-          however often its rounds are repeated and however much budget is left.
+        - A run has one plan for each cohort, kept from its first round at the latest, and never goes above that plan's
+          own epsilon, however often its rounds are repeated and however much budget is left.
         - Limits hold for a coordinator that chooses later plans after seeing what earlier ones released: with several
           noises or rates in the ledger, `compute_epsilon_adaptive` says how, and what twice its delta is for.
-        - A charge is never deleted and never raised, and lowered once at most.
-        - The file holds no patient data and no result of training.
+        - Rows are only ever added, each chained to the one before. A charge is lowered once at most, by a further row.
+        - A changed, shortened or foreign ledger is refused, and so is one that is older than its receipt.
+        - The file holds no patient data and no result of training; a fingerprint tells nothing without the file's salt.
 
     Rule for the caller: reserve, train, settle, send, in this order and in one process, and send nothing whose
     settling failed. Use it in a ``with`` statement, or `close` it; one instance serves one thread.
     """
 
-    def __init__(self, path: Path, *, epsilon_budget: float, delta: float) -> None:
+    def __init__(self, path: Path, terms: LedgerTerms, *, receipt: Path) -> None:
         """Open the ledger, or create it in an existing folder.
 
         Args:
             path: The file; see `open_ledger_file` for what is refused.
-            epsilon_budget: The hospital's limit for the whole history; at least 0; 0 refuses every round. Not stored:
-                it may differ at every opening.
-            delta: The delta of every epsilon of this ledger; fixed for ever at creation.
+            terms: The hospital's own.
+            receipt: Where the ledger's receipt is kept; best on another disk.
         """
-        self._epsilon_budget = require_real("epsilon_budget", epsilon_budget)
-        if self._epsilon_budget < 0:
-            raise PrivacySettingError(f"epsilon_budget={epsilon_budget!r}; expected at least 0")
-        self._delta = require_delta("delta", delta)
-        self._path = path
-        self._connection = open_ledger_file(path, delta=self._delta)
+        self._terms, self._cohort = terms, terms.cohort
+        self._store = LedgerStore(path, site=terms.site, delta=terms.delta, receipt=receipt)
 
     def __enter__(self) -> Self:
         return self
@@ -121,12 +142,13 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file; allowed more than once."""
-        self._connection.close()
+        self._store.close()
 
-    def reserve(self, *, run: str, server_round: int, study: str, plan: PrivacyPlan) -> Reservation:
+    def reserve(self, *, run: str, server_round: int, study: str, plan: PrivacyPlan, fingerprint: str) -> Reservation:
         """Charge one round of ``plan`` before it is trained, or raise `BudgetExceededError` and charge nothing.
 
-        Stores the plan if `store_plan` did not.
+        Stores the plan if `store_plan` did not. Where the whole round does not fit the budget or the run's own target,
+        the largest number of its steps that does is granted and charged, at least one.
 
         A round that was reserved and not settled is handed out again without a second charge: nothing of it left, its
         first holder failed, and if that one is still running it can no longer settle. It is still refused if the budget
@@ -141,32 +163,42 @@ class Ledger:
             server_round: From 1 to the plan's number of rounds.
             study: The study's name, for display.
             plan: The run's plan; equal to the stored one if there is one.
+            fingerprint: Of the records that are trained on, by `fingerprint`.
 
         Raises:
-            BudgetExceededError: The whole history with this round would exceed the budget, or this run with this round
+            BudgetExceededError: With one step of this round, the whole history would exceed the budget, or this run
                 its plan's epsilon.
-            LedgerError: The round or run is known with another plan or study, or the file cannot be used.
+            LedgerError: The run is known with another plan or study, another cohort was charged with the same records,
+                or the ledger cannot be used.
         """
-        require_label("run", run)
-        require_label("study", study)
         require_count("server_round", server_round, at_least=1)
         if server_round > plan.num_rounds:
             raise PrivacySettingError(f"server_round={server_round}; expected at most the plan's {plan.num_rounds}")
-        with self._transaction() as connection:
-            latest = _latest_attempt(connection, run, server_round)
-            if latest is not None:
-                _refuse_other_parameters(latest, study, plan)
-            _keep_plan(connection, run, study, plan)
-            if latest is not None and latest["steps_run"] is None:
-                self._require_budget(connection)
-                connection.execute("UPDATE entry SET holder = ? WHERE id = ?", (_holder(), latest["id"]))
-                attempt = int(latest["attempt"])
+        with self._store.transaction() as rows:
+            self._keep_plan(rows, run, study, plan, fingerprint)
+            latest = self._latest(run, server_round)
+            if latest is not None and latest.steps_run is None:
+                self._limits(run).require_budget()
+                self._hand_over(rows, latest)
+                attempt, spend = latest.attempt, latest.spend
             else:
-                attempt = 1 if latest is None else int(latest["attempt"]) + 1
-                _require_target(connection, run, plan)
-                self._require_budget(connection, plan.round_spend)
-                _insert(connection, run, server_round, attempt, study, plan)
-        return Reservation(run=run, server_round=server_round, attempt=attempt, spend=plan.round_spend)
+                attempt = 1 if latest is None else latest.attempt + 1
+                spend = self._limits(run).grant(plan)
+                round_of_run = {"run": run, "server_round": server_round, "attempt": attempt, "study": study}
+                rows.append(self._entry_content(round_of_run, plan, spend, fingerprint))
+        return Reservation(run=run, server_round=server_round, attempt=attempt, spend=spend)
+
+    def take_over(self, *, run: str, server_round: int) -> None:
+        """Let this process settle a round that another one reserved, which can no longer settle it from then on.
+
+        Raises:
+            LedgerError: The round is not open.
+        """
+        with self._store.transaction() as rows:
+            latest = self._latest(run, server_round)
+            if latest is None or latest.steps_run is not None:
+                raise LedgerError(f"run {run!r} round {server_round} is not open; expected a reserved, unsettled round")
+            self._hand_over(rows, latest)
 
     def settle(self, *, run: str, server_round: int, steps_run: int) -> None:
         """Lower the latest charge of a round to the steps that really ran; before the reply is sent.
@@ -178,41 +210,80 @@ class Ledger:
                 ``steps_run``, or was handed to another process meanwhile; send nothing then.
         """
         require_count("steps_run", steps_run, at_least=0)
-        with self._transaction() as connection:
-            latest = _latest_attempt(connection, run, server_round)
+        with self._store.transaction() as rows:
+            latest = self._latest(run, server_round)
             name = f"run {run!r} round {server_round}"
             if latest is None:
                 raise LedgerError(f"{name} is not reserved; expected reserve before settle; send nothing")
-            if latest["holder"] != _holder():
+            if self._holder_of(latest) != _holder():
                 raise LedgerError(f"{name} was reserved by another process since; only the last one may settle it")
-            if steps_run > latest["steps_reserved"]:
+            if steps_run > latest.steps_reserved:
                 raise LedgerError(
-                    f"steps_run={steps_run}; {name} has {latest['steps_reserved']} steps reserved; expected at most "
+                    f"steps_run={steps_run}; {name} has {latest.steps_reserved} steps reserved; expected at most "
                     "that: more steps ran than were charged, so send nothing"
                 )
-            if latest["steps_run"] is None:
-                connection.execute(
-                    "UPDATE entry SET steps_run = ?, settled_at = ? WHERE id = ?", (steps_run, _now(), latest["id"])
-                )
-            elif latest["steps_run"] != steps_run:
-                raise LedgerError(f"steps_run={steps_run}; {name} is settled with {latest['steps_run']} already")
+            if latest.steps_run is None:
+                rows.append({"kind": "settle", **_round_of(latest), "steps_run": steps_run})
+            elif latest.steps_run != steps_run:
+                raise LedgerError(f"steps_run={steps_run}; {name} is settled with {latest.steps_run} already")
+
+    def charge(self, *, study: str, spend: AnySpend, reason: str) -> None:
+        """Enter a spend on this cohort that was made elsewhere; never refused, since it has happened.
+
+        Args:
+            study: What it was for.
+            spend: What was spent.
+            reason: Why it is entered, for whoever reads the ledger later.
+        """
+        require_label("study", study)
+        require_label("reason", reason)
+        with self._store.transaction() as rows:
+            named = {"kind": "charge", "cohort": self._cohort, "study": study, "reason": reason}
+            rows.append({**named, **spend_content(spend), "policy": self._terms.policy})
+
+    def fingerprint(self, records: Iterable[bytes]) -> str:
+        """Return a keyed hash of records, the same in any order; who does not have the ledger cannot test a guess.
+
+        Args:
+            records: Each record's content in a fixed form.
+        """
+        with self._store.reading() as book:
+            key = bytes.fromhex(book.salt)
+        hashes = sorted(hmac.digest(key, record, "sha256") for record in records)
+        return hmac.new(key, b"".join(hashes), hashlib.sha256).hexdigest()
 
     def entries(self) -> list[LedgerEntry]:
-        """Return every charge, oldest first, for display."""
-        with self._transaction() as connection:
-            return _read_entries(connection)
+        """Return every charged round of the cohort, oldest first, for display."""
+        with self._store.reading() as book:
+            return [entry for entry in book.entries if entry.cohort == self._cohort]
 
-    def history(self) -> list[Spend]:
-        """Return every charge as the accountant takes it, oldest first."""
-        return [entry.spend for entry in self.entries()]
+    def outside_charges(self) -> list[OutsideCharge]:
+        """Return the cohort's spends that were made elsewhere, oldest first, for display."""
+        with self._store.reading() as book:
+            return [charge for charge in book.charges if charge.cohort == self._cohort]
+
+    def cohorts(self) -> list[str]:
+        """Return the names of all cohorts with a plan or a charge, in the order they came."""
+        with self._store.reading() as book:
+            return book.cohorts()
+
+    def plans(self) -> dict[str, StoredPlan]:
+        """Return the cohort's plans by run, oldest first."""
+        with self._store.reading() as book:
+            return {run: stored for (cohort, run), stored in book.plans.items() if cohort == self._cohort}
+
+    def history(self) -> list[AnySpend]:
+        """Return everything charged to the cohort, as the accountant takes it."""
+        with self._store.reading() as book:
+            return book.history(self._cohort)
 
     def spent(self) -> float:
-        """Return the epsilon of everything charged, at the ledger's delta, as the budget counts it."""
-        return compute_epsilon_adaptive(self.history(), self._delta)
+        """Return the epsilon of everything charged to the cohort, at the ledger's delta, as the budget counts it."""
+        return compute_epsilon_adaptive(self.history(), self._terms.delta)
 
     def remaining(self) -> float:
         """Return budget minus `spent`, at least 0. Only an indication: epsilons do not add up."""
-        return max(0.0, self._epsilon_budget - self.spent())
+        return max(0.0, self._terms.epsilon_budget - self.spent())
 
     def spent_by_run(self, run: str, *, delta: float | None = None) -> float:
         """Return the epsilon of one run's charges alone; the runs' epsilons do not add up to `spent`.
@@ -222,51 +293,110 @@ class Ledger:
             delta: Of the epsilon returned; the ledger's own if None.
         """
         spends = [entry.spend for entry in self.entries() if entry.run == run]
-        return compute_epsilon(spends, self._delta if delta is None else require_delta("delta", delta))
+        return compute_epsilon(spends, self._terms.delta if delta is None else require_delta("delta", delta))
 
-    def store_plan(self, run: str, study: str, plan: PrivacyPlan) -> None:
+    def next_round(self, run: str, plan: PrivacyPlan) -> NextRound:
+        """Return what a further round of ``plan`` would cost, without charging it."""
+        with self._store.reading():
+            limits = self._limits(run)
+        steps = limits.largest_fit(plan)
+        after = [*limits.history, replace(plan.round_spend, steps=steps)]
+        return NextRound(
+            steps=steps,
+            epsilon_before=compute_epsilon_adaptive(limits.history, limits.delta),
+            epsilon_after=compute_epsilon_adaptive(after, limits.delta),
+        )
+
+    def require_room(self, run: str, plan: PrivacyPlan) -> None:
+        """Raise `BudgetExceededError` if not even one step of a round of ``plan`` could be granted; charges nothing."""
+        with self._store.reading():
+            self._limits(run).grant(plan)
+
+    def store_plan(self, run: str, study: str, plan: PrivacyPlan, *, fingerprint: str) -> None:
         """Keep the plan of a run, so that every process and every restart uses the same noise.
 
         Storing an equal plan again changes nothing.
 
         Raises:
-            LedgerError: The run has another plan or study already.
+            LedgerError: The run has another plan or study already, or another cohort was charged with these records.
         """
-        require_label("run", run)
-        require_label("study", study)
-        with self._transaction() as connection:
-            _keep_plan(connection, run, study, plan)
+        with self._store.transaction() as rows:
+            self._keep_plan(rows, run, study, plan, fingerprint)
 
     def load_plan(self, run: str) -> PrivacyPlan | None:
         """Return the plan stored for a run, or None."""
-        with self._transaction() as connection:
-            row = connection.execute("SELECT plan FROM plan WHERE run = ?", (run,)).fetchone()
-        return None if row is None else PrivacyPlan.from_json(row["plan"])
+        stored = self.plans().get(run)
+        return None if stored is None else stored.plan
 
-    def _require_budget(self, connection: sqlite3.Connection, *requested: Spend) -> None:
-        """Raise if everything charged and ``requested`` exceed the budget."""
-        spent = [entry.spend for entry in _read_entries(connection)]
-        history = [*spent, *requested]
-        if self._epsilon_budget == 0 or not _is_within(self._epsilon_budget, history, self._delta):
-            raise BudgetExceededError(
-                epsilon_spent=compute_epsilon_adaptive(spent, self._delta),
-                epsilon_budget=self._epsilon_budget,
-                epsilon_requested=compute_epsilon_adaptive(history, self._delta),
+    def verify(self) -> LedgerState:
+        """Check everything once more: each row's hash and sense, the receipt, each plan, each run's epsilon.
+
+        Raises:
+            LedgerError: Names the first row that is broken, or what else is.
+        """
+        self._store.read_again()
+        with self._store.reading() as book:
+            check_charges(book)
+            epsilons = {cohort: compute_epsilon_adaptive(book.history(cohort), book.delta) for cohort in book.cohorts()}
+        return LedgerState(num_rows=self._store.num_rows, last_hash=self._store.last_hash, epsilons=epsilons)
+
+    def _limits(self, run: str) -> Limits:
+        book = self._store.book
+        return Limits(
+            history=book.history(self._cohort),
+            run=run,
+            run_history=book.run_history(self._cohort, run),
+            epsilon_budget=self._terms.epsilon_budget,
+            delta=self._terms.delta,
+        )
+
+    def _latest(self, run: str, server_round: int) -> LedgerEntry | None:
+        return self._store.book.latest(self._cohort, run, server_round)
+
+    def _holder_of(self, entry: LedgerEntry) -> str:
+        return self._store.book.holders[entry.cohort, entry.run, entry.server_round]
+
+    def _hand_over(self, rows: list[dict[str, Any]], entry: LedgerEntry) -> None:
+        if self._holder_of(entry) != _holder():
+            rows.append({"kind": "take-over", **_round_of(entry), "holder": _holder()})
+
+    def _keep_plan(self, rows: list[dict[str, Any]], run: str, study: str, plan: PrivacyPlan, fingerprint: str) -> None:
+        """Add a row with a run's plan, or refuse it if another one is stored."""
+        for name, value in (("run", run), ("study", study), ("fingerprint", fingerprint)):
+            require_label(name, value)
+        book = self._store.book
+        if (other := book.cohort_with(fingerprint, other_than=self._cohort)) is not None:
+            raise LedgerError(
+                f"cohort={self._cohort!r}; cohort {other!r} was charged with the same records; expected the same name "
+                "for the same patients: another name does not give them another budget"
+            )
+        stored = book.plans.get((self._cohort, run))
+        if stored is None:
+            named = {"kind": "plan", "cohort": self._cohort, "run": run, "study": study}
+            rows.append({**named, "plan": plan.to_json()})
+        elif (stored.study, stored.text) != (study, plan.to_json()):
+            raise LedgerError(
+                f"run={run!r} of study {study!r} has another plan: stored for study {stored.study!r} is {stored.text}, "
+                f"asked for is {plan.to_json()}; expected the same; start a new run to use another plan"
             )
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Hold the file's write lock from the first read to the durable commit; undo everything on an error."""
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-        except sqlite3.Error as error:
-            raise LedgerError(f"ledger={self._path}; cannot be used: {error}; nothing was changed") from error
+    def _entry_content(
+        self, round_of_run: dict[str, Any], plan: PrivacyPlan, spend: Spend, fingerprint: str
+    ) -> dict[str, Any]:
+        return {
+            "kind": "reserve",
+            "cohort": self._cohort,
+            **round_of_run,
+            "unit": plan.unit,
+            "mechanism": spend.mechanism,
+            "noise_multiplier": spend.noise_multiplier,
+            "sampling_rate": spend.sampling_rate,
+            "clip_norm": plan.clip_norm,
+            "steps_reserved": spend.steps,
+            "policy": self._terms.policy,
+            "fingerprint": fingerprint,
+            "holder": _holder(),
+        }
 
 
 def _holder() -> str:
@@ -274,96 +404,5 @@ def _holder() -> str:
     return f"{os.getpid()}-{_HOLDER}"
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _read_entries(connection: sqlite3.Connection) -> list[LedgerEntry]:
-    rows = connection.execute("SELECT * FROM entry ORDER BY id").fetchall()
-    return [LedgerEntry(**{field.name: row[field.name] for field in fields(LedgerEntry)}) for row in rows]
-
-
-def _insert(
-    connection: sqlite3.Connection, run: str, server_round: int, attempt: int, study: str, plan: PrivacyPlan
-) -> None:
-    values = {
-        "run": run,
-        "server_round": server_round,
-        "attempt": attempt,
-        "study": study,
-        "noise_multiplier": plan.noise_multiplier,
-        "sampling_rate": plan.sampling_rate,
-        "clip_norm": plan.clip_norm,
-        "steps_reserved": plan.steps_per_round,
-        "holder": _holder(),
-        "reserved_at": _now(),
-    }
-    connection.execute(
-        "INSERT INTO entry (run, server_round, attempt, study, noise_multiplier, sampling_rate, clip_norm,"
-        " steps_reserved, holder, reserved_at) VALUES (:run, :server_round, :attempt, :study, :noise_multiplier,"
-        " :sampling_rate, :clip_norm, :steps_reserved, :holder, :reserved_at)",
-        values,
-    )
-
-
-def _latest_attempt(connection: sqlite3.Connection, run: str, server_round: int) -> sqlite3.Row | None:
-    row: sqlite3.Row | None = connection.execute(
-        "SELECT * FROM entry WHERE run = ? AND server_round = ? ORDER BY attempt DESC LIMIT 1", (run, server_round)
-    ).fetchone()
-    return row
-
-
-def _is_within(limit: float, history: list[Spend], delta: float) -> bool:
-    """Whether the history's epsilon is at most ``limit``; the fast bound first, it often suffices.
-
-    With several noises or rates the fast bound would allow too much, see `compute_epsilon_adaptive`.
-    """
-    is_uniform = len({(spend.noise_multiplier, spend.sampling_rate) for spend in history}) == 1
-    if is_uniform and compute_epsilon_rdp(history, delta) <= limit:
-        return True
-    return compute_epsilon_adaptive(history, delta) <= limit
-
-
-def _require_target(connection: sqlite3.Connection, run: str, plan: PrivacyPlan) -> None:
-    """Raise if the run's charges and one more round exceed the plan's own epsilon, at the plan's delta."""
-    spent = [entry.spend for entry in _read_entries(connection) if entry.run == run]
-    history = [*spent, plan.round_spend]
-    # No plan can be built unless its total keeps its epsilon, and fewer of the same steps cost no more. Computed, they
-    # might: the accountant's numerical error can exceed the cost of a round, and would refuse an honest one.
-    if sum(spend.steps for spend in history) <= plan.total_spend.steps:
-        return
-    if not _is_within(plan.epsilon, history, plan.delta):
-        raise BudgetExceededError(
-            epsilon_spent=compute_epsilon(spent, plan.delta),
-            epsilon_budget=plan.epsilon,
-            epsilon_requested=compute_epsilon(history, plan.delta),
-            run=run,
-        )
-
-
-def _keep_plan(connection: sqlite3.Connection, run: str, study: str, plan: PrivacyPlan) -> None:
-    """Store a run's plan, or refuse it if another one is stored."""
-    row = connection.execute("SELECT study, plan FROM plan WHERE run = ?", (run,)).fetchone()
-    if row is None:
-        connection.execute("INSERT INTO plan VALUES (?, ?, ?)", (run, study, plan.to_json()))
-    elif (row["study"], row["plan"]) != (study, plan.to_json()):
-        raise LedgerError(
-            f"run={run!r} of study {study!r} has another plan: stored for study {row['study']!r} is {row['plan']}, "
-            f"asked for is {plan.to_json()}; expected the same; start a new run to use another plan"
-        )
-
-
-def _refuse_other_parameters(charged: sqlite3.Row, study: str, plan: PrivacyPlan) -> None:
-    asked = {
-        "study": study,
-        "noise_multiplier": plan.noise_multiplier,
-        "sampling_rate": plan.sampling_rate,
-        "clip_norm": plan.clip_norm,
-        "steps_reserved": plan.steps_per_round,
-    }
-    different = [f"{name}={value!r} (was {charged[name]!r})" for name, value in asked.items() if charged[name] != value]
-    if different:
-        raise LedgerError(
-            f"run {charged['run']!r} round {charged['server_round']} was reserved with other numbers: "
-            f"{', '.join(different)}; expected the same; start a new run to use another plan"
-        )
+def _round_of(entry: LedgerEntry) -> dict[str, Any]:
+    return {"cohort": entry.cohort, "run": entry.run, "server_round": entry.server_round, "attempt": entry.attempt}

@@ -9,7 +9,7 @@ from federation_harness import PLAIN, PRIVATE, Federation, Outcome
 
 import fl_server.round_loop as round_loop
 from fl_client.settings import read_site_settings
-from fl_client.site import open_ledger
+from fl_client.site import open_ledger, training_cohort
 from fl_contract.errors import CheckpointError
 from fl_contract.study import Scalar
 from fl_server.checkpoint import Checkpoint, write_checkpoint
@@ -28,10 +28,11 @@ KILLED_IN_ROUND_2 = """
 import os, signal, sys
 sys.path.insert(0, {support!r})
 from federation_harness import Federation
-import fl_client.app as app
+import fl_client.app
+import fl_client.private_round
 
-owner, _, name = ("app." + {function!r}).rpartition(".")
-owner = app.Outbox if owner.endswith("Outbox") else app
+owner, _, name = {function!r}.rpartition(".")
+owner = eval(owner)
 original = getattr(owner, name)
 calls = []
 
@@ -70,7 +71,8 @@ def _assert_same_result(outcome: Outcome, expected: Outcome) -> None:
 
 
 def _ledger_entries(site_folder: Path) -> list[LedgerEntry]:
-    with open_ledger(read_site_settings(site_folder / "site.toml"), site_folder) as ledger:
+    settings = read_site_settings(site_folder / "site.toml")
+    with open_ledger(settings, site_folder, cohort=training_cohort(settings)) as ledger:
         return ledger.entries()
 
 
@@ -157,7 +159,7 @@ def _kill_in_round_2(out: Path, *, function: str, after: bool, overrides: dict[s
 def test_kill_9_in_the_middle_of_a_round_then_resume_equals_an_uninterrupted_run(tmp_path: Path) -> None:
     expected = Federation(tmp_path / "whole").run(overrides=MOMENTUM | {"federation.fraction-sites": 1.0})
     overrides = MOMENTUM | {"federation.fraction-sites": 1.0}
-    _kill_in_round_2(tmp_path / "killed", function="train", after=False, overrides=overrides)
+    _kill_in_round_2(tmp_path / "killed", function="fl_client.app.train", after=False, overrides=overrides)
 
     outcome = Federation(tmp_path / "killed").run(overrides=overrides, resume=True)
 
@@ -168,9 +170,9 @@ def test_kill_9_in_the_middle_of_a_round_then_resume_equals_an_uninterrupted_run
 @pytest.mark.parametrize(
     ("function", "after"),
     [
-        pytest.param("train_with_privacy", False, id="charged, not trained"),
-        pytest.param("train_with_privacy", True, id="trained, not stored"),
-        pytest.param("Outbox.put", True, id="stored, not sent"),
+        pytest.param("fl_client.private_round.train_with_privacy", False, id="charged, not trained"),
+        pytest.param("fl_client.private_round.train_with_privacy", True, id="trained, not stored"),
+        pytest.param("fl_client.private_round.Outbox.put", True, id="stored, not sent"),
     ],
 )
 def test_kill_9_in_the_middle_of_a_private_round_then_resume_charges_every_round_once(

@@ -158,7 +158,6 @@ def test_a_run_whose_hospitals_measure_with_noise_ends_with_estimates_and_their_
         "simulation.measurements": "noised",
         "federation.measure-every": 3,
         "privacy.measurement-epsilon": 4.0,
-        "simulation.epsilon-budget": 30.0,
     }
 
     outcome = Federation(tmp_path).run(overrides=overrides)

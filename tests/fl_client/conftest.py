@@ -13,11 +13,13 @@ from fl_client import guard
 from fl_client.app import app
 from fl_client.data.builtin import BuiltInSource
 from fl_client.data.records import SiteRecords
+from fl_client.settings import read_site_settings
+from fl_client.site import open_ledger, training_cohort
 from fl_contract.messages import ARRAYS, CONFIG, TRAIN, Arrays, Request, to_array_record
 from fl_contract.models import build_model
 from fl_contract.study import Scalar, Study, study_from_run_config
 from fl_contract.tasks import num_outputs
-from privacy.ledger import Ledger, LedgerEntry
+from privacy.ledger import LedgerEntry
 
 FIXED: Mapping[str, Scalar] = {
     "num-rounds": 3,
@@ -205,7 +207,8 @@ def charges(folder: Path) -> Callable[[], list[LedgerEntry]]:
     """What the hospital's ledger holds."""
 
     def read() -> list[LedgerEntry]:
-        with Ledger(folder / "ledger.sqlite", epsilon_budget=0.0, delta=0.001) as ledger:
+        settings = read_site_settings(folder / "site.toml")
+        with open_ledger(settings, folder, cohort=training_cohort(settings)) as ledger:
             return ledger.entries()
 
     return read

@@ -18,10 +18,11 @@ from fl_contract.errors import RefusalCode
 from fl_contract.messages import ARRAYS, METRICS, PLAN, from_array_record
 from privacy.accounting import compute_epsilon
 from privacy.ledger import Ledger, LedgerEntry
-from privacy.plan import PrivacyPlan
 
 DELTA = 0.001
 NOT_PRIVATE = {"privacy.mechanism": "none"}
+THREE_ROUNDS = {"simulation.epsilon-budget": 3.0}
+"""A run of three rounds gets as much noise as that needs; two runs share it."""
 
 Ask = Callable[..., Message]
 EditRecords = Callable[[Callable[[SiteRecords], SiteRecords]], None]
@@ -34,21 +35,6 @@ def refusal(reply: Message) -> str | None:
 
 def fields_of(reply: Message) -> set[str]:
     return {f"{name}.{field}" for name, record in reply.content.items() for field in record}
-
-
-def budget_for(num_rounds: int) -> float:
-    """A budget in which so many rounds have their place, and no more."""
-    plan = PrivacyPlan.calibrate(
-        epsilon=8.0,
-        delta=DELTA,
-        clip_norm=1.0,
-        sampling_rate=0.25,
-        steps_per_round=4,
-        num_rounds=3,
-        nominal_units=80,
-    )
-    enough, too_much = (compute_epsilon([plan.round_spend] * rounds, DELTA) for rounds in (num_rounds, num_rounds + 1))
-    return (enough + too_much) / 2
 
 
 def fail(*_: object, **__: object) -> None:
@@ -110,11 +96,22 @@ class TestPrivateTraining:
         metrics = reply.content.metric_records[METRICS]
         assert (metrics["num-examples"], metrics["delta"], metrics["steps"]) == (80, DELTA, 4)
 
-    def test_a_ledger_that_lost_the_run_s_plan_trains_nothing(
+    def test_a_ledger_that_is_lost_trains_nothing_and_is_not_begun_anew(
         self, ask: Ask, train: Callable[..., Message], folder: Path
     ) -> None:
         ask(PLAN)
         (folder / "ledger.sqlite").unlink()
+
+        assert refusal(train(1)) == "internal"
+        assert refusal(ask(PLAN, run="run-2")) == "internal"
+        assert not (folder / "ledger.sqlite").exists()
+
+    def test_a_run_without_a_plan_in_the_ledger_trains_nothing(
+        self, ask: Ask, train: Callable[..., Message], folder: Path
+    ) -> None:
+        ask(PLAN)
+        for path in (folder / "ledger.sqlite", folder / "receipts" / "ledger.receipt"):
+            path.unlink()
 
         assert refusal(train(1)) == "invalid-request"
 
@@ -151,7 +148,7 @@ class TestPrivateTraining:
             seen.extend((entry.steps_reserved, entry.steps_run) for entry in charges())
             raise RuntimeError
 
-        monkeypatch.setattr("fl_client.app.train_with_privacy", crash)
+        monkeypatch.setattr("fl_client.private_round.train_with_privacy", crash)
 
         assert refusal(train(1)) == "internal"
         assert seen == [(4, None)]
@@ -159,20 +156,37 @@ class TestPrivateTraining:
     def test_an_exhausted_budget_refuses_the_round_and_charges_nothing(
         self, ask: Ask, train: Callable[..., Message], charges: Callable[[], list[LedgerEntry]]
     ) -> None:
-        overrides = {"simulation.epsilon-budget": budget_for(2)}
-        ask(PLAN, overrides=overrides)
+        rounds = [("run-1", 1), ("run-1", 2), ("run-2", 1), ("run-2", 2)]
+        for run in ("run-1", "run-2"):
+            ask(PLAN, run=run, overrides=THREE_ROUNDS)
 
-        codes = [refusal(train(server_round, overrides=overrides)) for server_round in (1, 2, 3)]
+        codes = [refusal(train(server_round, run=run, overrides=THREE_ROUNDS)) for run, server_round in rounds]
 
-        assert codes == [None, None, "budget-exhausted"]
-        assert len(charges()) == 2
+        assert codes == [None, None, None, "budget-exhausted"]
+        assert len(charges()) == 3
+
+    def test_the_last_of_a_budget_is_granted_as_a_part_of_a_round_and_the_reply_says_how_many_steps(
+        self, ask: Ask, train: Callable[..., Message], charges: Callable[[], list[LedgerEntry]]
+    ) -> None:
+        # Both runs have 12 steps in all, so the same noise; after 2 rounds of 4 there is room for 4 more.
+        in_one_round = {**THREE_ROUNDS, "num-rounds": 1, "privacy.steps-per-round": 12}
+        ask(PLAN, overrides=THREE_ROUNDS)
+        ask(PLAN, run="run-2", overrides=in_one_round)
+        for server_round in (1, 2):
+            train(server_round, overrides=THREE_ROUNDS)
+
+        reply = train(1, run="run-2", overrides=in_one_round)
+
+        assert reply.content.metric_records[METRICS]["steps"] == 4
+        assert [(entry.steps_reserved, entry.steps_run) for entry in charges()] == [(4, 4)] * 3
+        assert compute_epsilon([entry.spend for entry in charges()], DELTA) <= 3.0
 
     def test_every_study_draws_on_the_same_budget(self, ask: Ask, train: Callable[..., Message]) -> None:
-        overrides = {"simulation.epsilon-budget": budget_for(1)}
-        ask(PLAN, run="run-1", overrides=overrides)
-        assert refusal(train(1, run="run-1", overrides=overrides)) is None
+        ask(PLAN, run="run-1", overrides=THREE_ROUNDS)
+        for server_round in (1, 2, 3):
+            assert refusal(train(server_round, run="run-1", overrides=THREE_ROUNDS)) is None
 
-        assert refusal(ask(PLAN, run="run-2", overrides=overrides)) == "budget-exhausted"
+        assert refusal(ask(PLAN, run="run-2", overrides=THREE_ROUNDS)) == "budget-exhausted"
 
     def test_each_hospital_draws_on_its_own_budget(
         self, ask: Ask, train: Callable[..., Message], charges: Callable[[], list[LedgerEntry]]
@@ -239,13 +253,13 @@ class TestRetries:
     def test_an_older_round_for_which_the_budget_is_too_small_is_refused(
         self, ask: Ask, train: Callable[..., Message], charges: Callable[[], list[LedgerEntry]]
     ) -> None:
-        overrides = {"simulation.epsilon-budget": budget_for(2)}
-        ask(PLAN, overrides=overrides)
-        train(1, overrides=overrides)
-        train(2, overrides=overrides)
+        for run in ("run-1", "run-2"):
+            ask(PLAN, run=run, overrides=THREE_ROUNDS)
+        for run, server_round in (("run-1", 1), ("run-1", 2), ("run-2", 1)):
+            train(server_round, run=run, overrides=THREE_ROUNDS)
 
-        assert refusal(train(1, overrides=overrides)) == "budget-exhausted"
-        assert len(charges()) == 2
+        assert refusal(train(1, run="run-1", overrides=THREE_ROUNDS)) == "budget-exhausted"
+        assert len(charges()) == 3
 
     @pytest.mark.parametrize("is_restarted", [False, True], ids=["same process", "another process"])
     def test_a_crash_between_charge_and_store_costs_one_charge(
@@ -303,23 +317,34 @@ class TestRetries:
         ]
         assert count_released(folder) == 1
 
-    def test_a_stored_reply_that_the_ledger_does_not_know_is_charged_before_it_is_sent(
+    def test_a_ledger_that_is_older_than_its_receipt_trains_nothing(
+        self, ask: Ask, train: Callable[..., Message], folder: Path
+    ) -> None:
+        ask(PLAN)
+        backup = (folder / "ledger.sqlite").read_bytes()
+        train(1)
+        (folder / "ledger.sqlite").write_bytes(backup)
+
+        assert refusal(train(1)) == refusal(train(2)) == "internal"
+        assert "an older copy was put in its place" in (folder / "site.log").read_text(encoding="utf-8")
+        assert count_released(folder) == 1
+
+    def test_a_stored_reply_that_the_ledger_does_not_know_is_not_sent(
         self,
         ask: Ask,
         train: Callable[..., Message],
         charges: Callable[[], list[LedgerEntry]],
-        to_bytes: Callable[[Any], bytes],
         folder: Path,
     ) -> None:
         ask(PLAN)
-        first = train(1)
-        (folder / "ledger.sqlite").unlink()  # as if an older backup was put back
+        train(1)
+        for path in (folder / "ledger.sqlite", folder / "receipts" / "ledger.receipt"):
+            path.unlink()
         ask(PLAN)
 
-        again = train(1)
-
-        assert to_bytes(again.content) == to_bytes(first.content)
-        assert [(entry.server_round, entry.steps_run) for entry in charges()] == [(1, 4)]
+        assert refusal(train(1)) == "internal"
+        assert charges() == []
+        assert count_released(folder) == 1
 
     def test_two_requests_for_a_round_at_once_release_one_reply_for_one_charge(
         self,
@@ -340,7 +365,7 @@ class TestRetries:
             second_came.wait(timeout=0.3)
             return train_with_privacy(*arguments)
 
-        monkeypatch.setattr("fl_client.app.train_with_privacy", train_slowly)
+        monkeypatch.setattr("fl_client.private_round.train_with_privacy", train_slowly)
         replies: list[Message] = []
         threads = [threading.Thread(target=lambda: replies.append(train(1))) for _ in range(2)]
 
@@ -363,7 +388,7 @@ class TestRetries:
         folder: Path,
     ) -> None:
         ask(PLAN)
-        monkeypatch.setattr("fl_client.app._state", lambda model: {"patients": np.array([62.0, 71.0])})
+        monkeypatch.setattr("fl_client.private_round.model_state", lambda model: {"patients": np.array([62.0, 71.0])})
 
         assert refusal(train(1)) == "disclosure"
         assert [entry.steps_run for entry in charges()] == [4]

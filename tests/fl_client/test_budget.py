@@ -60,7 +60,7 @@ def test_an_interrupted_round_counts_in_full(
         raise RuntimeError
 
     ask(PLAN)
-    monkeypatch.setattr("fl_client.app.train_with_privacy", crash)
+    monkeypatch.setattr("fl_client.private_round.train_with_privacy", crash)
     train(1)
 
     (budget,) = read_budgets(folder)
@@ -99,7 +99,7 @@ def test_a_plan_alone_costs_nothing(ask: Callable[..., Message], folder: Path) -
 
     (budget,) = read_budgets(folder)
 
-    assert (budget.spent, budget.runs) == (0.0, ())
+    assert (budget.spent, [run.epsilon for run in budget.runs]) == (0.0, [0.0])
 
 
 def test_reading_changes_no_file(spent: SiteBudget, folder: Path) -> None:

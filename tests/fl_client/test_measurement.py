@@ -9,10 +9,11 @@ import pytest
 from flwr.app import Message
 
 from fl_client import measurement
-from fl_client.settings import read_site_settings
-from fl_client.site import open_ledger
+from fl_client.settings import SiteSettings, read_site_settings
+from fl_client.site import held_out_cohort, open_ledger, training_cohort
 from fl_contract.messages import EVALUATE, METRICS, PLAN, Arrays, privacy_spent, read_evaluation
 from privacy.accounting import compute_epsilon
+from privacy.ledger_book import LedgerEntry
 
 Ask = Callable[..., Message]
 EVERY_ROUND = {"privacy.measurement-epsilon": 1.5}
@@ -37,9 +38,14 @@ def measure(ask: Ask, model: Arrays, hospital: Path) -> Ask:
     return send
 
 
+def entries(hospital: Path, cohort: Callable[[SiteSettings], str] = held_out_cohort) -> list[LedgerEntry]:
+    settings = read_site_settings(hospital)
+    with open_ledger(settings, hospital.parent, cohort=cohort(settings)) as ledger:
+        return ledger.entries()
+
+
 def charges(hospital: Path) -> list[tuple[int, int | None]]:
-    with open_ledger(read_site_settings(hospital), hospital.parent) as ledger:
-        return [(entry.server_round, entry.steps_run) for entry in ledger.entries()]
+    return [(entry.server_round, entry.steps_run) for entry in entries(hospital)]
 
 
 def test_a_policy_that_says_nothing_sends_noised_counts_only(measure: Ask) -> None:
@@ -63,11 +69,16 @@ def test_all_measurements_together_cost_the_studys_measurement_epsilon_and_no_mo
 def test_the_charge_is_of_the_noise_that_was_drawn(measure: Ask, hospital: Path) -> None:
     reply = measure(1)
 
-    with open_ledger(read_site_settings(hospital), hospital.parent) as ledger:
-        (entry,) = ledger.entries()
+    (entry,) = entries(hospital)
     assert reply.content[METRICS]["noise-scale"] == entry.noise_multiplier * entry.clip_norm
     assert reply.content[METRICS]["epsilon"] == compute_epsilon([entry.spend], 0.001)
     assert entry.sampling_rate == 1.0
+
+
+def test_patients_who_are_trained_on_pay_nothing_for_measurements(measure: Ask, hospital: Path) -> None:
+    measure(1)
+
+    assert entries(hospital, training_cohort) == []
 
 
 def test_a_retry_gets_the_same_noise_and_is_not_charged_again(

@@ -470,7 +470,13 @@ def test_an_assignment_has_one_value(assignment: str) -> None:
 
 @pytest.mark.parametrize(
     ("num_rounds", "every", "measured"),
-    [(3, 1, {1: 1, 2: 2, 3: 3}), (3, 2, {1: 1, 3: 2}), (4, 2, {2: 1, 4: 2}), (5, 9, {5: 1}), (7, 3, {1: 1, 4: 2, 7: 3})],
+    [
+        (3, 1, {1: 1, 2: 2, 3: 3}),
+        (3, 2, {1: 1, 3: 2}),
+        (4, 2, {2: 1, 4: 2}),
+        (5, 9, {5: 1}),
+        (7, 3, {1: 1, 4: 2, 7: 3}),
+    ],
 )
 def test_the_last_round_is_measured_and_then_every_so_many_before_it(
     num_rounds: int, every: int, measured: dict[int, int]

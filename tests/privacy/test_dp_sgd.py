@@ -7,7 +7,6 @@ import copy
 import random
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 import pytest
@@ -91,7 +90,6 @@ def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plant the bug that every test of sensitivity must find."""
-
     for module in (book_keeping, per_record):
         monkeypatch.setattr(module, "clip_factors", lambda norms, _: torch.ones_like(norms, dtype=torch.float32))
 

@@ -4,6 +4,7 @@ Children are forked, so that the tests meet real processes and real SIGKILLs wit
 """
 
 import os
+import resource
 import signal
 import sqlite3
 import time
@@ -15,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from privacy import ledger as ledger_module
+from privacy import grant as grant_module
 from privacy.accounting import Spend, compute_epsilon, compute_epsilon_adaptive, compute_epsilon_rdp
 from privacy.errors import BudgetExceededError, LedgerError, PrivacySettingError
-from privacy.ledger import Ledger, Reservation
+from privacy.grant import Limits
+from privacy.ledger import Ledger, LedgerTerms, Reservation
 from privacy.plan import PrivacyPlan
 
 DELTA = 1e-3
@@ -43,12 +45,17 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.sqlite"
 
 
-def open_ledger(path: Path, budget: float = 3.0) -> Ledger:
-    return Ledger(path, epsilon_budget=budget, delta=DELTA)
+def open_ledger(
+    path: Path, budget: float = 3.0, *, cohort: str = "adults", site: str = "st-anna", delta: float = DELTA
+) -> Ledger:
+    terms = LedgerTerms(site=site, cohort=cohort, epsilon_budget=budget, delta=delta, policy="policy-1")
+    return Ledger(path, terms, receipt=path.parent / "receipts" / "ledger.receipt")
 
 
-def reserve(ledger: Ledger, plan: PrivacyPlan, server_round: int = 1, run: str = "7") -> Reservation:
-    return ledger.reserve(run=run, server_round=server_round, study="heart", plan=plan)
+def reserve(
+    ledger: Ledger, plan: PrivacyPlan, server_round: int = 1, run: str = "7", fingerprint: str = "f-1"
+) -> Reservation:
+    return ledger.reserve(run=run, server_round=server_round, study="heart", plan=plan, fingerprint=fingerprint)
 
 
 def epsilon_of_rounds(plan: PrivacyPlan, count: int) -> float:
@@ -175,7 +182,7 @@ def test_settling_a_negative_number_of_steps_is_refused(path: Path, plan: Privac
 def test_a_reservation_without_a_proper_run_study_or_round_is_refused(
     path: Path, plan: PrivacyPlan, changed: dict[str, Any], name: str
 ) -> None:
-    arguments: dict[str, Any] = {"run": "7", "server_round": 1, "study": "heart", "plan": plan}
+    arguments: dict[str, Any] = {"run": "7", "server_round": 1, "study": "heart", "plan": plan, "fingerprint": "f-1"}
     with open_ledger(path) as ledger:
         with pytest.raises(PrivacySettingError, match=name):
             ledger.reserve(**arguments | changed)
@@ -233,16 +240,12 @@ def test_training_a_settled_round_again_is_a_new_charge(path: Path, plan: Privac
 
 @pytest.mark.parametrize("is_settled", [False, True])
 @pytest.mark.parametrize(
-    ("changed", "named"),
-    [
-        ({"noise_multiplier": 50.0}, "noise_multiplier"),
-        ({"sampling_rate": 0.5}, "sampling_rate"),
-        ({"clip_norm": 2.0}, "clip_norm"),
-        ({"steps_per_round": 3}, "steps_reserved"),
-    ],
+    "changed",
+    [{"noise_multiplier": 50.0}, {"sampling_rate": 0.5}, {"clip_norm": 2.0}, {"steps_per_round": 3}],
+    ids=repr,
 )
 def test_a_retried_round_with_other_numbers_is_refused(
-    path: Path, plan: PrivacyPlan, changed: dict[str, Any], named: str, *, is_settled: bool
+    path: Path, plan: PrivacyPlan, changed: dict[str, Any], *, is_settled: bool
 ) -> None:
     other = replace(plan, **changed)
     with open_ledger(path) as ledger:
@@ -250,7 +253,7 @@ def test_a_retried_round_with_other_numbers_is_refused(
         if is_settled:
             ledger.settle(run="7", server_round=1, steps_run=4)
 
-        with pytest.raises(LedgerError, match=rf"reserved with other numbers: {named}="):
+        with pytest.raises(LedgerError, match="another plan"):
             reserve(ledger, other)
 
         assert ledger.history() == [plan.round_spend]
@@ -260,8 +263,8 @@ def test_a_retried_round_of_another_study_is_refused(path: Path, plan: PrivacyPl
     with open_ledger(path) as ledger:
         reserve(ledger, plan)
 
-        with pytest.raises(LedgerError, match="study='lung'"):
-            ledger.reserve(run="7", server_round=1, study="lung", plan=plan)
+        with pytest.raises(LedgerError, match="of study 'lung' has another plan"):
+            ledger.reserve(run="7", server_round=1, study="lung", plan=plan, fingerprint="f-1")
 
 
 def test_when_a_second_process_takes_over_a_round_the_first_one_can_no_longer_settle(
@@ -316,8 +319,8 @@ def test_while_the_fast_bound_suffices_the_slow_one_is_not_asked(
     def refuse(*_: object) -> float:
         raise AssertionError
 
-    monkeypatch.setattr(ledger_module, "compute_epsilon", refuse)
-    monkeypatch.setattr(ledger_module, "compute_epsilon_adaptive", refuse)
+    monkeypatch.setattr(grant_module, "compute_epsilon", refuse)
+    monkeypatch.setattr(grant_module, "compute_epsilon_adaptive", refuse)
 
     with open_ledger(path, budget=100.0) as ledger:
         reserve(ledger, plan)
@@ -337,11 +340,11 @@ def test_steps_that_did_not_run_are_free_for_a_later_round(path: Path, plan: Pri
 
 def test_every_study_on_the_same_patients_draws_from_one_budget(path: Path, plan: PrivacyPlan) -> None:
     with open_ledger(path, budget=epsilon_of_rounds(plan, 2)) as ledger:
-        ledger.reserve(run="7", server_round=1, study="heart", plan=plan)
-        ledger.reserve(run="8", server_round=1, study="lung", plan=plan)
+        ledger.reserve(run="7", server_round=1, study="heart", plan=plan, fingerprint="f-1")
+        ledger.reserve(run="8", server_round=1, study="lung", plan=plan, fingerprint="f-1")
 
         with pytest.raises(BudgetExceededError):
-            ledger.reserve(run="9", server_round=1, study="skin", plan=plan)
+            ledger.reserve(run="9", server_round=1, study="skin", plan=plan, fingerprint="f-1")
 
         assert ledger.spent_by_run("7") == ledger.spent_by_run("8") == epsilon_of_rounds(plan, 1)
         assert ledger.spent_by_run("9") == 0.0
@@ -351,7 +354,7 @@ def test_every_study_on_the_same_patients_draws_from_one_budget(path: Path, plan
 def test_the_budget_is_checked_at_the_delta_of_the_ledger_and_not_of_the_plan(path: Path, plan: PrivacyPlan) -> None:
     budget = epsilon_of_rounds(plan, 20)
 
-    with Ledger(path, epsilon_budget=budget, delta=1e-6) as ledger:
+    with open_ledger(path, budget, delta=1e-6) as ledger:
         for server_round in range(1, 5):
             reserve(ledger, plan, server_round)
         assert ledger.spent() == compute_epsilon([plan.round_spend] * 4, 1e-6) > epsilon_of_rounds(plan, 4)
@@ -371,7 +374,7 @@ def test_a_budget_of_zero_also_refuses_a_round_whose_epsilon_rounds_to_zero(path
     almost_free = replace(plan, noise_multiplier=1e9)
     assert compute_epsilon([almost_free.round_spend], 0.5) == 0.0
 
-    with Ledger(path, epsilon_budget=0, delta=0.5) as ledger, pytest.raises(BudgetExceededError):
+    with open_ledger(path, 0.0, delta=0.5) as ledger, pytest.raises(BudgetExceededError):
         reserve(ledger, almost_free)
 
 
@@ -464,9 +467,9 @@ def test_an_open_round_is_handed_out_again_even_if_the_target_is_used_up(path: P
 def test_an_honest_run_is_granted_although_the_accountant_errs_from_step_to_step(
     path: Path, plan: PrivacyPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "compute_epsilon", lambda *_: 3.001)  # its error, between round 19 and 20
-    monkeypatch.setattr(ledger_module, "compute_epsilon_rdp", lambda *_: 3.3)
-    monkeypatch.setattr(ledger_module, "compute_epsilon_adaptive", lambda *_: 3.001)
+    monkeypatch.setattr(grant_module, "compute_epsilon", lambda *_: 3.001)  # its error, between round 19 and 20
+    monkeypatch.setattr(grant_module, "compute_epsilon_rdp", lambda *_: 3.3)
+    monkeypatch.setattr(grant_module, "compute_epsilon_adaptive", lambda *_: 3.001)
 
     with open_ledger(path, budget=100.0) as ledger:
         for server_round in range(1, 21):
@@ -534,7 +537,7 @@ def test_a_process_killed_in_the_middle_of_reserving_leaves_a_usable_ledger(
     with open_ledger(path) as ledger:
         reserve(ledger, plan, 1)
     with monkeypatch.context() as in_child:
-        in_child.setattr(Ledger, "_require_budget", die)
+        in_child.setattr(Limits, "grant", die)
         assert wait(fork(lambda: reserve(open_ledger(path), plan, 2))) == -signal.SIGKILL
 
     with open_ledger(path) as ledger:
@@ -555,7 +558,7 @@ def test_several_processes_at_once_cannot_overspend(
         time.sleep(0.1)
         return bound
 
-    monkeypatch.setattr(ledger_module, "compute_epsilon_rdp", check_slowly)
+    monkeypatch.setattr(grant_module, "compute_epsilon_rdp", check_slowly)
 
     def spend(run: str) -> None:
         with open_ledger(path, budget) as ledger:
@@ -597,23 +600,23 @@ def test_a_refused_round_leaves_the_ledger_unlocked_for_others(path: Path, plan:
 
 def test_a_stored_plan_is_the_same_after_a_restart(path: Path, plan: PrivacyPlan) -> None:
     with open_ledger(path) as ledger:
-        ledger.store_plan("7", "heart", plan)
+        ledger.store_plan("7", "heart", plan, fingerprint="f-1")
 
     with open_ledger(path) as ledger:
         assert ledger.load_plan("7") == plan
         assert ledger.load_plan("8") is None
-        ledger.store_plan("7", "heart", plan)
+        ledger.store_plan("7", "heart", plan, fingerprint="f-1")
 
 
 def test_another_plan_or_study_for_a_known_run_is_refused(path: Path, plan: PrivacyPlan) -> None:
     other = replace(plan, clip_norm=2.0)
     with open_ledger(path) as ledger:
-        ledger.store_plan("7", "heart", plan)
+        ledger.store_plan("7", "heart", plan, fingerprint="f-1")
 
         with pytest.raises(LedgerError, match="another plan"):
-            ledger.store_plan("7", "heart", other)
+            ledger.store_plan("7", "heart", other, fingerprint="f-1")
         with pytest.raises(LedgerError, match="another plan"):
-            ledger.store_plan("7", "lung", plan)
+            ledger.store_plan("7", "lung", plan, fingerprint="f-1")
         with pytest.raises(LedgerError, match="another plan"):
             reserve(ledger, other)
 
@@ -624,7 +627,7 @@ def test_another_plan_or_study_for_a_known_run_is_refused(path: Path, plan: Priv
 @pytest.mark.parametrize(("run", "study"), [("", "heart"), ("7", "")])
 def test_a_plan_without_run_or_study_is_refused(path: Path, plan: PrivacyPlan, run: str, study: str) -> None:
     with open_ledger(path) as ledger, pytest.raises(PrivacySettingError, match="expected a name"):
-        ledger.store_plan(run, study, plan)
+        ledger.store_plan(run, study, plan, fingerprint="f-1")
 
 
 def test_an_entry_tells_what_was_charged_for_whom_and_when(path: Path, plan: PrivacyPlan) -> None:
@@ -646,17 +649,39 @@ def test_an_entry_tells_what_was_charged_for_whom_and_when(path: Path, plan: Pri
 # --- a file that fails -----------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_is_a_ledger_error_that_charges_nothing(path: Path, plan: PrivacyPlan) -> None:
+def test_a_full_disk_refuses_the_charge_and_loses_nothing(path: Path, plan: PrivacyPlan) -> None:
+    def reserve_on_a_full_disk() -> None:
+        largest = path.stat().st_size  # no file may grow beyond it from here on, and Python ignores SIGXFSZ
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+        with open_ledger(path) as ledger:
+            for server_round in range(2, 20):
+                reserve(ledger, plan, server_round)
+
     with open_ledger(path) as ledger:
-        pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
-        ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+        reserve(ledger, plan)
+
+    assert wait(fork(reserve_on_a_full_disk)) == REFUSED
+
+    with open_ledger(path) as ledger:
+        assert ledger.history() == [plan.round_spend] * len(ledger.entries())
+        before = len(ledger.entries())
+        reserve(ledger, plan, before + 1)
+        assert ledger.verify().num_rows == 2 + before + 1
+
+
+def test_a_file_that_may_not_grow_refuses_the_charge(path: Path, plan: PrivacyPlan) -> None:
+    with open_ledger(path) as ledger:
+        reserve(ledger, plan)
+        database = ledger._store._connection
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count = {pages}")
 
         with pytest.raises(LedgerError, match=r"full; nothing was changed"):
-            ledger.store_plan("7", "heart" * 10_000, plan)
+            ledger.store_plan("8", "heart" * 10_000, plan, fingerprint="f-1")
 
-        assert ledger.load_plan("7") is None
-        reserve(ledger, plan)
-        assert ledger.history() == [plan.round_spend]
+        assert ledger.load_plan("8") is None
+        reserve(ledger, plan, 2)
+        assert ledger.history() == [plan.round_spend] * 2
 
 
 def test_a_closed_ledger_says_so(path: Path, plan: PrivacyPlan) -> None:
@@ -671,40 +696,28 @@ def test_a_closed_ledger_says_so(path: Path, plan: PrivacyPlan) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "DELETE FROM entry",
-        "UPDATE entry SET noise_multiplier = 100",
-        "UPDATE entry SET sampling_rate = 0.01",
-        "UPDATE entry SET steps_reserved = 1",
-        "UPDATE entry SET steps_run = 5",
-        "UPDATE entry SET steps_run = -1",
-        "UPDATE entry SET server_round = 9",
-        "UPDATE entry SET steps_run = 0 WHERE steps_run IS NOT NULL",
-        "UPDATE ledger SET delta = 0.5",
-        "DELETE FROM ledger",
-        "INSERT OR REPLACE INTO ledger VALUES (1, 0.5)",
-        "INSERT OR REPLACE INTO entry SELECT id, 'other', 9, 9, study, 1e9, sampling_rate, clip_norm, 1, 0, holder,"
-        " reserved_at, settled_at FROM entry WHERE id = 1",
-        "INSERT OR REPLACE INTO entry SELECT 99, run, server_round, attempt, study, 1e9, sampling_rate, clip_norm, 1,"
-        " 0, holder, reserved_at, settled_at FROM entry WHERE id = 1",
-        "INSERT OR REPLACE INTO entry SELECT -1, 'other', 9, 9, study, noise_multiplier, sampling_rate, clip_norm, 1,"
-        " 0, holder, reserved_at, settled_at FROM entry WHERE id = 1",
-        "UPDATE OR REPLACE entry SET id = 1 WHERE id = 2",
-        "DELETE FROM plan",
-        "UPDATE plan SET plan = '{}'",
-        "INSERT OR REPLACE INTO plan VALUES ('7', 'heart', '{}')",
-        "INSERT OR REPLACE INTO plan (rowid, run, study, plan) VALUES (1, '8', 'heart', '{}')",
+        "DELETE FROM chain",
+        "DELETE FROM chain WHERE number = (SELECT max(number) FROM chain)",
+        "UPDATE chain SET content = '{}'",
+        "UPDATE chain SET hash = '' WHERE number = 2",
+        "UPDATE OR REPLACE chain SET number = 1 WHERE number = 2",
+        "INSERT OR REPLACE INTO chain SELECT number, '{}', hash FROM chain WHERE number = 2",
+        "INSERT INTO chain VALUES (0, '{}', '')",
+        "INSERT INTO chain VALUES (-1, '{}', '')",
+        "INSERT INTO chain VALUES (NULL, '{}', '')",
+        "INSERT INTO chain VALUES (99, '{}', '')",
     ],
 )
 def test_the_file_itself_refuses_to_forget_or_to_change_a_charge(path: Path, plan: PrivacyPlan, statement: str) -> None:
     with open_ledger(path) as ledger:
-        ledger.store_plan("7", "heart", plan)
+        ledger.store_plan("7", "heart", plan, fingerprint="f-1")
         reserve(ledger, plan, 1)
         ledger.settle(run="7", server_round=1, steps_run=3)
         reserve(ledger, plan, 2)
         before = ledger.entries()
 
         other_program = sqlite3.connect(path)
-        with pytest.raises(sqlite3.Error, match=r"cannot be|CHECK constraint|no column named rowid"):
+        with pytest.raises(sqlite3.Error, match=r"a row can"):
             other_program.execute(statement)
         other_program.close()
 

@@ -15,7 +15,7 @@ from privacy.noised_sum import noise_scale, release_noised_sum
 from privacy.plan import PrivacyPlan
 
 PLAN = PrivacyPlan.calibrate(
-    epsilon=2.0, delta=1e-3, clip_norm=1.0, sampling_rate=1.0, steps_per_round=1, num_rounds=4, nominal_examples=100
+    epsilon=2.0, delta=1e-3, clip_norm=1.0, sampling_rate=1.0, steps_per_round=1, num_rounds=4, nominal_units=100
 )
 
 

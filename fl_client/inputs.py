@@ -1,0 +1,87 @@
+"""The only place where a request's model and the hospital's patients become what training and measuring take.
+
+Both are checked first: nothing is charged for a model or for patients with which nothing can be done.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from fl_client.data.records import Records
+from fl_client.preprocessing import Examples, check_trainable, prepare
+from fl_client.site import Site
+from fl_contract.errors import RefusalCode, RefusalError
+from fl_contract.messages import Arrays
+from fl_contract.models import build_model
+from fl_contract.tasks import num_outputs
+
+
+def training_examples(site: Site, records: Records) -> Examples:
+    """The patients that the hospital trains on.
+
+    Raises:
+        RefusalError: They break the study's schema, are too few, or all carry one label.
+    """
+    schema = site.study.data_schema
+    examples = prepare(records, schema)
+    check_trainable(examples, schema, min_examples=site.settings.policy.min_examples)
+    return examples
+
+
+def held_out_examples(site: Site, records: Records) -> Examples:
+    """The patients that the hospital measures on.
+
+    Raises:
+        RefusalError: They break the study's schema or are too few.
+    """
+    examples = prepare(records, site.study.data_schema)
+    if len(examples) < (fewest := site.settings.policy.min_examples):
+        raise RefusalError(
+            RefusalCode.TOO_FEW_PATIENTS,
+            f"{len(examples)} held-out records; policy.min-examples expects at least {fewest}",
+        )
+    return examples
+
+
+def record_contents(records: Records) -> Iterator[bytes]:
+    """Each record's content in a fixed form, for the ledger's fingerprint."""
+    for features, label in zip(records.features, records.labels, strict=True):
+        yield np.ascontiguousarray(features).tobytes() + str(label).encode()
+
+
+def site_model(site: Site) -> nn.Module:
+    """The study's model, before anything was received."""
+    study = site.study
+    return build_model(
+        study.model,
+        input_shape=study.data_schema.input_shape,
+        num_outputs=num_outputs(study.num_classes),
+        seed=study.seed,
+    )
+
+
+def load_model(site: Site, received: Arrays) -> nn.Module:
+    """The study's model with the received weights.
+
+    Raises:
+        RefusalError: INVALID_REQUEST: they are not the study's model, or not finite.
+    """
+    model = site_model(site)
+    expected = {name: (tuple(tensor.shape), str(tensor.numpy().dtype)) for name, tensor in model.state_dict().items()}
+    if {name: (array.shape, str(array.dtype)) for name, array in received.items()} != expected:
+        raise _invalid("the received arrays are not the study's model; expected its names and shapes")
+    if bad := sorted(name for name, array in received.items() if not np.isfinite(array).all()):
+        raise _invalid(f"the received arrays {bad} hold NaN or infinity; expected finite numbers")
+    model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in received.items()})
+    return model
+
+
+def model_state(model: nn.Module) -> Arrays:
+    """The model's weights and buffers, as a reply holds them."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+def _invalid(detail: str) -> RefusalError:
+    return RefusalError(RefusalCode.INVALID_REQUEST, detail)

@@ -1,0 +1,102 @@
+"""The only place that holds a study against the hospital's policy, and makes the plan by which the hospital trains."""
+
+from dataclasses import replace
+
+from fl_client.settings import SiteSettings
+from fl_contract.errors import RefusalCode, RefusalError
+from fl_contract.metrics import cells_sensitivity
+from fl_contract.study import Study
+from fl_contract.tasks import num_outputs
+from privacy.accounting import PRV_ERROR
+from privacy.errors import PrivacySettingError
+from privacy.plan import PrivacyPlan
+
+UNITS = ("record", "patient")
+"""From the weakest to the strongest."""
+
+
+def check_policy(settings: SiteSettings, study: Study) -> None:
+    """Refuse a study that asks for less privacy than the hospital's policy; nothing of a patient is needed for it.
+
+    A study that asks for a larger epsilon than the policy gives to one run is not refused: `make_plan` adds noise.
+
+    Raises:
+        RefusalError: POLICY.
+        PrivacySettingError: The study's delta is too large for the hospital's declared number of patients.
+    """
+    policy, privacy = settings.policy, study.privacy
+    if not study.is_private:
+        if policy.require_privacy:
+            raise _refusal("privacy.mechanism='none'; policy.require-privacy asks for differential privacy")
+        return
+    if privacy.delta > policy.delta:
+        raise _refusal(f"privacy.delta={privacy.delta}; policy.delta allows at most {policy.delta}")
+    if UNITS.index(privacy.unit) < UNITS.index(policy.unit) and not settings.source.has_one_record_a_patient:
+        raise _refusal(f"privacy.unit={privacy.unit!r}; policy.unit asks for at least {policy.unit!r}")
+    if privacy.delta >= (largest := 1 / settings.declared_examples):
+        raise PrivacySettingError(
+            f"privacy.delta={privacy.delta}; expected below 1/declared-examples={largest:.3g}, or publishing one whole "
+            "record at random would count as private"
+        )
+
+
+def check_room(settings: SiteSettings) -> None:
+    """Refuse every private run of a hospital whose policy gives nothing to one.
+
+    Raises:
+        RefusalError: BUDGET_EXHAUSTED.
+    """
+    policy = settings.policy
+    if min(policy.epsilon_budget, policy.largest_study_epsilon) < 2 * PRV_ERROR:
+        raise RefusalError(
+            RefusalCode.BUDGET_EXHAUSTED,
+            f"policy.epsilon-budget={policy.epsilon_budget}, policy.epsilon-per-study={policy.largest_study_epsilon}; "
+            f"a private study needs {2 * PRV_ERROR} of both; raise them to take part",
+        )
+
+
+def make_plan(settings: SiteSettings, study: Study) -> PrivacyPlan:
+    """The plan of a study's run at this hospital; of the study's numbers and the policy's, the stricter."""
+    policy, privacy = settings.policy, study.privacy
+    plan = PrivacyPlan.calibrate(
+        epsilon=min(privacy.epsilon, policy.largest_study_epsilon),
+        delta=privacy.delta,
+        clip_norm=privacy.clip_norm,
+        sampling_rate=privacy.sampling_rate,
+        steps_per_round=privacy.steps_per_round,
+        num_rounds=study.num_rounds,
+        nominal_units=settings.declared_examples,
+    )
+    return replace(plan, noise_multiplier=max(plan.noise_multiplier, policy.minimum_noise_multiplier))
+
+
+def make_measurement_plan(settings: SiteSettings, study: Study) -> PrivacyPlan:
+    """The plan of a run's measurements on held-out patients; of the study's numbers and the policy's, the stricter."""
+    policy, privacy = settings.policy, study.privacy
+    plan = PrivacyPlan.calibrate(
+        epsilon=min(privacy.measurement_epsilon, policy.largest_study_epsilon),
+        delta=min(privacy.delta, policy.delta),
+        clip_norm=cells_sensitivity(num_outputs(study.num_classes)),
+        sampling_rate=1.0,
+        steps_per_round=1,
+        num_rounds=study.num_measurements,
+        nominal_units=settings.declared_examples,
+    )
+    return replace(plan, noise_multiplier=max(plan.noise_multiplier, policy.minimum_noise_multiplier))
+
+
+def check_plan(settings: SiteSettings, plan: PrivacyPlan) -> None:
+    """Refuse to go on with a plan that was made before the policy became stricter.
+
+    Raises:
+        RefusalError: POLICY.
+    """
+    policy = settings.policy
+    if plan.noise_multiplier < policy.minimum_noise_multiplier or plan.delta > policy.delta:
+        raise _refusal(f"the run's plan, {plan.to_json()}, has less noise or more delta than the policy allows now")
+    if policy.epsilon_per_study is not None and plan.epsilon > policy.epsilon_per_study:
+        raise _refusal(f"the run's plan has epsilon={plan.epsilon}; policy.epsilon-per-study allows less now")
+
+
+def _refusal(detail: str) -> RefusalError:
+    return RefusalError(RefusalCode.POLICY, detail)

@@ -1,0 +1,260 @@
+"""Killed at any statement, again and again, a hospital charges every round once, before it leaves, and repeats itself.
+
+A schedule is one hospital's whole life in a run: it agrees and trains every round, in children that SIGKILL themselves
+at a random statement of the ledger, its receipt, private training, the outbox or the private round. Each further child
+first repeats the last request, as a coordinator does that lost the reply. SIGKILL loses nothing that was handed to the
+operating system, so flushing to disk is switched off here; what it promises is tested in test_ledger_file.py.
+"""
+
+import gc
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Context, Message, RecordDict
+
+import privacy
+from fl_client import outbox, private_round
+from fl_client.app import app
+from fl_client.data.builtin import BuiltInSource
+from fl_client.data.records import SiteRecords
+from fl_client.outbox import Outbox
+from fl_client.settings import read_site_settings
+from fl_client.site import open_ledger, training_cohort
+from fl_contract.messages import ARRAYS, CONFIG, METRICS, PLAN, TRAIN, Arrays, Request, to_array_record
+from fl_contract.study import Scalar, Study, study_from_run_config
+from privacy import ledger_file
+
+NUM_ROUNDS, STEPS = 2, 1
+OVERRIDES: dict[str, Scalar] = {
+    "num-rounds": NUM_ROUNDS,
+    "privacy.steps-per-round": STEPS,
+    "privacy.sampling-rate": 0.5,
+}
+KILLED_AGAIN = 0.5
+"""How often the second child of a schedule is killed too."""
+
+TRACED = {str(path) for path in Path(privacy.__path__[0]).glob("*.py")} | {outbox.__file__, private_round.__file__}
+
+
+class StatementCounter:
+    """Counts the statements of the traced files, and kills this process before a chosen one."""
+
+    def __init__(self, kill_at: int | None = None) -> None:
+        self.count = 0
+        self._kill_at = kill_at
+
+    def __enter__(self) -> "StatementCounter":
+        sys.settrace(self._enter_call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _enter_call(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
+        return self._pass_line if frame.f_code.co_filename in TRACED else None
+
+    def _pass_line(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
+        if event == "line":
+            self.count += 1
+            if self.count == self._kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self._pass_line
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One reply as it left."""
+
+    server_round: int
+    steps: int
+    sha256: str
+
+
+class Hospital:
+    """The real app with a folder of its own, asked in turn; what leaves is written down as it leaves."""
+
+    def __init__(self, site_file: Path, study: Study, model: Arrays) -> None:
+        self.folder = site_file.parent
+        self._asked = self.folder.parent / f"{self.folder.name}.asked"
+        self._departures = self.folder.parent / f"{self.folder.name}.departures"
+        self._site_file, self._study, self._model = site_file, study, model
+        self._stored: dict[int, str] = {}
+
+    def serve(self) -> None:
+        """Agree, then answer every round from the last one that was asked on."""
+        last = int(self._asked.read_text()) if self._asked.exists() else 1
+        self._ask(PLAN, 0)
+        for server_round in range(last, NUM_ROUNDS + 1):
+            self._asked.write_text(str(server_round))
+            reply = self._ask(TRAIN, server_round)
+            steps = reply.content.metric_records[METRICS]["steps"]
+            line = f"{server_round} {steps} {reply.content.object_id}\n"
+            with self._departures.open("ab", buffering=0) as stream:
+                stream.write(line.encode())
+
+    def departures(self) -> list[Departure]:
+        if not self._departures.exists():
+            return []
+        lines = (line.split() for line in self._departures.read_text().splitlines())
+        return [Departure(int(server_round), int(steps), sha256) for server_round, steps, sha256 in lines]
+
+    def serve_in_a_child(self, kill_at: int | None) -> int:
+        """How the child ended: 0 or minus the signal."""
+        child = os.fork()
+        if not child:
+            code = 1
+            gc.disable()  # a collection would touch, and so copy, all memory of the parent
+            try:
+                with StatementCounter(kill_at):
+                    self.serve()
+                code = 0
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    @property
+    def has_stored_what_has_not_left(self) -> bool:
+        """Whether the last check found a reply that a retry has to send as it is."""
+        return bool(self._stored.keys() - {departure.server_round for departure in self.departures()})
+
+    def check(self, *, is_done: bool) -> None:
+        """Hold what left against the ledger, in a copy of the folder: checking must not repair what a retry finds."""
+        copy = self.folder.parent / f"{self.folder.name}-copy"
+        shutil.copytree(self.folder, copy)
+        try:
+            charged = self._charges(copy)
+            stored = Outbox(copy).last("run-1")
+        finally:
+            shutil.rmtree(copy)
+        departures = self.departures()
+        if stored is not None:
+            server_round, reply = stored
+            sha256 = reply.to_content().object_id
+            assert self._stored.setdefault(server_round, sha256) == sha256
+        for departure in departures:
+            assert charged[departure.server_round] == (departure.steps, departure.steps)
+            assert departure.sha256 == self._stored.setdefault(departure.server_round, departure.sha256)
+        if is_done:
+            assert charged == dict.fromkeys(range(1, NUM_ROUNDS + 1), (STEPS, STEPS))
+            assert {departure.server_round for departure in departures} == set(charged)
+
+    def _charges(self, folder: Path) -> dict[int, tuple[int, int | None]]:
+        """Steps reserved and run by round, after the whole ledger was verified."""
+        if not (folder / "ledger.sqlite").exists():
+            return {}
+        settings = read_site_settings(folder / "site.toml")
+        with open_ledger(settings, folder, cohort=training_cohort(settings)) as ledger:
+            ledger.verify()
+            entries = ledger.entries()
+        assert all(entry.attempt == 1 for entry in entries)
+        return {entry.server_round: (entry.steps_reserved, entry.steps_run) for entry in entries}
+
+    def _ask(self, kind: str, server_round: int) -> Message:
+        request = Request(
+            run="run-1", fingerprint=self._study.fingerprint, site=self.folder.name, server_round=server_round
+        )
+        content = RecordDict({CONFIG: request.to_config()})
+        if kind == TRAIN:
+            content[ARRAYS] = to_array_record(self._model)
+        run_config: dict[str, Scalar] = {"study": self._study.name, **OVERRIDES}
+        context = Context(1, 1, {"site-file": str(self._site_file)}, RecordDict(), run_config)
+        reply = app(Message(content, 1, kind, group_id="1"), context)
+        assert reply.has_content(), reply.error
+        return reply
+
+
+@pytest.fixture
+def folder_in_memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder for thousands of small files, in memory where the system has a place for it."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def hospitals(
+    folder_in_memory: Path,
+    write_site_file: Callable[..., Path],
+    model_of: Callable[[Study], Arrays],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[str], Hospital]]:
+    """Makes hospitals of twenty patients.
+
+    Their files are handed to the operating system and not flushed; patients and study are read from disk once for all.
+    """
+    study = study_from_run_config({"study": "breast-cancer", **OVERRIDES})
+    model = model_of(study)
+    template = write_site_file("template", epsilon_budget=20.0)
+    twenty = np.r_[0:10, -10:0]
+    whole = BuiltInSource(read_site_settings(template).source).load()
+    few = SiteRecords(train=whole.train.take(twenty), test=whole.test.take(twenty))
+    monkeypatch.setattr(BuiltInSource, "load", lambda _: few)
+    monkeypatch.setattr("fl_client.site.read_study", lambda *_: study)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(ledger_file, "_FLUSH_ALL", "PRAGMA synchronous = OFF")
+
+    def make(name: str) -> Hospital:
+        site_file = folder_in_memory / name / "site.toml"
+        site_file.parent.mkdir()
+        site_file.write_text(template.read_text().replace('"template"', f'"{name}"'))
+        return Hospital(site_file, study, model)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield make
+    torch.set_num_threads(threads)
+
+
+def _run_schedules(count: int, hospitals: Callable[[str], Hospital]) -> tuple[int, int]:
+    """Run so many schedules; gives how many children were killed, and how many of them with a reply stored, not sent."""
+    generator = random.Random(20261121)
+    hospitals("first").serve()  # its epsilons are known to every later one
+    with StatementCounter() as whole:
+        hospitals("second").serve()
+    killed = unsent = 0
+    for number in range(count):
+        hospital = hospitals(f"hospital-{number}")
+        kills: list[int | None] = [generator.randint(1, whole.count)]
+        kills += [generator.randint(1, whole.count)] if generator.random() < KILLED_AGAIN else []
+        for kill_at in (*kills, None):
+            code = hospital.serve_in_a_child(kill_at)
+            assert code in ((0, -signal.SIGKILL) if kill_at else (0,))
+            killed += code == -signal.SIGKILL
+            hospital.check(is_done=code == 0)
+            unsent += hospital.has_stored_what_has_not_left
+        shutil.rmtree(hospital.folder)
+    return killed, unsent
+
+
+def test_forty_random_crash_schedules_charge_every_reply_before_it_leaves(
+    hospitals: Callable[[str], Hospital],
+) -> None:
+    killed, unsent = _run_schedules(40, hospitals)
+
+    assert killed >= 40
+    assert unsent > 5
+
+
+@pytest.mark.slow
+def test_a_thousand_random_crash_schedules_charge_every_reply_before_it_leaves(
+    hospitals: Callable[[str], Hospital],
+) -> None:
+    killed, unsent = _run_schedules(1000, hospitals)
+
+    assert killed >= 1000
+    assert unsent > 100
