@@ -49,10 +49,10 @@ from privacy.plan import PrivacyPlan
 NUM_HOSPITALS = 4
 NOMINAL_RECORDS = 300  # what a quarter of the data set would declare
 
-SEARCH_STEPS = 200
-STARTS = 4
-STEP_SIZE = 0.1
-FIRST_SMOOTHNESS, LAST_SMOOTHNESS = 1e-2, 1e-3  # weight of the total variation, falling as the search goes on
+SEARCH_STEPS = 100
+STARTS = 8
+STEP_SIZE = 0.2
+FIRST_SMOOTHNESS, LAST_SMOOTHNESS = 3e-2, 1e-4  # weight of the total variation, falling as the search goes on
 
 FRACTION_BITS = 16  # of the 32 in which a masked share holds a number
 
@@ -134,7 +134,7 @@ def private_update(study: Study, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def masked_shares(updates: list[Tensor], generator: np.random.Generator) -> NDArray[np.uint32]:
-    """What each hospital sends: its update in whole numbers, plus a mask for every pair that one adds and one subtracts.
+    """What each hospital sends: its update in whole numbers, plus one mask for each other hospital, which subtracts it.
 
     Arithmetic is modulo 2^32, so a share alone is uniform whatever the update was, and the sum of all is exact. Real
     masks come from keys that two hospitals share and the coordinator never sees.
@@ -232,9 +232,7 @@ def attack(study: Study, records: Examples, rows: list[int]) -> dict[str, Tensor
         for row, view in zip(rows, shown, strict=True)
     ]
     updates = torch.stack([view[name] for name in names for view in shown])
-    images = reconstruct(
-        initial_model(study), updates, torch.tensor(labels), torch.Generator().manual_seed(study.seed)
-    )
+    images = reconstruct(initial_model(study), updates, torch.tensor(labels), torch.Generator().manual_seed(study.seed))
     return dict(zip(names, images.split(len(rows)), strict=True))
 
 
@@ -251,7 +249,9 @@ def save_picture(truth: Tensor, rebuilt: Mapping[str, Tensor], path: Path) -> No
     plt.close(figure)
 
 
-def main(out: Annotated[Path | None, typer.Option(help="File to save a picture in, such as inversion.png.")] = None) -> None:
+def main(
+    out: Annotated[Path | None, typer.Option(help="File to save a picture in, such as inversion.png.")] = None,
+) -> None:
     """Attack one record of each class and print how near each reconstruction came."""
     study = load_study("digits")
     records = load_records(study)
