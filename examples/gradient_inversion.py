@@ -243,7 +243,7 @@ def save_picture(truth: Tensor, rebuilt: Mapping[str, Tensor], path: Path) -> No
     for line, (name, images) in zip(axes, lines.items(), strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for cell, image in zip(line, images, strict=True):
-            cell.imshow(image[0], cmap="gray_r", vmin=-1, vmax=1)
+            cell.imshow(image[0].numpy(), cmap="gray_r", vmin=-1, vmax=1)
             cell.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)

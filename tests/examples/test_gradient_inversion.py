@@ -124,11 +124,11 @@ def test_a_score_is_worked_out_by_hand() -> None:
     perfect = example.score(truth, truth, records)
     opposite = example.score(-truth, truth, records)
 
-    # The mean image is (1, 0, -0.5, -1.5): its squared distance to the truth is 0 + 1 + 2.25 + 0.25 = 3.5. The opposite
+    # The mean image is (1, 0.5, -0.5, -1): its squared distance to the truth is 0 + 2.25 + 2.25 + 0 = 4.5. The opposite
     # has squared distance 4 * 4 = 16, correlates -1 with the truth, 0 with the third and -4 / (2 * sqrt(20)) with the
     # fourth image: all three others come first.
     assert perfect == example.Score(correlation=pytest.approx(1), error=0, rank=1)
-    assert opposite == example.Score(correlation=pytest.approx(-1), error=pytest.approx(16 / 3.5), rank=4)
+    assert opposite == example.Score(correlation=pytest.approx(-1), error=pytest.approx(16 / 4.5), rank=4)
 
 
 def test_the_picture_has_a_line_for_the_truth_and_for_each_view(tmp_path: Path) -> None:
