@@ -4,6 +4,7 @@ Everything is deterministic but the private update, whose noise comes from the o
 where they are checked.
 """
 
+from dataclasses import astuple
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from fl_client.preprocessing import Examples
 from fl_contract.study import Study, load_study
 
-ROWS = list(range(10))  # the data set's first ten records, one of each class
+ROWS = list(range(example.NUM_RECORDS))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def records(study: Study) -> Examples:
 
 @pytest.fixture(scope="module")
 def rebuilt(study: Study, records: Examples) -> dict[str, Tensor]:
-    assert records.labels[ROWS].tolist() == ROWS
+    assert records.labels[ROWS].tolist() == [0, 1, 2, 3, 4, 5]
     return example.attack(study, records, ROWS)
 
 
@@ -47,7 +48,7 @@ def test_a_plain_update_gives_every_image_away(rebuilt: dict[str, Tensor], recor
     scores = _scores(rebuilt, "plain", records)
 
     # One search in a hundred or so stops at a blurred image, and which one it is may depend on the processor.
-    assert sum(score.rank == 1 for score in scores) >= 9  # nearer to the true image than to 1,796 others
+    assert sum(score.rank == 1 for score in scores) >= 5  # nearer to the true image than to 1,796 others
     assert np.mean([score.correlation for score in scores]) > 0.95
     assert np.mean([score.error for score in scores]) < 0.1
 
@@ -57,9 +58,9 @@ def test_a_private_update_gives_nothing_away(rebuilt: dict[str, Tensor], records
     scores = _scores(rebuilt, "private", records)
 
     # Over 60 records and as many draws of noise the correlations had mean 0.03 and deviation 0.14, the errors were at
-    # least 2.4, and the ranks spread over 1 to 1,797. So a mean of ten lies five deviations inside the bound, and two
-    # first places of ten have probability 45 / 1797^2, one in 70,000.
-    assert abs(np.mean([score.correlation for score in scores])) < 0.25
+    # least 2.4, and the ranks spread over 1 to 1,797. So a mean of six lies four deviations inside its bound, and two
+    # first places of six have probability 15 / 1797^2, one in 200,000.
+    assert abs(np.mean([score.correlation for score in scores])) < 0.3
     assert np.mean([score.error for score in scores]) > 2
     assert sum(score.rank == 1 for score in scores) <= 1
 
@@ -82,7 +83,7 @@ def test_a_sum_that_counts_hospitals_alike_gives_a_hospital_of_one_record_away(
 ) -> None:
     scores = _scores(rebuilt, "sum, by hospitals", records)
 
-    assert sum(score.rank == 1 for score in scores) >= 9
+    assert sum(score.rank == 1 for score in scores) >= 5
 
 
 def test_a_plain_update_shows_the_label(study: Study, records: Examples) -> None:
@@ -93,7 +94,7 @@ def test_a_plain_update_shows_the_label(study: Study, records: Examples) -> None
         for row in ROWS
     ]
 
-    assert read == ROWS
+    assert read == [0, 1, 2, 3, 4, 5]
 
 
 def test_masks_cancel_in_the_sum_and_hide_what_a_share_holds() -> None:
@@ -127,8 +128,8 @@ def test_a_score_is_worked_out_by_hand() -> None:
     # The mean image is (1, 0.5, -0.5, -1): its squared distance to the truth is 0 + 2.25 + 2.25 + 0 = 4.5. The opposite
     # has squared distance 4 * 4 = 16, correlates -1 with the truth, 0 with the third and -4 / (2 * sqrt(20)) with the
     # fourth image: all three others come first.
-    assert perfect == example.Score(correlation=pytest.approx(1), error=0, rank=1)
-    assert opposite == example.Score(correlation=pytest.approx(-1), error=pytest.approx(16 / 4.5), rank=4)
+    assert astuple(perfect) == pytest.approx((1, 0, 1))
+    assert astuple(opposite) == pytest.approx((-1, 16 / 4.5, 4))
 
 
 def test_the_picture_has_a_line_for_the_truth_and_for_each_view(tmp_path: Path) -> None:
