@@ -1,19 +1,21 @@
 """The hospital's command line, thin over the package."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 if TYPE_CHECKING:
     from fl_client.budget import SiteBudget
 
 app = typer.Typer(
-    help="Consilium at a hospital: what of the privacy budget is spent.",
+    help="Consilium at a hospital: what of the privacy budget is spent, and does private training keep its promise.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -31,20 +33,80 @@ def budget(
 ) -> None:
     """Show what of a hospital's privacy budget is spent, by study and run, and what is left."""
     from fl_client.budget import read_budgets
-    from fl_contract.errors import ConsiliumError
-    from privacy.errors import PrivacyError
 
-    try:
+    with _errors_end_with_one():
         budgets = read_budgets(place)
-    except (ConsiliumError, PrivacyError) as error:
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
     console = Console()
     console.print(_budget_table(budgets))
     if any(site.runs for site in budgets):
         console.print(_run_table(budgets))
     if any(len(site.runs) > 1 for site in budgets):
         console.print("Runs compose: spent is less than their sum.")
+
+
+@app.command()
+def audit(
+    study: Annotated[str, typer.Argument(help="A study's name, or the path of its TOML file.")] = "breast-cancer",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, as privacy.epsilon=4.0. Repeatable."),
+    ] = None,
+    canaries: Annotated[int, typer.Option(help="Made-up records to train on; more find smaller deviations.")] = 1000,
+    membership: Annotated[
+        Path | None, typer.Option(metavar="SITE.TOML", help="Attack a model with this hospital's patients instead.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="The model to attack, as safetensors.")] = None,
+    named_study: Annotated[str | None, typer.Option("--study", help="Another way to give STUDY.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+) -> None:
+    """Attack this installation's private training, and say whether anything contradicts its privacy claim.
+
+    Trains on made-up canaries as the study would on patients: no patient is read and no budget is spent. With
+    --membership and --model, attacks a trained model by this hospital's training and held-out patients instead; what is
+    printed then stays inside the hospital. Exits with 1 when something contradicts the claim, or on an error.
+    """
+    from fl_client.audit import NUM_SHADOWS, attack_model, open_study, plan_to_audit
+    from fl_client.audit_report import contradicts_claim, print_model_audit, print_training_audit, write_record
+    from fl_contract.errors import SettingError
+    from fl_contract.study import parse_assignment
+    from privacy.audit import audit_training
+
+    console = Console(highlight=False)
+    with _errors_end_with_one(), Progress(console=console, transient=True) as progress:
+        if (membership is None) != (model is None):
+            raise SettingError("--membership and --model go together: the hospital's site.toml and the model to attack")
+        opened = open_study(named_study or study, dict(parse_assignment(word) for word in assignments or []))
+        task = progress.add_task("preparing", total=None)
+        if membership is not None and model is not None:
+            progress.update(task, description="training shadow models", total=NUM_SHADOWS)
+            attacked = attack_model(opened, membership, model, lambda: progress.advance(task))
+            progress.stop()
+            print_model_audit(opened, attacked, console)
+            result, fails = attacked, contradicts_claim(opened, attacked)
+        else:
+            plan = plan_to_audit(opened)
+            progress.update(task, description="training on canaries", total=plan.num_rounds)
+            audited = audit_training(plan, num_canaries=canaries, on_round=lambda: progress.advance(task))
+            progress.stop()
+            print_training_audit(opened, audited, console)
+            result, fails = audited, bool(audited.contradictions)
+        if json is not None:
+            write_record(json, opened, result)
+    if fails:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _errors_end_with_one() -> Iterator[None]:
+    """Turn exceptions of ours, and files that cannot be used, into a message and exit code 1."""
+    from fl_contract.errors import ConsiliumError
+    from privacy.errors import PrivacyError
+
+    try:
+        yield
+    except (ConsiliumError, PrivacyError, OSError) as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
 
 
 def _budget_table(budgets: Sequence["SiteBudget"]) -> Table:

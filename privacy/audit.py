@@ -33,8 +33,8 @@ SHARE_GUESSED = 0.4
 LARGEST_AUDIT_DELTA = 1e-9
 """A bound from one run needs a delta far below 1 / canaries. The accountant claims an epsilon there too."""
 
-SMALLEST_SPREAD = 5.0
-"""Variance from which a sum of coins is close enough to the distribution that its spread is compared with."""
+SMALLEST_SPREAD, FEWEST_COUNTS = 10.0, 30
+"""Variance of a count of coins, and number of counts, from which their spread is close enough to a gamma variable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def audit_training(
         - Finds missing noise, missing clipping, noise of half the size, noise that repeats over steps or weights,
           another sampling rate, batches of a fixed size, and shuffled passes in place of Poisson sampling.
 
-    The lower bound is blunt: it saturates near 6 for 1,000 canaries, and noise of half the size rarely lifts it above a
+    The lower bound is blunt: it saturates near 5 for 1,000 canaries, and noise of half the size rarely lifts it above a
     claim. The other checks measure what the accountant was told; together with its arithmetic they carry the claim.
 
     Args:
@@ -125,7 +125,12 @@ def audit_training(
         claimed_at_audit_delta=claimed,
         lower_bound=lower_bound,
         guesses=guesses,
-        checks=(attack, _check_mu(transcript, plan), *_check_noise(transcript, plan), *_check_batches(transcript, plan)),
+        checks=(
+            attack,
+            _check_mu(transcript, plan),
+            *_check_noise(transcript, plan),
+            *_check_batches(transcript, plan),
+        ),
     )
 
 
@@ -204,7 +209,7 @@ def _check_batches(transcript: Transcript, plan: PrivacyPlan) -> Iterator[Check]
         ("spread of batch sizes", batches.sum(axis=1), batches.shape[1]),
         ("spread of uses of a record", batches.sum(axis=0), batches.shape[0]),
     ):
-        if trials * rate * (1 - rate) >= SMALLEST_SPREAD:
+        if trials * rate * (1 - rate) >= SMALLEST_SPREAD and len(counts) >= FEWEST_COUNTS:
             yield _check_spread(name, counts, trials, rate)
 
 

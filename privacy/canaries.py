@@ -40,9 +40,7 @@ class Transcript:
     batches_TI: NDArray[np.bool_]
 
 
-def train_on_canaries(
-    plan: PrivacyPlan, num_canaries: int, on_round: Callable[[], None] = lambda: None
-) -> Transcript:
+def train_on_canaries(plan: PrivacyPlan, num_canaries: int, on_round: Callable[[], None] = lambda: None) -> Transcript:
     """Train privately, as a hospital would with this plan, on canaries in place of patients.
 
     Guarantees:
