@@ -151,11 +151,11 @@ def shorten(plan: PrivacyPlan, *, at_most: int) -> PrivacyPlan:
 def _guess(transcript: Transcript, plan: PrivacyPlan) -> Guesses:
     """Call canaries in or out by the exact likelihood ratio of all that was released: no score can do better."""
     rate, variance = plan.sampling_rate, plan.noise_multiplier**2
-    if_in_batch = np.log(rate) + (transcript.sums_TM - 0.5) / variance
+    if_in_batch = np.log(rate) + (transcript.sums - 0.5) / variance
     if_left_out = np.log1p(-rate) if rate < 1 else -np.inf
     ranking = np.argsort(np.logaddexp(if_left_out, if_in_batch).sum(axis=0))
     half = round(SHARE_GUESSED * len(ranking)) // 2
-    is_in = transcript.is_in_M
+    is_in = transcript.is_in
     num_right = int(is_in[ranking[-half:]].sum() + (~is_in[ranking[:half]]).sum())
     return Guesses(num_canaries=len(is_in), num_guesses=2 * half, num_right=num_right)
 
@@ -166,8 +166,8 @@ def _check_mu(transcript: Transcript, plan: PrivacyPlan) -> Check:
     The plan claims q sqrt(T) / sigma. The estimate is a t statistic: distributed as a noncentral t, exactly for q = 1
     and up to the normal approximation of the number of canaries in batches below.
     """
-    steps, rate, sigma = len(transcript.sums_TM), plan.sampling_rate, plan.noise_multiplier
-    inside, outside = transcript.moved_M[transcript.is_in_M], transcript.moved_M[~transcript.is_in_M]
+    steps, rate, sigma = len(transcript.sums), plan.sampling_rate, plan.noise_multiplier
+    inside, outside = transcript.moved[transcript.is_in], transcript.moved[~transcript.is_in]
     claimed = rate * math.sqrt(steps) / sigma
     error = math.sqrt((1 + rate * (1 - rate) / sigma**2) / len(inside) + 1 / len(outside))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -178,7 +178,7 @@ def _check_mu(transcript: Transcript, plan: PrivacyPlan) -> Check:
 
 def _check_noise(transcript: Transcript, plan: PrivacyPlan) -> Iterator[Check]:
     """Measure the noise where nothing else is: in the weights of canaries that are out."""
-    noise_TO = transcript.sums_TM[:, ~transcript.is_in_M]
+    noise_TO = transcript.sums[:, ~transcript.is_in]
     energy = float((noise_TO**2).sum())
     p_value = _two_sided(stats.chi2(df=noise_TO.size), energy / plan.noise_multiplier**2)
     size = math.sqrt(energy / noise_TO.size)
@@ -202,7 +202,7 @@ def _check_fresh(name: str, noise_KL: NDArray[np.float64]) -> Check:
 
 def _check_batches(transcript: Transcript, plan: PrivacyPlan) -> Iterator[Check]:
     """Compare who was in which batch with coins of the plan's rate."""
-    batches, rate = transcript.batches_TI, plan.sampling_rate
+    batches, rate = transcript.batches, plan.sampling_rate
     p_value = _two_sided(stats.binom(batches.size, rate), int(batches.sum()), step=1)
     yield Check(name="sampling rate", claimed=rate, measured=float(batches.mean()), p_value=p_value)
     for name, counts, trials in (

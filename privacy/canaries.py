@@ -28,16 +28,16 @@ class Transcript:
     Shape legend: M = canaries, T = steps, I = canaries that are in.
 
     Attributes:
-        is_in_M: Whether the canary was in the training data, by a fair coin of its own.
-        sums_TM: The noised gradient sum of each step as the optimizer got it, in clip norms.
-        moved_M: How far training moved each canary's weight over all steps, in clip norms.
-        batches_TI: Whether the canary was in the step's batch, as ``fetch`` saw it.
+        is_in: [M] whether the canary was in the training data, by a fair coin of its own.
+        sums: [T, M] the noised gradient sum of each step as the optimizer got it, in clip norms.
+        moved: [M] how far training moved each canary's weight over all steps, in clip norms.
+        batches: [T, I] whether the canary was in the step's batch, as ``fetch`` saw it.
     """
 
-    is_in_M: NDArray[np.bool_]
-    sums_TM: NDArray[np.float64]
-    moved_M: NDArray[np.float64]
-    batches_TI: NDArray[np.bool_]
+    is_in: NDArray[np.bool_]
+    sums: NDArray[np.float64]
+    moved: NDArray[np.float64]
+    batches: NDArray[np.bool_]
 
 
 def train_on_canaries(plan: PrivacyPlan, num_canaries: int, on_round: Callable[[], None] = lambda: None) -> Transcript:
@@ -55,7 +55,7 @@ def train_on_canaries(plan: PrivacyPlan, num_canaries: int, on_round: Callable[[
     >>> plan = PrivacyPlan.calibrate(
     ...     epsilon=1, delta=1e-3, clip_norm=1, sampling_rate=0.5, steps_per_round=2, num_rounds=3, nominal_examples=1
     ... )
-    >>> train_on_canaries(plan, 100).sums_TM.shape
+    >>> train_on_canaries(plan, 100).sums.shape
     (6, 100)
     """
     require_count("num_canaries", num_canaries, at_least=FEWEST_CANARIES)
@@ -68,10 +68,10 @@ def train_on_canaries(plan: PrivacyPlan, num_canaries: int, on_round: Callable[[
         on_round()
     in_clip_norms = plan.expected_batch_size / plan.clip_norm
     return Transcript(
-        is_in_M=is_in,
-        sums_TM=np.stack(witness.gradients) * in_clip_norms,
-        moved_M=-model.weight.detach().double().numpy().ravel() * in_clip_norms,
-        batches_TI=np.stack(witness.batches),
+        is_in=is_in,
+        sums=np.stack(witness.gradients) * in_clip_norms,
+        moved=-model.weight.detach().double().numpy().ravel() * in_clip_norms,
+        batches=np.stack(witness.batches),
     )
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 from privacy.bounds import require_count, require_rate
 from privacy.errors import PrivacySettingError
 
-EPSILON_STEP = 0.01
+EPSILON_STEP = 0.02
 """How far a reported bound may lie below the largest epsilon that an attack rules out."""
 
 

@@ -154,7 +154,7 @@ def drawn_transcript(plan: PrivacyPlan, generator: np.random.Generator) -> Trans
     batches = generator.random((plan.total_spend.steps, is_in.sum())) < plan.sampling_rate
     sums = plan.noise_multiplier * generator.standard_normal((plan.total_spend.steps, 200))
     sums[:, is_in] += batches
-    return Transcript(is_in_M=is_in, sums_TM=sums, moved_M=sums.sum(axis=0), batches_TI=batches)
+    return Transcript(is_in=is_in, sums=sums, moved=sums.sum(axis=0), batches=batches)
 
 
 @pytest.mark.slow

@@ -31,13 +31,13 @@ def test_a_canary_moves_its_own_weight_by_one_clip_norm_in_each_of_its_batches_a
     transcript = train_on_canaries(make_plan(clip_norm=clip_norm), 100)
 
     expected = np.zeros((6, 100))
-    expected[:, transcript.is_in_M] = transcript.batches_TI
-    np.testing.assert_allclose(transcript.sums_TM, expected, atol=1e-5)
-    np.testing.assert_allclose(transcript.moved_M, expected.sum(axis=0), atol=1e-5)
+    expected[:, transcript.is_in] = transcript.batches
+    np.testing.assert_allclose(transcript.sums, expected, atol=1e-5)
+    np.testing.assert_allclose(transcript.moved, expected.sum(axis=0), atol=1e-5)
 
 
 def test_about_half_of_the_canaries_are_in_and_others_each_time() -> None:
-    first, second = (train_on_canaries(make_plan(sampling_rate=1.0), 400).is_in_M for _ in range(2))
+    first, second = (train_on_canaries(make_plan(sampling_rate=1.0), 400).is_in for _ in range(2))
 
     # 400 fair coins: 200 heads, deviation 10; 60 off is one chance in 500 million. So are two equal rows of coins.
     assert 140 < first.sum() < 260
@@ -50,7 +50,7 @@ def test_a_step_whose_batch_is_empty_has_nobody_in_it(monkeypatch: pytest.Monkey
 
     transcript = train_on_canaries(make_plan(), 100)
 
-    assert transcript.batches_TI[:, :3].tolist() == [
+    assert transcript.batches[:, :3].tolist() == [
         [True, False, True],
         [False, False, False],
         [False, True, False],
