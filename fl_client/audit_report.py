@@ -103,7 +103,7 @@ def _row(check: Check, audit: Audit) -> tuple[str, str, str, str]:
 
 
 def _interval(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.3f} to {interval[1]:.3f}"
+    return f"{interval[0]:.3f}–{interval[1]:.3f}"
 
 
 def _finite(value: Any) -> Any:

@@ -100,7 +100,7 @@ def test_a_model_is_attacked_with_a_hospitals_own_patients_and_nothing_is_kept(
     result = run("--membership", site_file, "--model", model_file, "--study", "breast-cancer", *PLAIN, "--json", record)
 
     assert result.exit_code == 0, result.output
-    assert "loss 0.500 (0.500 to 0.500) 0.000" in lines(result)
+    assert "loss 0.500 (0.500–0.500) 0.000" in lines(result)
     assert "likelihood ratio" in result.stdout
     assert "keep them inside the hospital" in lines(result)
     assert max(map(len, result.stdout.splitlines())) <= 80

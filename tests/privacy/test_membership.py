@@ -120,8 +120,8 @@ def test_too_few_shadows_or_an_odd_number_are_refused(num_shadows: int, rule: st
 
 
 def test_a_likelihood_ratio_is_that_of_two_normal_densities() -> None:
-    # Shadows with the record: 3 and 5, mean 4, variance 1; without: -1 and 1, mean 0, variance 1. At 3 the logarithms of
-    # the densities are -1/2 and -9/2, at 2 they are equal.
+    # Shadows with the record: 3 and 5, mean 4, variance 1; without: -1 and 1, mean 0, variance 1. At 3 the
+    # logarithms of the densities are -1/2 and -9/2, at 2 they are equal.
     shadows = np.array([[3.0, 3.0], [5.0, 5.0], [-1.0, -1.0], [1.0, 1.0]])
     is_in = np.array([[True, True], [True, True], [False, False], [False, False]])
 
