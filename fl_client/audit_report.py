@@ -70,8 +70,8 @@ def print_model_audit(study: Study, audit: ModelAudit, console: Console) -> None
     if contradicts_claim(study, audit):
         console.print(f"[red]The attacks show more than the study's ε {study.privacy.epsilon:g} allows.[/]")
     else:
-        console.print("An AUC of 0.5 is blind. Weak attacks do not prove that the model keeps its secrets.")
-    console.print("These figures are exact, of patients: no ε covers them, keep them inside the hospital.")
+        console.print("An AUC of 0.5 is blind. A weak attack does not prove that a model is safe.")
+    console.print("No ε covers these figures of patients; keep them inside the hospital.")
 
 
 def contradicts_claim(study: Study, audit: ModelAudit) -> bool:

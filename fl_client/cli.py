@@ -12,7 +12,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from fl_client.audit import ModelAudit
     from fl_client.budget import SiteBudget
+    from fl_contract.study import Study
+    from privacy.audit import Audit
 
 app = typer.Typer(
     help="Consilium at a hospital: what of the privacy budget is spent, and does private training keep its promise.",
@@ -65,35 +68,52 @@ def audit(
     --membership and --model, attacks a trained model by this hospital's training and held-out patients instead; what is
     printed then stays inside the hospital. Exits with 1 when something contradicts the claim, or on an error.
     """
-    from fl_client.audit import NUM_SHADOWS, attack_model, open_study, plan_to_audit
-    from fl_client.audit_report import contradicts_claim, print_model_audit, print_training_audit, write_record
+    from fl_client.audit import open_study
+    from fl_client.audit_report import write_record
     from fl_contract.errors import SettingError
     from fl_contract.study import parse_assignment
+
+    with _errors_end_with_one():
+        opened = open_study(named_study or study, dict(parse_assignment(word) for word in assignments or []))
+        if membership is not None and model is not None:
+            result, is_contradicted = _attack_model(opened, membership, model)
+        elif membership is None and model is None:
+            result, is_contradicted = _audit_training(opened, canaries)
+        else:
+            raise SettingError("--membership and --model go together: the hospital's site.toml and the model to attack")
+        if json is not None:
+            write_record(json, opened, result)
+    if is_contradicted:
+        raise typer.Exit(1)
+
+
+def _audit_training(study: "Study", canaries: int) -> tuple["Audit | ModelAudit", bool]:
+    """Audit a study's private training and show the result; True if something contradicts the claim."""
+    from fl_client.audit import plan_to_audit
+    from fl_client.audit_report import print_training_audit
     from privacy.audit import audit_training
 
     console = Console(highlight=False)
-    with _errors_end_with_one(), Progress(console=console, transient=True) as progress:
-        if (membership is None) != (model is None):
-            raise SettingError("--membership and --model go together: the hospital's site.toml and the model to attack")
-        opened = open_study(named_study or study, dict(parse_assignment(word) for word in assignments or []))
-        task = progress.add_task("preparing", total=None)
-        if membership is not None and model is not None:
-            progress.update(task, description="training shadow models", total=NUM_SHADOWS)
-            attacked = attack_model(opened, membership, model, lambda: progress.advance(task))
-            progress.stop()
-            print_model_audit(opened, attacked, console)
-            result, fails = attacked, contradicts_claim(opened, attacked)
-        else:
-            plan = plan_to_audit(opened)
-            progress.update(task, description="training on canaries", total=plan.num_rounds)
-            audited = audit_training(plan, num_canaries=canaries, on_round=lambda: progress.advance(task))
-            progress.stop()
-            print_training_audit(opened, audited, console)
-            result, fails = audited, bool(audited.contradictions)
-        if json is not None:
-            write_record(json, opened, result)
-    if fails:
-        raise typer.Exit(1)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("calibrating the noise", total=None)
+        plan = plan_to_audit(study)
+        progress.update(task, description="training on canaries", total=plan.num_rounds)
+        result = audit_training(plan, num_canaries=canaries, on_round=lambda: progress.advance(task))
+    print_training_audit(study, result, console)
+    return result, bool(result.contradictions)
+
+
+def _attack_model(study: "Study", site_file: Path, model_file: Path) -> tuple["Audit | ModelAudit", bool]:
+    """Attack a model and show the result; True if it contradicts the study's epsilon."""
+    from fl_client.audit import NUM_SHADOWS, attack_model
+    from fl_client.audit_report import contradicts_claim, print_model_audit
+
+    console = Console(highlight=False)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("training shadow models", total=NUM_SHADOWS)
+        result = attack_model(study, site_file, model_file, lambda: progress.advance(task))
+    print_model_audit(study, result, console)
+    return result, contradicts_claim(study, result)
 
 
 @contextmanager

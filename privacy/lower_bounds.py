@@ -73,7 +73,7 @@ def bound_from_guesses(guesses: Guesses, *, delta: float, confidence: float) -> 
         confidence: Above 0, below 1.
 
     >>> bound_from_guesses(Guesses(num_canaries=400, num_guesses=400, num_right=400), delta=0.0, confidence=0.9999)
-    3.76
+    3.74
     """
     steps = 0
     while probability_of_guesses(guesses, epsilon=steps * EPSILON_STEP, delta=delta) < 1 - confidence:
