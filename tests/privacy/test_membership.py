@@ -225,6 +225,7 @@ def attack(
 def test_the_loss_of_an_overfitted_model_betrays_mislabelled_patients() -> None:
     everyone, mislabelled = attack(overfit, seed=1)
 
+    # In 30 runs: at least 0.62 and 0.91.
     assert everyone > 0.6
     assert mislabelled > 0.85
 
@@ -242,5 +243,6 @@ def test_likelihood_ratios_find_more_patients_of_an_overfitted_model_than_the_lo
 def test_the_loss_of_a_private_model_betrays_hardly_anybody() -> None:
     everyone, mislabelled = attack(train_with_epsilon_three, seed=1)
 
-    assert everyone < 0.7
+    # In 30 runs: 0.53 with deviation 0.027, and 0.59 with deviation 0.054; both limits are 4.4 deviations away or more.
+    assert everyone < 0.65
     assert mislabelled < 0.85
