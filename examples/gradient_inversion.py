@@ -45,6 +45,7 @@ from fl_contract.study import Study, load_study
 from fl_contract.tasks import loss_per_example, num_outputs
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
+from privacy.units import Units
 
 NUM_RECORDS = 6  # to attack: the first of the data set, of one class each
 NUM_HOSPITALS = 4
@@ -110,7 +111,7 @@ def private_update(study: Study, images: Tensor, labels: Tensor) -> Tensor:
         sampling_rate=proposed.sampling_rate,
         steps_per_round=proposed.steps_per_round,
         num_rounds=study.num_rounds,
-        nominal_examples=NOMINAL_RECORDS,
+        nominal_units=NOMINAL_RECORDS,
     )
     one_step = replace(whole_run, steps_per_round=1, num_rounds=1)
     drawn: list[Tensor] = []
@@ -126,9 +127,9 @@ def private_update(study: Study, images: Tensor, labels: Tensor) -> Tensor:
             model,
             torch.optim.SGD(model.parameters(), lr=1.0),
             one_step,
-            num_records=len(labels),
-            fetch=fetch,
-            loss_per_record=loss_per_example,
+            Units.records(len(labels)),
+            fetch,
+            loss_per_example,
         )
         after = _flatten(model.parameters())
     return before - after

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from fl_client.audit import ModelAudit
     from fl_client.budget import SiteBudget
+    from fl_contract.study import Study
+    from privacy.audit import Audit
 
 app = typer.Typer(
-    help="Consilium at a hospital: what of the privacy budget is spent, and whether the ledger can be trusted.",
+    help="Consilium at a hospital: the privacy budget and its ledger, and whether private training keeps its promise.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -88,15 +92,84 @@ def charge(
     Console().print(_budget_table([after]))
 
 
+@app.command()
+def audit(
+    study: Annotated[str, typer.Argument(help="A study's name, or the path of its TOML file.")] = "breast-cancer",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, as privacy.epsilon=4.0. Repeatable."),
+    ] = None,
+    canaries: Annotated[int, typer.Option(help="Made-up records to train on; more find smaller deviations.")] = 1000,
+    membership: Annotated[
+        Path | None, typer.Option(metavar="SITE.TOML", help="Attack a model with this hospital's patients instead.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="The model to attack, as safetensors.")] = None,
+    named_study: Annotated[str | None, typer.Option("--study", help="Another way to give STUDY.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+) -> None:
+    """Attack this installation's private training, and say whether anything contradicts its privacy claim.
+
+    Trains on made-up canaries as the study would on patients: no patient is read and no budget is spent. With
+    --membership and --model, attacks a trained model by this hospital's training and held-out patients instead; what is
+    printed then stays inside the hospital. Exits with 1 when something contradicts the claim, or on an error.
+    """
+    from fl_client.audit import open_study
+    from fl_client.audit_report import write_record
+    from fl_contract.errors import SettingError
+    from fl_contract.study import parse_assignment
+
+    with _errors_in_words():
+        opened = open_study(named_study or study, dict(parse_assignment(word) for word in assignments or []))
+        if membership is not None and model is not None:
+            result, is_contradicted = _attack_model(opened, membership, model)
+        elif membership is None and model is None:
+            result, is_contradicted = _audit_training(opened, canaries)
+        else:
+            raise SettingError("--membership and --model go together: the hospital's site.toml and the model to attack")
+        if json is not None:
+            write_record(json, opened, result)
+    if is_contradicted:
+        raise typer.Exit(1)
+
+
+def _audit_training(study: "Study", canaries: int) -> tuple["Audit | ModelAudit", bool]:
+    """Audit a study's private training and show the result; True if something contradicts the claim."""
+    from fl_client.audit import plan_to_audit
+    from fl_client.audit_report import print_training_audit
+    from privacy.audit import audit_training
+
+    console = Console(highlight=False)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("calibrating the noise", total=None)
+        plan = plan_to_audit(study)
+        progress.update(task, description="training on canaries", total=plan.num_rounds)
+        result = audit_training(plan, num_canaries=canaries, on_round=lambda: progress.advance(task))
+    print_training_audit(study, result, console)
+    return result, bool(result.contradictions)
+
+
+def _attack_model(study: "Study", site_file: Path, model_file: Path) -> tuple["Audit | ModelAudit", bool]:
+    """Attack a model and show the result; True if it contradicts the study's epsilon."""
+    from fl_client.audit import NUM_SHADOWS, attack_model
+    from fl_client.audit_report import contradicts_claim, print_model_audit
+
+    console = Console(highlight=False)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("training shadow models", total=NUM_SHADOWS)
+        result = attack_model(study, site_file, model_file, lambda: progress.advance(task))
+    print_model_audit(study, result, console)
+    return result, contradicts_claim(study, result)
+
+
 @contextmanager
 def _errors_in_words() -> Iterator[None]:
-    """End with 1 and one line on standard error where something of ours went wrong."""
+    """End with 1 and one line on standard error for exceptions of ours and files that cannot be used."""
     from fl_contract.errors import ConsiliumError
     from privacy.errors import PrivacyError
 
     try:
         yield
-    except (ConsiliumError, PrivacyError) as error:
+    except (ConsiliumError, PrivacyError, OSError) as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 

@@ -57,23 +57,32 @@ def check_room(settings: SiteSettings) -> None:
 
 def make_plan(settings: SiteSettings, study: Study) -> PrivacyPlan:
     """The plan of a study's run at this hospital; of the study's numbers and the policy's, the stricter."""
-    policy, privacy = settings.policy, study.privacy
-    plan = PrivacyPlan.calibrate(
-        epsilon=min(privacy.epsilon, policy.largest_study_epsilon),
+    policy = settings.policy
+    epsilon = min(study.privacy.epsilon, policy.largest_study_epsilon)
+    plan = calibrate_plan(study, epsilon=epsilon, nominal_units=settings.declared_examples)
+    return replace(plan, noise_multiplier=max(plan.noise_multiplier, policy.minimum_noise_multiplier))
+
+
+def calibrate_plan(study: Study, *, epsilon: float, nominal_units: int) -> PrivacyPlan:
+    """The plan with the least noise that gives a study's run this epsilon."""
+    privacy = study.privacy
+    return PrivacyPlan.calibrate(
+        unit=privacy.unit,
+        epsilon=epsilon,
         delta=privacy.delta,
         clip_norm=privacy.clip_norm,
         sampling_rate=privacy.sampling_rate,
         steps_per_round=privacy.steps_per_round,
         num_rounds=study.num_rounds,
-        nominal_units=settings.declared_examples,
+        nominal_units=nominal_units,
     )
-    return replace(plan, noise_multiplier=max(plan.noise_multiplier, policy.minimum_noise_multiplier))
 
 
 def make_measurement_plan(settings: SiteSettings, study: Study) -> PrivacyPlan:
     """The plan of a run's measurements on held-out patients; of the study's numbers and the policy's, the stricter."""
     policy, privacy = settings.policy, study.privacy
     plan = PrivacyPlan.calibrate(
+        unit=privacy.unit,
         epsilon=min(privacy.measurement_epsilon, policy.largest_study_epsilon),
         delta=min(privacy.delta, policy.delta),
         clip_norm=cells_sensitivity(num_outputs(study.num_classes)),
