@@ -152,6 +152,22 @@ class PrivacySettings(Settings):
     steps_per_round: int = Field(ge=1, le=100_000)
 
 
+class CentralPrivacySettings(Settings):
+    """Differential privacy for whole hospitals, added by the coordinator; none if a study has no such table.
+
+    It hides what one hospital contributed from everybody who sees the models, but not from the coordinator.
+
+    Attributes:
+        epsilon: Target for all rounds together, against the same run with one hospital's updates replaced by zeros.
+        delta: Of the same guarantee; well below 1 / hospitals.
+        clip_norm: Bound on a hospital's update of a round over all trained arrays, in weight units; 1e-6 to 1e6.
+    """
+
+    epsilon: float = Field(ge=0.02)
+    delta: float = Field(ge=1e-10, lt=1)
+    clip_norm: float = Field(ge=1e-6, le=1e6)
+
+
 class SimulationSettings(Settings):
     """Virtual hospitals, for trying a study on one machine. A real hospital ignores this table.
 
@@ -199,6 +215,7 @@ class Study(Settings):
     federation: FederationSettings
     stopping: StoppingSettings
     privacy: PrivacySettings
+    central_privacy: CentralPrivacySettings | None = None
     simulation: SimulationSettings
 
     @field_validator("name")
@@ -213,6 +230,15 @@ class Study(Settings):
         if isinstance(self.model, SmallCnnSettings) and not isinstance(self.data_schema, ImageSchema):
             raise ValueError(
                 "model.kind='small-cnn' needs schema.kind = 'image'; a table goes with 'logistic' or 'mlp'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_every_site_is_asked(self) -> Self:
+        if self.central_privacy is not None and self.federation.fraction_sites != 1:
+            raise ValueError(
+                f"federation.fraction-sites={self.federation.fraction_sites}; expected 1 with central-privacy, "
+                "which asks every hospital in every round"
             )
         return self
 

@@ -90,7 +90,10 @@ def _build_view(folder: RunFolder) -> dict[str, Any]:
         "absences": [row for name, variant in folder.variants.items() for row in _list_absences(name, variant)],
         "privacy": _describe_privacy(folder),
         "no_privacy_reason": _say_why_no_privacy(folder),
-        "unprotected": [name for name, variant in folder.variants.items() if not variant.is_private],
+        "central": _describe_central(folder.main),
+        "unprotected": [
+            name for name, each in folder.variants.items() if not each.is_private and each.central_spend is None
+        ],
         "dataset": simulation.get("dataset", ""),
     }
 
@@ -373,6 +376,11 @@ def _describe_privacy(folder: RunFolder) -> dict[str, Any] | None:
     styles = plots.site_styles(folder.sites)
     plot = plots.plot_epsilon(private.rounds, terms.epsilon, styles) if rows else None
     return {"terms": terms, "rows": rows, "plot": plot}
+
+
+def _describe_central(variant: Variant) -> dict[str, Any] | None:
+    spend, terms = variant.central_spend, variant.run.settings.get("central-privacy")
+    return {"spend": spend, "target": terms["epsilon"], "clip_norm": terms["clip-norm"]} if spend and terms else None
 
 
 def _say_why_no_privacy(folder: RunFolder) -> str:

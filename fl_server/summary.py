@@ -117,14 +117,27 @@ class PooledRound(_Record):
     auroc: float | None
 
 
+class CentralSpend(_Record):
+    """What hospital-level privacy had spent after a round; see `strategies.central_privacy.CentralSpend`."""
+
+    unit: str
+    neighbouring: str
+    accountant: str
+    epsilon: float
+    delta: float
+    rounds: int
+    noise_multiplier: float
+
+
 class Round(_Record):
-    """A line of ``rounds.jsonl``."""
+    """A line of ``rounds.jsonl``; ``central`` is None without hospital-level privacy."""
 
     round: int
     seconds: float
     sites: dict[str, SiteRound]
     pooled: PooledRound | None
     missing: dict[str, Absence]
+    central: CentralSpend | None = None
 
 
 class _EvaluationFields(_Record):
@@ -155,6 +168,11 @@ class Variant:
     def is_private(self) -> bool:
         """Whether it trained with differential privacy."""
         return self.run.privacy.mechanism != "none"
+
+    @property
+    def central_spend(self) -> CentralSpend | None:
+        """What hospital-level privacy has spent in the end; None without it."""
+        return self.rounds[-1].central if self.rounds else None
 
 
 def natural_order(names: Iterable[str]) -> list[str]:

@@ -140,12 +140,14 @@ def compute_epsilon_gaussian(mu: float, delta: float) -> float:
 
     Args:
         mu: Sensitivity over the noise's standard deviation; over several releases the root of the sum of its squares.
-        delta: Between 1e-10 and 1.
+        delta: At least 1e-12, below 1.
 
     >>> round(compute_epsilon_gaussian(1.0, delta=1e-5), 3)
     4.377
     """
-    target = require_delta("delta", delta) - 1e-15  # what rounding can hide in the difference below
+    if not 1e-12 <= delta < 1:
+        raise PrivacySettingError(f"delta={delta!r}; expected at least 1e-12 and below 1")
+    target = delta - 1e-15  # what rounding can hide in the difference below
     if mu == 0:
         return 0.0
     low, high = 0.0, require_positive("mu", mu) * (mu / 2 + 8)  # there the first term is 6e-16

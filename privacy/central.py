@@ -43,7 +43,7 @@ class CentralPlan:
 
     A hospital moves the weighted sum by at most ``clip_norm`` times its weight, and ``sqrt(coordinates) / 2`` steps of
     rounding; the noise is ``noise_multiplier`` times that of the heaviest. It is a discrete Gaussian, added once to a
-    sum of whole numbers, and on this grid within a factor of 1 + 1e-11 of a rounded Gaussian; the difference is charged.
+    sum of whole numbers, and on this grid a rounded Gaussian up to a factor of 1 + 1e-11; the difference is charged.
     Under secure aggregation each hospital adds a share of the noise. A sum of discrete Gaussians is no discrete
     Gaussian, but on this grid as close to one as floats can tell; that is charged too. Skellam noise would be closed
     under summation, but what is known of its epsilon is looser, and it cannot be sampled exactly in whole numbers.
@@ -121,7 +121,7 @@ class CentralPlan:
         ...     epsilon=8, delta=1e-3, clip_norm=1, declared={"a": 300, "b": 100}, num_rounds=20, num_coordinates=61
         ... )
         >>> round(plan.noise_multiplier, 2), plan.weights["a"], round(plan.noise_std, 2)
-        (2.33, 0.75, 1.75)
+        (2.15, 0.75, 1.61)
         """
         rounds = require_count("num_rounds", num_rounds, at_least=1)
         coordinates = require_count("num_coordinates", num_coordinates, at_least=1)
@@ -231,7 +231,7 @@ def _largest_mu(epsilon: float, delta: float, ratio: float) -> float:
     """The largest mu whose epsilon is at most the given one, by bisection from below."""
     if 2 * ratio >= epsilon:
         raise PrivacySettingError(f"epsilon={epsilon!r}; expected more than {2 * ratio:.3g}, or a smaller model")
-    low, high = 0.0, math.sqrt(2 * epsilon) + 10  # epsilon grows as mu^2 / 2 or faster, at any delta below 1 / 2
+    low, high = 0.0, math.sqrt(2 * epsilon) + 10  # beyond the answer
     for _ in range(60):
         middle = (low + high) / 2
         if _epsilon(middle, delta, ratio) <= epsilon:
