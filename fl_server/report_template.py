@@ -235,8 +235,8 @@ models or figures.</b></li>
 {% endif %}
 </ul>
 {% else %}
-<p><b>No differential privacy{{ " for single records" if central }}.</b> {{ no_privacy_reason }} The updates that hospitals sent were not noised, and nothing
-bounds what they tell about a single patient.</p>
+<p><b>No differential privacy{{ " for single records" if central }}.</b> {{ no_privacy_reason }}
+The updates that hospitals sent were not noised, and nothing bounds what they tell about a single patient.</p>
 <p>Released exactly: every update; in every round the number, losses, correct predictions and score histograms by class
 of held-out patients; the number of training records that each hospital declared.</p>
 {% endif %}

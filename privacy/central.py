@@ -1,5 +1,6 @@
 """The only place where clip norm, weights, grid and noise of hospital-level privacy come together, as one plan."""
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -227,6 +228,7 @@ def _epsilon(mu: float, delta: float, ratio: float) -> float:
     return compute_epsilon_gaussian(mu, delta * (1 - 1e-9) * math.exp(-ratio)) + 2 * ratio
 
 
+@functools.lru_cache(maxsize=256)
 def _largest_mu(epsilon: float, delta: float, ratio: float) -> float:
     """The largest mu whose epsilon is at most the given one, by bisection from below."""
     if 2 * ratio >= epsilon:

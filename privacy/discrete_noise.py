@@ -83,7 +83,7 @@ def log_ratio_to_gaussian(std: int, *, num_shares: int = 1) -> float:
 
     Source: with x the number and s the standard deviation, the rounded Gaussian's probability is the density at x times
     the mean of e^(-(2 x u + u^2) / (2 s^2)) over u from -1/2 to 1/2, which lies between e^(-1 / (8 s^2)) and
-    e^(x^2 / (24 s^4)). Shares: Kairouz, Liu, Steinke, arXiv 2102.06387, corollary 12:
+    e^(x^2 / (24 s^4)). Shares: Kairouz, Liu, Steinke, arXiv 2102.06387, on sums of discrete Gaussians:
     5 * sum over k from 1 to n - 1 of e^(-2 pi^2 share^2 k / (k + 1)).
 
     Args:

@@ -233,10 +233,10 @@ class CentralPrivacy(Strategy):
             self.outcome.left_out[str(reply.metadata.src_node_id)] = ("unusable-reply", reason)
             return
         try:
-            arrays, num_examples = check_reply(reply, self._global)
-            if self.max_update_norm is not None:
-                check_update_norm(arrays, self._global, trained=self._global, largest=self.max_update_norm)
-            with np.errstate(over="ignore"):  # what overflows is refused by the plan
+            with np.errstate(over="ignore"):  # what overflows is refused
+                arrays, num_examples = check_reply(reply, self._global)
+                if self.max_update_norm is not None:
+                    check_update_norm(arrays, self._global, trained=self._global, largest=self.max_update_norm)
                 total += self.plan.quantise(site, _flatten(arrays) - _flatten(self._global))
         except (ReplyError, PrivacySettingError) as error:
             self.outcome.left_out[site] = ("unusable-reply", str(error))
