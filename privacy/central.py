@@ -214,7 +214,8 @@ class CentralPlan:
 
     def restore(self, total: _Integers) -> _Floats:
         """The weighted mean update, in weight units, of a sum of quantised updates and noise."""
-        return total * self.step
+        restored: _Floats = total * self.step
+        return restored
 
 
 def _checked(numbers: Mapping[str, float]) -> dict[str, float]:

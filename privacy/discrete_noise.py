@@ -110,7 +110,8 @@ def _propose(std: int, count: int) -> _Integers:
     may_stay = (multiple < LARGEST_MULTIPLE) & ~(is_negative & (magnitude == 0))  # or 0 would be drawn twice as often
     magnitude, is_negative = magnitude[may_stay], is_negative[may_stay]
     accepted = _happens((magnitude - std) ** 2, 2 * std**2)
-    return np.where(is_negative, -magnitude, magnitude)[accepted]
+    drawn: _Integers = np.where(is_negative, -magnitude, magnitude)[accepted]
+    return drawn
 
 
 def _happens(numerator: _Integers, denominator: int) -> _Booleans:

@@ -92,8 +92,10 @@ def secure_below(bound: int, count: int) -> NDArray[np.int64]:
     width = next(width for width in (1, 2, 4, 8) if bound <= 2 ** (8 * width - 2))  # at most a quarter is drawn again
     words = np.frombuffer(os.urandom(width * count), dtype=f"u{width}")
     if bound & (bound - 1) == 0:
-        return (words & words.dtype.type(bound - 1)).astype(np.int64)
+        masked: NDArray[np.int64] = (words & words.dtype.type(bound - 1)).astype(np.int64)
+        return masked
     largest_fair = words.dtype.type(2 ** (8 * width) - 2 ** (8 * width) % bound - 1)
+    # Of as many words for each number below the bound; the rest would come up once more for the small ones.
     fair = words[words <= largest_fair] % words.dtype.type(bound)
-    drawn = fair.astype(np.int64)
+    drawn: NDArray[np.int64] = fair.astype(np.int64)
     return np.concatenate([drawn, secure_below(bound, count - len(drawn))]) if len(drawn) < count else drawn

@@ -89,7 +89,7 @@ class CentralPrivacy(Strategy):
         - Each round is counted, durably, before its noise is drawn. More rounds than the plan has are refused.
         - The order of replies does not matter: updates are added up as whole numbers.
 
-    What is not protected: who replied, the numbers that hospitals declare, and what they measure.
+    What is not protected: who replied with something usable, what hospitals declare, and what they measure.
 
     Args:
         inner: Any Flower strategy that asks each hospital once a round and makes a model of the replies' weighted mean.

@@ -5,7 +5,7 @@ the mean is Flower's own, and buffers, which have no place there. Noise is a fix
 compared.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def grid() -> Iterator[LocalGrid]:
     local.close()
 
 
-def plan_for(declared: dict[str, float], model: Arrays) -> CentralPlan:
+def plan_for(declared: Mapping[str, float], model: Arrays) -> CentralPlan:
     return CentralPlan.calibrate(
         epsilon=8.0,
         delta=1e-3,

@@ -43,7 +43,7 @@ def test_the_report_states_it_too(tmp_path: Path) -> None:
     page = " ".join(write_report(tmp_path).read_text().split())
 
     assert "One hospital: the same run with that hospital's updates replaced by zeros (zero-out-one)." in page
-    assert "Epsilon 8.00 of 8 at delta 0.001, in 3 noised rounds" in page
+    assert "Epsilon 8.000 of 8 at delta 0.001, in 3 noised rounds" in page
     assert "No differential privacy for single records." in page
 
 

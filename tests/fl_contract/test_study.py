@@ -172,6 +172,34 @@ def test_a_broken_rule_names_file_key_value_and_rule(key: str, value: Any, line:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("epsilon", 0.0, "central-privacy.epsilon=0.0; expected at least 0.02"),
+        ("delta", 1.0, "central-privacy.delta=1.0; expected below 1.0"),
+        ("clip-norm", 0.0, "central-privacy.clip-norm=0.0; expected at least 1e-06"),
+        ("clip-norm", REMOVE, "central-privacy.clip-norm is missing; add it"),
+        ("noise", 3.0, "central-privacy.noise=3.0 is not a known key"),
+    ],
+)
+def test_a_broken_rule_of_central_privacy_is_named(key: str, value: Any, line: str) -> None:
+    table = {"epsilon": 8.0, "delta": 0.001, "clip-norm": 1.0, key: value}
+    raw = raw_with("central-privacy", {name: each for name, each in table.items() if each is not REMOVE})
+
+    with pytest.raises(SettingError) as caught:
+        Study.parse(raw, origin="s.toml")
+
+    assert str(caught.value) == f"s.toml: {line}"
+
+
+def test_central_privacy_asks_every_hospital() -> None:
+    raw = raw_with("federation.fraction-sites", 0.5)
+    raw["central-privacy"] = {"epsilon": 8.0, "delta": 0.001, "clip-norm": 1.0}
+
+    with pytest.raises(SettingError, match=r"federation\.fraction-sites=0\.5; expected 1 with central-privacy"):
+        Study.parse(raw, origin="s.toml")
+
+
+@pytest.mark.parametrize(
     ("key", "value", "fragments"),
     [
         (

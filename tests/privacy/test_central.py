@@ -16,7 +16,6 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 import privacy.central as central
-from privacy.accounting import compute_epsilon_gaussian
 from privacy.central import NOISE_STEPS, CentralPlan
 from privacy.discrete_noise import log_ratio_to_gaussian, share_std
 from privacy.errors import PrivacySettingError
@@ -247,18 +246,3 @@ def test_a_plan_cannot_be_changed() -> None:
 
 def test_the_smallest_delta_of_a_plan_is_still_resolved() -> None:
     assert plan_with(delta=1e-10).epsilon_after(20) <= 8.0
-
-
-@pytest.mark.parametrize("delta", [0.0, 1e-13, 1.0])
-def test_a_delta_that_the_closed_form_cannot_resolve_is_refused(delta: float) -> None:
-    with pytest.raises(PrivacySettingError, match="expected at least 1e-12 and below 1"):
-        compute_epsilon_gaussian(1.0, delta)
-
-
-@pytest.mark.parametrize(
-    ("mu", "delta", "known"),
-    # sigma 1, then 4 steps at sigma 5, then 1 step at sigma 0.5: the exact column of the golden table
-    [(1.0, 1e-5, 4.37718), (0.4, 1e-6, 1.76565), (2.0, 1e-5, 9.99726), (0.0, 1e-5, 0.0)],
-)
-def test_known_gaussians_give_their_known_epsilons(mu: float, delta: float, known: float) -> None:
-    assert compute_epsilon_gaussian(mu, delta) == pytest.approx(known, abs=1e-5)

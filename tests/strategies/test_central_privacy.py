@@ -144,7 +144,7 @@ def test_it_goes_round_a_strategy_of_plain_flower(without_noise: list[int], grid
     strategy = CentralPrivacy(inner, plan_for({"7": 1, "8": 1}))
     grid = grid_of(7, 8)
     start = to_array_record(MODEL)
-    inner.current_arrays = from_array_record(start)  # type: ignore[assignment]
+    inner.current_arrays = from_array_record(start)
     requests = list(strategy.configure_train(1, start, ConfigRecord(), grid))
 
     stepped, _ = strategy.aggregate_train(1, _flower_replies(requests, moved(1.0)))
