@@ -158,11 +158,13 @@ class CentralPrivacySettings(Settings):
     It hides what one hospital contributed from everybody who sees the models, but not from the coordinator.
 
     Attributes:
+        mechanism: ``discrete-gaussian``, or ``none`` to switch the table off, as a simulation's comparisons do.
         epsilon: Target for all rounds together, against the same run with one hospital's updates replaced by zeros.
         delta: Of the same guarantee; well below 1 / hospitals.
         clip_norm: Bound on a hospital's update of a round over all trained arrays, in weight units; 1e-6 to 1e6.
     """
 
+    mechanism: Literal["discrete-gaussian", "none"] = "discrete-gaussian"
     epsilon: float = Field(ge=0.02)
     delta: float = Field(ge=1e-10, lt=1)
     clip_norm: float = Field(ge=1e-6, le=1e6)
@@ -235,7 +237,7 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _check_every_site_is_asked(self) -> Self:
-        if self.central_privacy is not None and self.federation.fraction_sites != 1:
+        if self.protects_hospitals and self.federation.fraction_sites != 1:
             raise ValueError(
                 f"federation.fraction-sites={self.federation.fraction_sites}; expected 1 with central-privacy, "
                 "which asks every hospital in every round"
@@ -246,6 +248,11 @@ class Study(Settings):
     def is_private(self) -> bool:
         """Whether hospitals train with differential privacy."""
         return self.privacy.mechanism != "none"
+
+    @property
+    def protects_hospitals(self) -> bool:
+        """Whether the coordinator adds differential privacy for whole hospitals."""
+        return self.central_privacy is not None and self.central_privacy.mechanism != "none"
 
     @property
     def num_classes(self) -> int:

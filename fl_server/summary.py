@@ -379,10 +379,12 @@ class RunFolder:
         """What each kind is called; ``private`` only claims privacy if it had some."""
         private = self.variants.get("private")
         has_privacy = private is None or private.is_private
+        federated = self.variants.get("federated")
+        protects_hospitals = federated is not None and federated.central_spend is not None
         return {
             "local": "Alone",
             "private": "Together, with privacy" if has_privacy else "Together (study has no privacy)",
-            "federated": "Together, without privacy",
+            "federated": "Together, hospitals protected" if protects_hospitals else "Together, without privacy",
             "pooled": "All data in one place",
         }
 

@@ -214,8 +214,7 @@ class CentralPlan:
 
     def restore(self, total: _Integers) -> _Floats:
         """The weighted mean update, in weight units, of a sum of quantised updates and noise."""
-        restored: _Floats = total * self.step
-        return restored
+        return total.astype(np.float64) * self.step
 
 
 def _checked(numbers: Mapping[str, float]) -> dict[str, float]:

@@ -151,11 +151,7 @@ class CentralPrivacy(Strategy):
         """
         self._global = from_array_record(arrays)
         self._check_model()
-        if self.spent_rounds.count >= self.plan.num_rounds:
-            raise RunError(
-                f"round {server_round}: all {self.plan.num_rounds} rounds of central privacy are spent, those that "
-                "were run twice after a stop counted twice; start a new run"
-            )
+        self._check_rounds_left(server_round)
         requests = list(self.inner.configure_train(server_round, arrays, config, grid))
         self._requests = {_asked_site(request): request for request in requests}
         if unknown := sorted(set(self._requests) - set(self.plan.weights)):
@@ -170,7 +166,9 @@ class CentralPrivacy(Strategy):
 
         Raises:
             QuorumError: Fewer usable replies than the quorum; nothing was noised and nothing spent.
+            RunError: All rounds of the plan are spent, or the new model would hold an infinite number.
         """
+        self._check_rounds_left(server_round)
         total = np.zeros(self.plan.num_coordinates, np.int64)
         for reply in replies:
             self._fold(reply, total)
@@ -216,6 +214,13 @@ class CentralPrivacy(Strategy):
             INFO, "\t├──> Central privacy: epsilon %s, delta %s, clip norm %s", plan.epsilon, plan.delta, plan.clip_norm
         )
         self.inner.summary()
+
+    def _check_rounds_left(self, server_round: int) -> None:
+        if self.spent_rounds.count >= self.plan.num_rounds:
+            raise RunError(
+                f"round {server_round}: all {self.plan.num_rounds} rounds of central privacy are spent, those that "
+                "were run twice after a stop counted twice; start a new run"
+            )
 
     def _check_model(self) -> None:
         if odd := sorted(name for name, array in self._global.items() if array.dtype.kind != "f"):

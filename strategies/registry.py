@@ -66,7 +66,7 @@ def make_central_plan(
         num_coordinates: Trained numbers of the model.
     """
     settings = study.central_privacy
-    if settings is None:
+    if settings is None or not study.protects_hospitals:
         return None
     weighting = _make_weighting(study, roster)
     return CentralPlan.calibrate(

@@ -8,9 +8,10 @@ from federation_harness import PLAIN, PRIVATE, Federation
 
 import fl_server.round_loop as round_loop
 from fl_contract.errors import RunError, SettingError
-from fl_contract.study import Scalar
+from fl_contract.study import Scalar, load_study
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.report import write_report
+from fl_server.simulation import baselines
 
 CENTRAL: dict[str, Scalar] = {
     "central-privacy.epsilon": 8.0,
@@ -34,7 +35,12 @@ def test_the_record_states_unit_relation_epsilon_delta_and_accountant(tmp_path: 
     assert {(entry["unit"], entry["neighbouring"], entry["delta"], entry["accountant"]) for entry in central} == {
         ("hospital", "zero-out-one", 1e-3, "closed form of the Gaussian mechanism")
     }
-    assert outcome.header["settings"]["central-privacy"] == {"epsilon": 8.0, "delta": 1e-3, "clip-norm": 1.0}
+    assert outcome.header["settings"]["central-privacy"] == {
+        "mechanism": "discrete-gaussian",
+        "epsilon": 8.0,
+        "delta": 1e-3,
+        "clip-norm": 1.0,
+    }
 
 
 def test_the_report_states_it_too(tmp_path: Path) -> None:
@@ -45,6 +51,8 @@ def test_the_report_states_it_too(tmp_path: Path) -> None:
     assert "One hospital: the same run with that hospital's updates replaced by zeros (zero-out-one)." in page
     assert "Epsilon 8.000 of 8 at delta 0.001, in 3 noised rounds" in page
     assert "No differential privacy for single records." in page
+    assert "Together, hospitals protected" in page
+    assert "Together, without privacy" not in page
 
 
 def test_a_study_without_it_says_nothing_of_it(tmp_path: Path) -> None:
@@ -59,6 +67,12 @@ def test_two_runs_of_the_same_seed_differ(tmp_path: Path) -> None:
     models = [Federation(tmp_path / name).run(overrides=PLAIN | CENTRAL).model for name in ("one", "two")]
 
     assert any((models[0][name] != models[1][name]).any() for name in models[0])
+
+
+def test_what_a_simulation_compares_with_has_no_noise_of_the_coordinator() -> None:
+    compared = dict(baselines(load_study("breast-cancer", overrides=CENTRAL)))
+
+    assert {each["central-privacy.mechanism"] for each in compared.values()} == {"none"}
 
 
 @pytest.mark.slow

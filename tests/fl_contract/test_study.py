@@ -178,7 +178,7 @@ def test_a_broken_rule_names_file_key_value_and_rule(key: str, value: Any, line:
         ("delta", 1.0, "central-privacy.delta=1.0; expected below 1.0"),
         ("clip-norm", 0.0, "central-privacy.clip-norm=0.0; expected at least 1e-06"),
         ("clip-norm", REMOVE, "central-privacy.clip-norm is missing; add it"),
-        ("noise", 3.0, "central-privacy.noise=3.0 is not a known key"),
+        ("clipnorm", 3.0, "central-privacy.clipnorm=3.0 is not a known key; did you mean 'central-privacy.clip-norm'?"),
     ],
 )
 def test_a_broken_rule_of_central_privacy_is_named(key: str, value: Any, line: str) -> None:
@@ -429,6 +429,10 @@ UNCHANGEABLE = {
     "model.hidden-size",
     "model.num-hidden-layers",
     "privacy.unit",  # takes one value only
+    "central-privacy.mechanism",  # go together, see below
+    "central-privacy.epsilon",
+    "central-privacy.delta",
+    "central-privacy.clip-norm",
 }
 
 
@@ -442,6 +446,18 @@ def test_overrides_of_another_model_change_the_fingerprint() -> None:
     studies = [load_study("breast-cancer", overrides={"model.kind": "mlp", **each}) for each in overrides]
 
     assert len({study.fingerprint for study in [load_study("breast-cancer"), *studies]}) == 4
+
+
+def test_overrides_of_central_privacy_change_the_fingerprint() -> None:
+    base: dict[str, Scalar] = {f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")}
+    changes: list[dict[str, Scalar]] = [{key: 0.7} for key in base]
+    studies = [
+        load_study("digits", overrides=base | change)
+        for change in [{}, {"central-privacy.mechanism": "none"}, *changes]
+    ]
+
+    assert len({study.fingerprint for study in studies}) == 5
+    assert [study.protects_hospitals for study in studies[:2]] == [True, False]
 
 
 def test_the_table_above_covers_every_key_that_a_run_may_set() -> None:

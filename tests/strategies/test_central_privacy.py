@@ -210,6 +210,8 @@ def test_more_rounds_than_planned_are_refused(
 
     with pytest.raises(RunError, match="all 1 rounds of central privacy are spent"):
         run_round(strategy, MODEL, {"a": MODEL})
+    with pytest.raises(RunError, match="all 1 rounds of central privacy are spent"):
+        strategy.aggregate_train(2, [])
 
 
 @pytest.mark.parametrize(("known", "saved", "expected"), [(0, 2, 2), (3, 2, 3), (2, 2, 2)])

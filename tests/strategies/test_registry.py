@@ -95,8 +95,11 @@ def test_a_study_makes_the_plan_for_whole_hospitals(
     assert (plan.num_rounds, plan.num_coordinates, plan.weights["a"]) == (7, 31, weight)
 
 
-def test_a_study_without_central_privacy_makes_no_plan(roster_of: Callable[..., Roster]) -> None:
-    study = load_study("breast-cancer")
+@pytest.mark.parametrize("overrides", [{}, CENTRAL | {"central-privacy.mechanism": "none"}])
+def test_a_study_without_central_privacy_makes_no_plan(
+    overrides: dict[str, Scalar], roster_of: Callable[..., Roster]
+) -> None:
+    study = load_study("breast-cancer", overrides=overrides)
 
     assert make_central_plan(study, roster=roster_of("a"), declared={"a": 30}, num_coordinates=31) is None
 
