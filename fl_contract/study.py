@@ -159,6 +159,24 @@ class PrivacySettings(Settings):
     measurement_epsilon: float = Field(default=2.0, ge=0.02)
 
 
+class CentralPrivacySettings(Settings):
+    """Differential privacy for whole hospitals, added by the coordinator; none if a study has no such table.
+
+    It hides what one hospital contributed from everybody who sees the models, but not from the coordinator.
+
+    Attributes:
+        mechanism: ``discrete-gaussian``, or ``none`` to switch the table off, as a simulation's comparisons do.
+        epsilon: Target for all rounds together, against the same run with one hospital's updates replaced by zeros.
+        delta: Of the same guarantee; well below 1 / hospitals.
+        clip_norm: Bound on a hospital's update of a round over all trained arrays, in weight units; 1e-6 to 1e6.
+    """
+
+    mechanism: Literal["discrete-gaussian", "none"] = "discrete-gaussian"
+    epsilon: float = Field(ge=0.02)
+    delta: float = Field(ge=1e-10, lt=1)
+    clip_norm: float = Field(ge=1e-6, le=1e6)
+
+
 class SimulationSettings(Settings):
     """Virtual hospitals, for trying a study on one machine. A real hospital ignores this table.
 
@@ -209,6 +227,7 @@ class Study(Settings):
     federation: FederationSettings
     stopping: StoppingSettings
     privacy: PrivacySettings
+    central_privacy: CentralPrivacySettings | None = None
     simulation: SimulationSettings
 
     @field_validator("name")
@@ -228,10 +247,24 @@ class Study(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_every_site_is_asked(self) -> Self:
+        if self.protects_hospitals and self.federation.fraction_sites != 1:
+            raise ValueError(
+                f"federation.fraction-sites={self.federation.fraction_sites}; expected 1 with central-privacy, "
+                "which asks every hospital in every round"
+            )
+        return self
+
     @property
     def is_private(self) -> bool:
         """Whether hospitals train with differential privacy."""
         return self.privacy.mechanism != "none"
+
+    @property
+    def protects_hospitals(self) -> bool:
+        """Whether the coordinator adds differential privacy for whole hospitals."""
+        return self.central_privacy is not None and self.central_privacy.mechanism != "none"
 
     @property
     def num_classes(self) -> int:

@@ -10,10 +10,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 from safetensors.numpy import save
+from torch import nn
 
 from fl_contract.errors import CheckpointError, ConsiliumError, SettingError
 from fl_contract.messages import Arrays, Request, SitePlan
 from fl_contract.models import buffer_names, build_model
+from fl_contract.study import Study
 from fl_contract.tasks import num_outputs
 from fl_server.checkpoint import Checkpoint, read_checkpoint
 from fl_server.local_grid import LocalGrid
@@ -26,7 +28,10 @@ from fl_server.stopping import Stopping
 from fl_server.summary import write_evaluations
 from privacy.errors import PrivacyError
 from privacy.model_check import check_dp_compatible
-from strategies.registry import make_strategy
+from strategies.central_privacy import CentralPrivacy, SpentRounds
+from strategies.fedavg import FedAvg
+from strategies.participation import Roster
+from strategies.registry import make_central_plan, make_central_strategy, make_strategy
 
 app = ServerApp()
 
@@ -94,12 +99,7 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
     plans, refused = call_plans(grid, study, request, roster)
     record.agree(_site_table(plans), silent | refused)
     generator = np.random.default_rng(study.seed)
-    strategy = make_strategy(
-        study,
-        roster=roster.of_those(plans),
-        generator=generator,
-        buffer_names=buffer_names(torch_model),
-    )
+    strategy = _make_strategy(study, roster.of_those(plans), plans, generator, torch_model, record)
     stopping = Stopping(study.stopping)
     if checkpoint is not None:
         model = checkpoint.model
@@ -126,6 +126,30 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
         record.finish("converged", reason=f"No better loss in {study.stopping.patience} rounds.", seconds=seconds)
     else:
         record.finish("completed", reason="", seconds=seconds)
+
+
+def _make_strategy(
+    study: Study,
+    roster: Roster,
+    plans: Mapping[str, SitePlan],
+    generator: np.random.Generator,
+    model: nn.Module,
+    record: RunRecord,
+) -> FedAvg | CentralPrivacy:
+    """The study's strategy, inside hospital-level privacy if the study asks for it."""
+    buffers = buffer_names(model)
+    plan = make_central_plan(
+        study,
+        roster=roster,
+        declared={site: plan.num_examples for site, plan in plans.items()},
+        num_coordinates=sum(tensor.numel() for tensor in model.state_dict().values()),
+    )
+    if plan is None:
+        return make_strategy(study, roster=roster, generator=generator, buffer_names=buffers)
+    spent_rounds = SpentRounds(count=record.noised_rounds(), store=record.keep_noised_rounds)
+    return make_central_strategy(
+        study, plan, roster=roster, generator=generator, buffer_names=buffers, spent_rounds=spent_rounds
+    )
 
 
 def _site_table(plans: Mapping[str, SitePlan]) -> dict[str, dict[str, float]]:

@@ -90,7 +90,10 @@ def _build_view(folder: RunFolder) -> dict[str, Any]:
         "absences": [row for name, variant in folder.variants.items() for row in _list_absences(name, variant)],
         "privacy": _describe_privacy(folder),
         "no_privacy_reason": _say_why_no_privacy(folder),
-        "unprotected": [name for name, variant in folder.variants.items() if not variant.is_private],
+        "central": _describe_central(folder.main),
+        "unprotected": [
+            name for name, each in folder.variants.items() if not each.is_private and each.central_spend is None
+        ],
         "dataset": simulation.get("dataset", ""),
     }
 
@@ -392,6 +395,11 @@ def _describe_measurements(private: Variant) -> dict[str, Any]:
     exact = [site for site in natural_order(last) if last[site].noise_scale is None]
     rounds = sum(any(report.test_examples for report in each.sites.values()) for each in private.rounds)
     return {"noised": noised, "exact": exact, "rounds": rounds}
+
+
+def _describe_central(variant: Variant) -> dict[str, Any] | None:
+    spend, terms = variant.central_spend, variant.run.settings.get("central-privacy")
+    return {"spend": spend, "target": terms["epsilon"], "clip_norm": terms["clip-norm"]} if spend and terms else None
 
 
 def _say_why_no_privacy(folder: RunFolder) -> str:

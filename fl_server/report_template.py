@@ -251,10 +251,29 @@ models or figures.</b></li>
 {% endif %}
 </ul>
 {% else %}
-<p><b>No differential privacy.</b> {{ no_privacy_reason }} The updates that hospitals sent were not noised, and nothing
-bounds what they tell about a single patient.</p>
+<p><b>No differential privacy{{ " for single records" if central }}.</b> {{ no_privacy_reason }}
+The updates that hospitals sent were not noised, and nothing bounds what they tell about a single patient.</p>
 <p>Released exactly: every update; in every round the number, losses, correct predictions and score histograms by class
 of held-out patients; the number of training records that each hospital declared.</p>
+{% endif %}
+
+{% if central %}
+<h3>A whole hospital</h3>
+<dl>
+<dt>Mechanism</dt>
+<dd>The coordinator clips each hospital's update, adds them up with weights fixed before round 1, and adds discrete
+Gaussian noise once to the sum. Clip norm {{ central.clip_norm | short }}, noise multiplier
+{{ central.spend.noise_multiplier | figure }}.</dd>
+<dt>Unit of protection</dt>
+<dd>One {{ central.spend.unit }}: the same run with that hospital's updates replaced by zeros
+({{ central.spend.neighbouring }}).</dd>
+<dt>Spent</dt>
+<dd>Epsilon {{ central.spend.epsilon | epsilon }} of {{ central.target | short }} at delta
+{{ central.spend.delta | short }}, in {{ central.spend.rounds }} noised rounds; by the
+{{ central.spend.accountant }}.</dd>
+</dl>
+<p>It holds against everyone who sees the models of rounds or the final model, not against the coordinator, which sees
+single updates. It does not cover what hospitals measure and declare, nor that they took part.</p>
 {% endif %}
 
 <h2>What this study does not promise</h2>

@@ -33,6 +33,7 @@ from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.exchange import exchange
 from fl_server.run_record import Absence, RoundRecord, RunRecord
 from fl_server.stopping import Stopping
+from strategies.central_privacy import CentralPrivacy
 from strategies.fedavg import FedAvg
 
 
@@ -54,7 +55,7 @@ class RoundLoop:
 
     grid: Grid
     study: Study
-    strategy: FedAvg
+    strategy: FedAvg | CentralPrivacy
     generator: np.random.Generator
     record: RunRecord
     request: Request
@@ -92,6 +93,7 @@ class RoundLoop:
         started = time.monotonic()
         record = RoundRecord(server_round=server_round)
         model = self._train(model, record)
+        record.central = self.strategy.spent if isinstance(self.strategy, CentralPrivacy) else None
         evaluations: dict[str, Evaluation] = {}
         if self.study.measurement_number(server_round) is not None:
             evaluations = self._measure(model, record)

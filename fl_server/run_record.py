@@ -13,10 +13,12 @@ from typing import Any, Literal
 from fl_contract.messages import PrivacySpent
 from fl_contract.metrics import Evaluation
 from fl_contract.study import Study
+from strategies.central_privacy import CentralSpend
 
 RUN_FILE = "run.json"
 ROUNDS_FILE = "rounds.jsonl"
 MODEL_FILE = "model.safetensors"
+NOISED_ROUNDS_FILE = "noised-rounds.json"
 
 Status = Literal["running", "completed", "converged", "failed"]
 
@@ -94,6 +96,7 @@ class RoundRecord:
         sites: By hospital.
         pooled: All held-out patients together.
         missing: Hospitals whose reply was not used, and why.
+        central: What hospital-level privacy has spent up to here; None without it.
     """
 
     server_round: int
@@ -101,6 +104,7 @@ class RoundRecord:
     sites: dict[str, SiteRound] = field(default_factory=dict)
     pooled: Evaluation | None = None
     missing: dict[str, Absence] = field(default_factory=dict)
+    central: CentralSpend | None = None
 
     def site(self, name: str) -> SiteRound:
         """The entry of a hospital, made if there is none."""
@@ -117,6 +121,7 @@ class RoundRecord:
             if pooled
             else None,
             "missing": {name: self.missing[name].to_json() for name in sorted(self.missing)},
+            "central": self.central.to_json() if self.central else None,
         }
 
     def in_words(self, num_rounds: int) -> str:
@@ -124,6 +129,7 @@ class RoundRecord:
         measured = f"loss {self.pooled.loss:.3f}, AUROC {self.pooled.auroc:.3f}" if self.pooled else "not measured"
         spent = max((site.epsilon for site in self.sites.values() if site.epsilon is not None), default=None)
         privacy = "" if spent is None else f", epsilon {spent:.2f}"
+        privacy += f", hospital-level epsilon {self.central.epsilon:.2f}" if self.central else ""
         missing = "".join(f"; {name}: {absence.code}" for name, absence in sorted(self.missing.items()))
         return f"round {self.server_round} of {num_rounds}: {measured}{privacy}{missing}"
 
@@ -169,6 +175,15 @@ class RunRecord:
         self._header["sites"] = sites
         self._header["refused"] = {name: absence.to_json() for name, absence in refused.items()}
         self._write_header()
+
+    def noised_rounds(self) -> int:
+        """Rounds that hospital-level privacy was spent on, those included that no checkpoint holds."""
+        path = self.folder / NOISED_ROUNDS_FILE
+        return int(json.loads(path.read_text(encoding="utf-8"))["count"]) if path.exists() else 0
+
+    def keep_noised_rounds(self, count: int) -> None:
+        """Replace `noised_rounds`, durably."""
+        write_atomically(self.folder / NOISED_ROUNDS_FILE, json.dumps({"count": count}) + "\n")
 
     def append(self, record: RoundRecord) -> None:
         """Add a round, durably."""

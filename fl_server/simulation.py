@@ -68,9 +68,12 @@ def baselines(study: Study) -> Iterator[tuple[str, dict[str, Scalar]]]:
     """What the study's own run is compared with: a title and the overrides that make it.
 
     The same apps run all of them. Hospitals alone and pooled data train without differential privacy, since nothing of
-    a patient would leave a hospital alone, and pooling is not allowed in the first place.
+    a patient would leave a hospital alone, and pooling is not allowed in the first place. A study that protects whole
+    hospitals only is the joint run of its own comparison.
     """
     open_study: dict[str, Scalar] = {"privacy.mechanism": "none"}
+    if study.protects_hospitals:
+        open_study["central-privacy.mechanism"] = "none"
     if study.is_private:
         yield "together without privacy", open_study
     yield "all data pooled", {**open_study, "simulation.trainers": "pooled", "federation.min-sites": 1}

@@ -122,14 +122,27 @@ class PooledRound(_Record):
     auroc: float | None
 
 
+class CentralSpend(_Record):
+    """What hospital-level privacy had spent after a round; see `strategies.central_privacy.CentralSpend`."""
+
+    unit: str
+    neighbouring: str
+    accountant: str
+    epsilon: float
+    delta: float
+    rounds: int
+    noise_multiplier: float
+
+
 class Round(_Record):
-    """A line of ``rounds.jsonl``."""
+    """A line of ``rounds.jsonl``; ``central`` is None without hospital-level privacy."""
 
     round: int
     seconds: float
     sites: dict[str, SiteRound]
     pooled: PooledRound | None
     missing: dict[str, Absence]
+    central: CentralSpend | None = None
 
 
 class _EvaluationFields(_Record):
@@ -162,6 +175,11 @@ class Variant:
     def is_private(self) -> bool:
         """Whether it trained with differential privacy."""
         return self.run.privacy.mechanism != "none"
+
+    @property
+    def central_spend(self) -> CentralSpend | None:
+        """What hospital-level privacy has spent in the end; None without it."""
+        return self.rounds[-1].central if self.rounds else None
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
@@ -368,10 +386,12 @@ class RunFolder:
         """What each kind is called; ``private`` only claims privacy if it had some."""
         private = self.variants.get("private")
         has_privacy = private is None or private.is_private
+        federated = self.variants.get("federated")
+        protects_hospitals = federated is not None and federated.central_spend is not None
         return {
             "local": "Alone",
             "private": "Together, with privacy" if has_privacy else "Together (study has no privacy)",
-            "federated": "Together, without privacy",
+            "federated": "Together, hospitals protected" if protects_hospitals else "Together, without privacy",
             "pooled": "All data in one place",
         }
 

@@ -14,6 +14,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from numpy.typing import NDArray
 
 from privacy.bounds import require_count
+from privacy.errors import PrivacySettingError
+
+LARGEST_BOUND = 2**62
+"""Of `secure_below`."""
 
 FOUR_DRAW_COUNT = 1_000_000
 """Models of up to this many parameters get noise of which each value is made of four draws.
@@ -108,3 +112,31 @@ def _box_muller(count: int) -> NDArray[np.float64]:
     angle.sin_().mul_(radius)
     radius.mul_(cosine)
     return normal.numpy()[:count]
+
+
+def secure_below(bound: int, count: int) -> NDArray[np.int64]:
+    """Draw independent whole numbers from 0 to ``bound - 1``, each with exactly the same probability.
+
+    Guarantees:
+        - No bias: random words that would favour small numbers are drawn again.
+
+    Args:
+        bound: 1 to 2^62.
+        count: How many, at least 0.
+
+    >>> secure_below(1, 3).tolist()
+    [0, 0, 0]
+    """
+    if require_count("bound", bound, at_least=1) > LARGEST_BOUND:
+        raise PrivacySettingError(f"bound={bound!r}; expected at most {LARGEST_BOUND}")
+    require_count("count", count, at_least=0)
+    width = next(width for width in (1, 2, 4, 8) if bound <= 2 ** (8 * width - 2))  # at most a quarter is drawn again
+    words = np.frombuffer(os.urandom(width * count), dtype=f"u{width}")
+    if bound & (bound - 1) == 0:
+        masked: NDArray[np.int64] = (words & words.dtype.type(bound - 1)).astype(np.int64)
+        return masked
+    largest_fair = words.dtype.type(2 ** (8 * width) - 2 ** (8 * width) % bound - 1)
+    # Of as many words for each number below the bound; the rest would come up once more for the small ones.
+    fair = words[words <= largest_fair] % words.dtype.type(bound)
+    drawn: NDArray[np.int64] = fair.astype(np.int64)
+    return np.concatenate([drawn, secure_below(bound, count - len(drawn))]) if len(drawn) < count else drawn

@@ -45,6 +45,16 @@ class RoundOutcome:
     examples: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, tuple[str, str]] = field(default_factory=dict)
 
+    def describe_quorum(self, server_round: int, min_sites: int) -> str:
+        """Why a round had too few usable replies, hospital by hospital."""
+        reasons = [f"{site}: {code} ({reason})" for site, (code, reason) in sorted(self.left_out.items())]
+        silent = sorted(set(self.asked) - set(self.examples) - set(self.left_out))
+        reasons += [f"{site}: no reply before the deadline" for site in silent]
+        return (
+            f"round {server_round}: {len(self.examples)} usable replies; expected at least {min_sites} "
+            f"(federation.min-sites). " + "; ".join(reasons)
+        )
+
 
 class FedAvg(Strategy):
     """The weighted mean of the hospitals' models, folded up as replies arrive.
@@ -105,7 +115,7 @@ class FedAvg(Strategy):
             for reply in replies:
                 self._fold(reply, total)
             if len(total) < self.sampling.min_sites:
-                raise QuorumError(self._describe_quorum(server_round, len(total)))
+                raise QuorumError(self.outcome.describe_quorum(server_round, self.sampling.min_sites))
             stepped = self._step(total.mean())
         for name, array in stepped.items():
             if not np.isfinite(array).all():
@@ -203,15 +213,6 @@ class FedAvg(Strategy):
         node = reply.metadata.src_node_id
         here = [site for site in self.outcome.asked if self._nodes[site] == node]
         return here[0] if len(here) == 1 else str(node)
-
-    def _describe_quorum(self, server_round: int, usable: int) -> str:
-        reasons = [f"{site}: {code} ({reason})" for site, (code, reason) in sorted(self.outcome.left_out.items())]
-        silent = sorted(set(self.outcome.asked) - set(self.outcome.examples) - set(self.outcome.left_out))
-        reasons += [f"{site}: no reply before the deadline" for site in silent]
-        return (
-            f"round {server_round}: {usable} usable replies; expected at least {self.sampling.min_sites} "
-            f"(federation.min-sites). " + "; ".join(reasons)
-        )
 
 
 def weighted_mean(weighted: Iterable[tuple[float, float]]) -> float:

@@ -1,11 +1,13 @@
 """The only place that makes a strategy from a study's settings."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from fl_contract.errors import SettingError
 from fl_contract.study import Study
+from privacy.central import CentralPlan
+from strategies.central_privacy import CentralPrivacy, SpentRounds
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
 from strategies.participation import Roster, SiteSampling, SiteWeighting
@@ -49,6 +51,65 @@ def make_strategy(
         server_dampening=settings.server_dampening,
         buffer_names=buffer_names,
         roster=roster,
+    )
+
+
+def make_central_plan(
+    study: Study, *, roster: Roster, declared: Mapping[str, float], num_coordinates: int
+) -> CentralPlan | None:
+    """What protects whole hospitals in a run of the study; None if the study does not ask for it.
+
+    Args:
+        study: With the target, the clip norm and the weighting.
+        roster: Hospitals that agreed; those that train get a weight each, for the whole run.
+        declared: Training records that each of them declared before round 1.
+        num_coordinates: Trained numbers of the model.
+    """
+    settings = study.central_privacy
+    if settings is None or not study.protects_hospitals:
+        return None
+    weighting = _make_weighting(study, roster)
+    return CentralPlan.calibrate(
+        epsilon=settings.epsilon,
+        delta=settings.delta,
+        clip_norm=settings.clip_norm,
+        declared={site: weighting.weigh(site, declared[site]) for site in roster.trainers},
+        num_rounds=study.num_rounds,
+        num_coordinates=num_coordinates,
+    )
+
+
+def make_central_strategy(
+    study: Study,
+    plan: CentralPlan,
+    *,
+    roster: Roster,
+    generator: np.random.Generator,
+    buffer_names: Collection[str],
+    spent_rounds: SpentRounds,
+) -> CentralPrivacy:
+    """The strategy that the study names, with hospital-level privacy round it.
+
+    Args:
+        study: See `make_strategy`.
+        plan: From `make_central_plan`.
+        roster: See `make_strategy`.
+        generator: See `make_strategy`.
+        buffer_names: See `make_strategy`; there may be none.
+        spent_rounds: Where noised rounds are counted.
+    """
+    federation = study.federation
+    alone = federation.model_copy(update={"min_sites": 1, "max_update_norm": None})
+    inner = make_strategy(
+        study.model_copy(update={"federation": alone}), roster=roster, generator=generator, buffer_names=buffer_names
+    )
+    return CentralPrivacy(
+        inner,
+        plan,
+        buffer_names=buffer_names,
+        min_sites=federation.min_sites,
+        max_update_norm=federation.max_update_norm,
+        spent_rounds=spent_rounds,
     )
 
 

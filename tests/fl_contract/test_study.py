@@ -172,6 +172,34 @@ def test_a_broken_rule_names_file_key_value_and_rule(key: str, value: Any, line:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("epsilon", 0.0, "central-privacy.epsilon=0.0; expected at least 0.02"),
+        ("delta", 1.0, "central-privacy.delta=1.0; expected below 1.0"),
+        ("clip-norm", 0.0, "central-privacy.clip-norm=0.0; expected at least 1e-06"),
+        ("clip-norm", REMOVE, "central-privacy.clip-norm is missing; add it"),
+        ("clipnorm", 3.0, "central-privacy.clipnorm=3.0 is not a known key; did you mean 'central-privacy.clip-norm'?"),
+    ],
+)
+def test_a_broken_rule_of_central_privacy_is_named(key: str, value: Any, line: str) -> None:
+    table = {"epsilon": 8.0, "delta": 0.001, "clip-norm": 1.0, key: value}
+    raw = raw_with("central-privacy", {name: each for name, each in table.items() if each is not REMOVE})
+
+    with pytest.raises(SettingError) as caught:
+        Study.parse(raw, origin="s.toml")
+
+    assert str(caught.value) == f"s.toml: {line}"
+
+
+def test_central_privacy_asks_every_hospital() -> None:
+    raw = raw_with("federation.fraction-sites", 0.5)
+    raw["central-privacy"] = {"epsilon": 8.0, "delta": 0.001, "clip-norm": 1.0}
+
+    with pytest.raises(SettingError, match=r"federation\.fraction-sites=0\.5; expected 1 with central-privacy"):
+        Study.parse(raw, origin="s.toml")
+
+
+@pytest.mark.parametrize(
     ("key", "value", "fragments"),
     [
         (
@@ -403,7 +431,12 @@ UNCHANGEABLE = {
     "model.kind",  # another kind has other keys, see below
     "model.hidden-size",
     "model.num-hidden-layers",
+    "model.stem",
     "privacy.unit",  # takes one value only
+    "central-privacy.mechanism",  # go together, see below
+    "central-privacy.epsilon",
+    "central-privacy.delta",
+    "central-privacy.clip-norm",
 }
 
 
@@ -417,6 +450,18 @@ def test_overrides_of_another_model_change_the_fingerprint() -> None:
     studies = [load_study("breast-cancer", overrides={"model.kind": "mlp", **each}) for each in overrides]
 
     assert len({study.fingerprint for study in [load_study("breast-cancer"), *studies]}) == 4
+
+
+def test_overrides_of_central_privacy_change_the_fingerprint() -> None:
+    base: dict[str, Scalar] = {f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")}
+    changes: list[dict[str, Scalar]] = [{key: 0.7} for key in base]
+    studies = [
+        load_study("digits", overrides=base | change)
+        for change in [{}, {"central-privacy.mechanism": "none"}, *changes]
+    ]
+
+    assert len({study.fingerprint for study in studies}) == 5
+    assert [study.protects_hospitals for study in studies[:2]] == [True, False]
 
 
 def test_the_table_above_covers_every_key_that_a_run_may_set() -> None:

@@ -21,6 +21,7 @@ from privacy.accounting import (
     calibrate_noise_multiplier,
     compute_epsilon,
     compute_epsilon_adaptive,
+    compute_epsilon_gaussian,
     compute_epsilon_rdp,
 )
 from privacy.errors import PrivacySettingError
@@ -323,3 +324,18 @@ def test_epsilon_is_refused_at_a_delta_that_cannot_be_trusted(delta: float) -> N
     for compute in (compute_epsilon, compute_epsilon_adaptive, compute_epsilon_rdp):
         with pytest.raises(PrivacySettingError, match="delta"):
             compute([], delta)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-13, 1.0])
+def test_a_delta_that_the_closed_form_cannot_resolve_is_refused(delta: float) -> None:
+    with pytest.raises(PrivacySettingError, match="expected at least 1e-12 and below 1"):
+        compute_epsilon_gaussian(1.0, delta)
+
+
+@pytest.mark.parametrize(
+    ("mu", "delta", "known"),
+    # sigma 1, then 4 steps at sigma 5, then 1 step at sigma 0.5: the exact column of the golden table
+    [(1.0, 1e-5, 4.37718), (0.4, 1e-6, 1.76565), (2.0, 1e-5, 9.99726), (0.0, 1e-5, 0.0)],
+)
+def test_known_gaussians_give_their_known_epsilons(mu: float, delta: float, known: float) -> None:
+    assert compute_epsilon_gaussian(mu, delta) == pytest.approx(known, abs=1e-5)

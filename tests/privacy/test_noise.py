@@ -1,5 +1,6 @@
 """Privacy randomness comes from the operating system, has the right distribution and cannot be seeded."""
 
+import math
 import os
 import random
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from privacy import noise
 from privacy.errors import PrivacySettingError
-from privacy.noise import NormalSource, secure_normal, secure_uniform
+from privacy.noise import NormalSource, secure_below, secure_normal, secure_uniform
 
 COUNT = 200_000  # each statistical test below fails for correct code about once in 10^6 runs
 
@@ -125,3 +126,38 @@ def test_no_draws_are_an_empty_array_and_a_negative_count_is_refused() -> None:
     for draw in (secure_uniform, secure_normal):
         with pytest.raises(PrivacySettingError, match="count=-1"):
             draw(-1)
+
+
+@pytest.mark.parametrize("bound", [1, 2, 3, 10, 64, 100, 1000])
+def test_whole_numbers_below_a_bound_are_equally_likely(bound: int) -> None:
+    count = 200_000
+
+    counts = np.bincount(secure_below(bound, count), minlength=bound)
+
+    # Six standard errors for each number; over all bounds a chance of 3e-6 that one of 1,180 is further off.
+    chance = 1 / bound
+    assert len(counts) == bound
+    assert np.abs(counts / count - chance).max() <= 6 * math.sqrt(chance * (1 - chance) / count)
+
+
+@pytest.mark.parametrize("bound", [2**62, 2**62 - 1, 3 * 2**40, 2**30 + 1])
+def test_whole_numbers_reach_up_to_large_bounds(bound: int) -> None:
+    drawn = secure_below(bound, 10_000)
+
+    # The chance that none of 10,000 is in the last hundredth is 0.99^10000 = 2e-44.
+    assert 0 <= drawn.min() < bound / 100
+    assert bound * 0.99 < drawn.max() < bound
+
+
+def test_words_that_would_favour_small_numbers_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Below 10 a byte up to 249 counts: 255 and 250 are drawn again.
+    script = [bytes([255, 7, 250]), bytes([249, 13])]
+    monkeypatch.setattr("os.urandom", lambda count: script.pop(0))
+
+    assert secure_below(10, 3).tolist() == [7, 9, 3]
+
+
+@pytest.mark.parametrize(("bound", "count"), [(0, 1), (2**62 + 1, 1), (2.0, 1), (2, -1)])
+def test_an_impossible_bound_or_count_is_refused(bound: int, count: int) -> None:
+    with pytest.raises(PrivacySettingError, match="expected"):
+        secure_below(bound, count)

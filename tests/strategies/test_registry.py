@@ -8,10 +8,11 @@ import pytest
 
 from fl_contract.errors import SettingError
 from fl_contract.study import Scalar, load_study
+from strategies.central_privacy import SpentRounds
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
 from strategies.participation import Roster
-from strategies.registry import make_strategy
+from strategies.registry import make_central_plan, make_central_strategy, make_strategy
 
 OVERRIDES: dict[str, Scalar] = {
     "strategy.server-learning-rate": 0.5,
@@ -72,3 +73,54 @@ def test_the_weight_of_a_hospital_alone_does_not_matter(roster_of: Callable[...,
     strategy = make_strategy(study, roster=roster_of("a"), generator=np.random.default_rng(1), buffer_names=())
 
     assert strategy.weighting.weigh("a", 7) == 1.0
+
+
+CENTRAL: dict[str, Scalar] = {
+    "central-privacy.epsilon": 4.0,
+    "central-privacy.delta": 1e-4,
+    "central-privacy.clip-norm": 2.5,
+}
+
+
+@pytest.mark.parametrize(("weighting", "weight"), [("examples", 0.75), ("equal", 0.5)])
+def test_a_study_makes_the_plan_for_whole_hospitals(
+    weighting: str, weight: float, roster_of: Callable[..., Roster]
+) -> None:
+    study = load_study("breast-cancer", overrides=CENTRAL | {"strategy.weighting": weighting, "num-rounds": 7})
+
+    plan = make_central_plan(study, roster=roster_of("a", "b"), declared={"a": 30, "b": 10}, num_coordinates=31)
+
+    assert plan is not None
+    assert (plan.epsilon, plan.delta, plan.clip_norm) == (4.0, 1e-4, 2.5)
+    assert (plan.num_rounds, plan.num_coordinates, plan.weights["a"]) == (7, 31, weight)
+
+
+@pytest.mark.parametrize("overrides", [{}, CENTRAL | {"central-privacy.mechanism": "none"}])
+def test_a_study_without_central_privacy_makes_no_plan(
+    overrides: dict[str, Scalar], roster_of: Callable[..., Roster]
+) -> None:
+    study = load_study("breast-cancer", overrides=overrides)
+
+    assert make_central_plan(study, roster=roster_of("a"), declared={"a": 30}, num_coordinates=31) is None
+
+
+def test_hospital_level_privacy_goes_round_the_strategy_of_the_study(roster_of: Callable[..., Roster]) -> None:
+    named: dict[str, Scalar] = {
+        "strategy.name": "fedavgm",
+        "federation.min-sites": 2,
+        "federation.max-update-norm": 3.5,
+    }
+    study = load_study("breast-cancer", overrides=CENTRAL | named)
+    roster, spent_rounds = roster_of("a", "b"), SpentRounds(count=2)
+    plan = make_central_plan(study, roster=roster, declared={"a": 30, "b": 10}, num_coordinates=31)
+    assert plan is not None
+
+    strategy = make_central_strategy(
+        study, plan, roster=roster, generator=np.random.default_rng(1), buffer_names=(), spent_rounds=spent_rounds
+    )
+
+    assert isinstance(strategy.inner, FedAvgM)
+    assert (strategy.inner.sampling.min_sites, strategy.inner.sampling.max_update_norm) == (1, None)
+    assert (strategy.min_sites, strategy.max_update_norm) == (2, 3.5)
+    assert strategy.plan is plan
+    assert strategy.spent_rounds is spent_rounds
