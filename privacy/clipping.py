@@ -2,7 +2,6 @@
 
 from typing import Literal, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from privacy.units import UnitBatch

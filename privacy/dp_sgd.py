@@ -180,7 +180,7 @@ def _require_separate_losses(losses: Tensor, outputs: Tensor, targets: Tensor, l
     with torch.no_grad():
         alone = float(loss_per_record(outputs[:1], targets[:1]))
     together = float(losses[0].detach())
-    if not (math.isclose(alone, together, rel_tol=1e-3, abs_tol=1e-5) or math.isnan(alone) and math.isnan(together)):
+    if not (math.isclose(alone, together, rel_tol=1e-3, abs_tol=1e-5) or (math.isnan(alone) and math.isnan(together))):
         raise PrivacySettingError(
             "loss_per_record gives a record another loss when it stands alone; expected losses that do not depend on "
             "the other records of the batch; divide by nothing, and multiply class weights as weights[targets]"
@@ -189,7 +189,7 @@ def _require_separate_losses(losses: Tensor, outputs: Tensor, targets: Tensor, l
 
 @contextmanager
 def _constant_buffers(model: nn.Module) -> Iterator[None]:
-    """Raise if training changed or added a buffer, and put back what was there: buffers leave the site without noise."""
+    """Raise if training changed or added a buffer, which would leave the site without noise; put back what was there."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     yield
     after = dict(model.named_buffers())

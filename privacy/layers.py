@@ -1,6 +1,6 @@
 """The only place that knows the layers of `privacy.book_keeping`: each one's gradient for each unit, and its norm.
 
-Shapes: R records, U units, T positions at which a layer is applied (pixels, tokens, calls), I numbers in, O numbers out.
+Shapes: R records, U units, T positions where a layer is applied (pixels, tokens, calls), I numbers in, O numbers out.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SMALLEST_SHARE = 1e-4
 class ParameterGradient(Protocol):
     """One parameter's gradient for every unit, stored or implied."""
 
-    parameter: nn.Parameter
+    parameter: Tensor
 
     @property
     def num_bytes(self) -> int:
@@ -48,7 +48,7 @@ class ParameterGradient(Protocol):
 class Stored:
     """Every unit's gradient is at hand, shape [U, ...], and perhaps its norm."""
 
-    def __init__(self, parameter: nn.Parameter, by_unit: Tensor, norms: Tensor | None = None) -> None:
+    def __init__(self, parameter: Tensor, by_unit: Tensor, norms: Tensor | None = None) -> None:
         self.parameter = parameter
         self._by_unit, self._norms = by_unit.flatten(1), norms
 
@@ -75,7 +75,7 @@ class Implied:
 
     def __init__(
         self,
-        parameter: nn.Parameter,
+        parameter: Tensor,
         calls: Calls,
         batch: UnitBatch,
         contract: Callable[[Tensor, Tensor], Tensor],

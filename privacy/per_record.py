@@ -1,4 +1,4 @@
-"""The only place that asks Opacus for each record's own gradient, for models that `privacy.book_keeping` does not cover.
+"""The only place that asks Opacus for each record's own gradient: for models that `privacy.book_keeping` cannot do.
 
 Holds one gradient of the whole model for every record of a batch.
 """

@@ -4,7 +4,6 @@ One-run audit of Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Traini
 """
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
