@@ -72,7 +72,8 @@ class PerRecordGradients:
 
 
 def _norm(by_unit: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(by_unit, dim=1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(by_unit, dim=1, dtype=torch.float64)
+    return norms
 
 
 @contextmanager

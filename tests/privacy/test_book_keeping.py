@@ -215,7 +215,8 @@ class ChangesInput(nn.Module):
         hidden = self.first(inputs) * 1.0
         outputs: Tensor = self.second(hidden.detach())
         hidden += 1.0
-        return outputs + self.first(hidden).mean(dim=1, keepdim=True)
+        sizes: Tensor = self.first(hidden).mean(dim=1, keepdim=True)
+        return outputs + sizes
 
 
 def test_an_input_that_is_changed_after_its_use_is_refused() -> None:
@@ -227,9 +228,17 @@ def test_an_input_that_is_changed_after_its_use_is_refused() -> None:
 
 def test_hooks_are_taken_off_and_records_forgotten_also_after_an_error() -> None:
     model = build("mlp")
-    with pytest.raises(OSError, match="in the middle"), book_keeping(model) as keeper:
-        model(torch.zeros(2, 72))
-        raise OSError("in the middle")
+    keepers = []
 
-    assert keeper._calls == []
+    def fail() -> None:
+        with book_keeping(model) as keeper:
+            keepers.append(keeper)
+            model(torch.zeros(2, 72))
+            assert len(keeper._calls) == 2
+            raise OSError("in the middle")
+
+    with pytest.raises(OSError, match="in the middle"):
+        fail()
+
+    assert keepers[0]._calls == []
     assert all(not layer._forward_hooks for layer in model.modules())
