@@ -65,21 +65,21 @@ def cnn() -> nn.Module:
 
 
 CASES = {
-    "mlp": Case(build=mlp, shape=(30,), batch_size=256, steps=50, turns=30),
-    "cnn": Case(build=cnn, shape=(1, 28, 28), batch_size=64, steps=8, turns=8),
+    "mlp": Case(build=mlp, shape=(30,), batch_size=256, steps=50, turns=15),
+    "cnn": Case(build=cnn, shape=(1, 28, 28), batch_size=64, steps=6, turns=4),
     "resnet18": Case(
         build=lambda: Resnet18Settings(kind="resnet18").build((3, 28, 28), 2),
         shape=(3, 28, 28),
         batch_size=16,
-        steps=3,
-        turns=2,
+        steps=2,
+        turns=1,
     ),
     "resnet18_large_stem": Case(
         build=lambda: Resnet18Settings(kind="resnet18", stem="large").build((3, 28, 28), 2),
         shape=(3, 28, 28),
         batch_size=16,
-        steps=4,
-        turns=3,
+        steps=3,
+        turns=1,
     ),
 }
 

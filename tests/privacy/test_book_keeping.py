@@ -156,6 +156,30 @@ def test_positions_that_cancel_do_not_hide_a_record_from_clipping() -> None:
     assert SMALLEST_SHARE == 1e-4
 
 
+class IdleCalls(nn.Module):
+    """Calls its layer twice more: once without a gradient, once for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(72, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            offset = self.layer(inputs)
+        self.layer(2 * inputs)
+        outputs: Tensor = self.layer(inputs) + offset
+        return outputs
+
+
+def test_calls_that_the_loss_does_not_depend_on_count_nothing() -> None:
+    torch.manual_seed(0)
+    model, (inputs, targets), batch = IdleCalls().double(), records(), Units.records(10).sample(1.0)
+
+    summed = by_book(model, inputs.double(), targets, batch, 1.0)
+
+    torch.testing.assert_close(summed, by_hand(model, inputs, targets, batch, 1.0))
+
+
 # --- which models ----------------------------------------------------------------------------------------------------
 
 

@@ -280,7 +280,11 @@ class FlattenedBags(nn.Module):
         return outputs
 
 
-def test_a_model_that_splits_a_record_into_several_rows_is_refused() -> None:
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_model_that_splits_a_record_into_several_rows_is_refused(
+    is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dp_sgd, "is_covered", lambda _: is_known)
     inputs, targets = adversarial_records()
 
     with pytest.raises(UnsupportedModelError, match=r"'layer.weight' got 3 gradients for 1 records"):
@@ -343,7 +347,11 @@ class UnusedBranch(nn.Module):
         return outputs
 
 
-def test_a_trainable_parameter_that_gets_no_gradient_is_refused_by_name() -> None:
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_trainable_parameter_that_gets_no_gradient_is_refused_by_name(
+    is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dp_sgd, "is_covered", lambda _: is_known)
     inputs, targets = adversarial_records()
 
     with pytest.raises(UnsupportedModelError, match=r"'unused.weight' got no gradient per record"):
