@@ -89,7 +89,7 @@ class BookKeeping:
         layers = self._layer_gradients(losses, batch)
         parts = [part for layer in layers for part in layer.parts]
         held = sum(part.num_bytes for part in parts) + max(layer.scratch_bytes for layer in layers)
-        self.bytes_per_record = held // len(losses)
+        self.bytes_per_record = max(self.bytes_per_record, held // len(losses))
         norms = torch.linalg.vector_norm(torch.stack([part.norms() for part in parts]), dim=0)
         if not math.isfinite(norms.sum()):
             for part in parts:

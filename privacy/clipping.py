@@ -15,7 +15,7 @@ class ClippedSums(Protocol):
 
     Attributes:
         method: Which way this is.
-        bytes_per_record: Memory that the last batch took for each of its records, about; 0 before the first.
+        bytes_per_record: Memory that a batch has taken for each of its records, about, at most; 0 before the first.
     """
 
     method: Method

@@ -189,7 +189,7 @@ def _require_separate_losses(losses: Tensor, outputs: Tensor, targets: Tensor, l
 
 @contextmanager
 def _constant_buffers(model: nn.Module) -> Iterator[None]:
-    """Raise if training changed or added a buffer, and put back what was there: buffers leave the site without noise."""
+    """Raise if training changed or added a buffer, which would leave the site without noise; put back what was."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     yield
     after = dict(model.named_buffers())

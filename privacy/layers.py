@@ -1,6 +1,6 @@
 """The only place that knows the layers of `privacy.book_keeping`: each one's gradient for each unit, and its norm.
 
-Shapes: R records, U units, T positions at which a layer is applied (pixels, tokens, calls), I numbers in, O numbers out.
+Shapes: R records, U units, T positions where a layer is applied (pixels, tokens, calls), I numbers in, O numbers out.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SMALLEST_SHARE = 1e-4
 class ParameterGradient(Protocol):
     """One parameter's gradient for every unit, stored or implied."""
 
-    parameter: nn.Parameter
+    parameter: Tensor
 
     @property
     def num_bytes(self) -> int:
@@ -48,7 +48,7 @@ class ParameterGradient(Protocol):
 class Stored:
     """Every unit's gradient is at hand, shape [U, ...], and perhaps its norm."""
 
-    def __init__(self, parameter: nn.Parameter, by_unit: Tensor, norms: Tensor | None = None) -> None:
+    def __init__(self, parameter: Tensor, by_unit: Tensor, norms: Tensor | None = None) -> None:
         self.parameter = parameter
         self._by_unit, self._norms = by_unit.flatten(1), norms
 
@@ -75,7 +75,7 @@ class Implied:
 
     def __init__(
         self,
-        parameter: nn.Parameter,
+        parameter: Tensor,
         calls: Calls,
         batch: UnitBatch,
         contract: Callable[[Tensor, Tensor], Tensor],
@@ -161,13 +161,14 @@ def _contract_linear(a_RTI: Tensor, g_RTO: Tensor) -> Tensor:
 
 def _conv2d(layer: nn.Conv2d, calls: Calls, batch: UnitBatch) -> LayerGradient:
     geometry: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-    unfold = partial(functional.unfold, kernel_size=layer.kernel_size, **geometry)
+    unfold = nn.Unfold(layer.kernel_size, **geometry)
     a_RTI = _join([unfold(inputs).transpose(1, 2) for inputs, _ in calls])
     g_RTO = _join([gradients.flatten(2).transpose(1, 2) for _, gradients in calls])
     shape = layer.weight.shape
 
     def contract(inputs: Tensor, gradients: Tensor) -> Tensor:
-        return conv2d_weight(inputs, shape, gradients, **geometry)
+        total: Tensor = conv2d_weight(inputs, shape, gradients, **geometry)
+        return total
 
     implied = partial(Implied, layer.weight, calls, batch, contract)
     return _outer_products(layer, a_RTI, g_RTO, batch, implied)
@@ -252,7 +253,8 @@ def _by_unit(x_RTN: Tensor, batch: UnitBatch) -> Tensor:
 
 def _norm(by_unit: Tensor) -> Tensor:
     """L2 norm over all but the first dimension; in float64, where no float32 overflows or vanishes when squared."""
-    return torch.linalg.vector_norm(by_unit.flatten(1), dim=1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(by_unit.flatten(1), dim=1, dtype=torch.float64)
+    return norms
 
 
 def _join(calls: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The only place that asks Opacus for each record's own gradient, for models that `privacy.book_keeping` does not cover.
+"""The only place that asks Opacus for each record's own gradient: for models that `privacy.book_keeping` cannot do.
 
 Holds one gradient of the whole model for every record of a batch.
 """
@@ -27,7 +27,8 @@ class PerRecordGradients:
 
     def clipped_sums(self, losses: Tensor, batch: UnitBatch, clip_norm: float) -> list[Tensor]:
         """See the protocol."""
-        self.bytes_per_record = (self._count_captured_bytes() + self._count_gradient_bytes(batch)) // len(losses)
+        held = self._count_captured_bytes() + self._count_gradient_bytes(batch)
+        self.bytes_per_record = max(self.bytes_per_record, held // len(losses))
         torch.autograd.backward(losses.sum())
         gradients = [self._take(name, parameter, batch) for name, parameter in trainable_parameters(self._model)]
         norms = torch.stack([_norm(gradient) for gradient in gradients]).norm(dim=0)
@@ -72,7 +73,8 @@ class PerRecordGradients:
 
 
 def _norm(by_unit: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(by_unit, dim=1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(by_unit, dim=1, dtype=torch.float64)
+    return norms
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from pydantic import TypeAdapter
 from torch import nn
 
@@ -21,6 +22,8 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "small-cnn": ({"kind": "small-cnn", "width": 4}, (1, 8, 8)),
     "small-cnn with group norm": ({"kind": "small-cnn", "width": 8, "norm": "group"}, (3, 9, 13)),
     "small-cnn with batch norm": ({"kind": "small-cnn", "width": 4, "norm": "batch"}, (1, 4, 7)),
+    "resnet18": ({"kind": "resnet18", "width": 8}, (1, 8, 8)),
+    "resnet18 with the large stem": ({"kind": "resnet18", "width": 8, "stem": "large"}, (3, 33, 40)),
 }
 BATCH_NORM = KINDS["small-cnn with batch norm"]
 
@@ -109,6 +112,32 @@ def test_a_network_has_the_normalisation_that_it_is_asked_for(norm: str, layer: 
     assert [module.num_channels // module.num_groups for module in found if isinstance(module, nn.GroupNorm)] == (
         [4, 4] if norm == "group" else []
     )
+
+
+@pytest.mark.parametrize(("stem", "kernel"), [("large", 7), ("small", 3)])
+def test_a_resnet_has_torchvisions_names_and_shapes(stem: str, kernel: int) -> None:
+    reference = torchvision.models.resnet18(num_classes=3, norm_layer=lambda channels: nn.GroupNorm(8, channels))
+    model = build(({"kind": "resnet18", "stem": stem}, (3, 32, 32)))
+
+    shapes = {name: tuple(value.shape) for name, value in reference.state_dict().items()}
+    shapes["conv1.weight"] = (64, 3, kernel, kernel)
+    assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == shapes
+    assert list(model.state_dict()) == list(shapes)
+
+
+def test_a_resnet_with_the_published_stem_computes_what_torchvisions_does() -> None:
+    reference = torchvision.models.resnet18(num_classes=3, norm_layer=lambda channels: nn.GroupNorm(8, channels))
+    model = build(({"kind": "resnet18", "stem": "large"}, (3, 40, 40)))
+    model.load_state_dict(reference.state_dict())
+    images = torch.rand(2, 3, 40, 40)
+
+    torch.testing.assert_close(model(images), reference(images))
+
+
+def test_a_resnet_changes_nothing_in_place() -> None:
+    model = build(KINDS["resnet18"])
+
+    assert not any(getattr(module, "inplace", False) for module in model.modules())
 
 
 def test_buffers_are_the_state_that_is_not_trained(kind: tuple[dict[str, Any], tuple[int, ...]]) -> None:

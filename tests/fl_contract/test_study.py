@@ -157,10 +157,13 @@ def test_the_shipped_studies_are_a_table_and_images() -> None:
             {"hospital-1": 1.0},
             "strategy.institution-weights go with weighting = 'institution', and only with it",
         ),
-        (
-            "model.kind",
-            "small-cnn",
-            "model.kind='small-cnn' needs schema.kind = 'image'; a table goes with 'logistic' or 'mlp'",
+        *(
+            (
+                "model.kind",
+                kind,
+                f"model.kind='{kind}' needs schema.kind = 'image'; a table goes with 'logistic' or 'mlp'",
+            )
+            for kind in ("small-cnn", "resnet18")
         ),
     ],
 )

@@ -156,6 +156,30 @@ def test_positions_that_cancel_do_not_hide_a_record_from_clipping() -> None:
     assert SMALLEST_SHARE == 1e-4
 
 
+class IdleCalls(nn.Module):
+    """Calls its layer twice more: once without a gradient, once for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(72, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            offset = self.layer(inputs)
+        self.layer(2 * inputs)
+        outputs: Tensor = self.layer(inputs) + offset
+        return outputs
+
+
+def test_calls_that_the_loss_does_not_depend_on_count_nothing() -> None:
+    torch.manual_seed(0)
+    model, (inputs, targets), batch = IdleCalls().double(), records(), Units.records(10).sample(1.0)
+
+    summed = by_book(model, inputs.double(), targets, batch, 1.0)
+
+    torch.testing.assert_close(summed, by_hand(model, inputs, targets, batch, 1.0))
+
+
 # --- which models ----------------------------------------------------------------------------------------------------
 
 
@@ -215,7 +239,8 @@ class ChangesInput(nn.Module):
         hidden = self.first(inputs) * 1.0
         outputs: Tensor = self.second(hidden.detach())
         hidden += 1.0
-        return outputs + self.first(hidden).mean(dim=1, keepdim=True)
+        sizes: Tensor = self.first(hidden).mean(dim=1, keepdim=True)
+        return outputs + sizes
 
 
 def test_an_input_that_is_changed_after_its_use_is_refused() -> None:
@@ -227,9 +252,17 @@ def test_an_input_that_is_changed_after_its_use_is_refused() -> None:
 
 def test_hooks_are_taken_off_and_records_forgotten_also_after_an_error() -> None:
     model = build("mlp")
-    with pytest.raises(OSError, match="in the middle"), book_keeping(model) as keeper:
-        model(torch.zeros(2, 72))
-        raise OSError("in the middle")
+    keepers = []
 
-    assert keeper._calls == []
+    def fail() -> None:
+        with book_keeping(model) as keeper:
+            keepers.append(keeper)
+            model(torch.zeros(2, 72))
+            assert len(keeper._calls) == 2
+            raise OSError("in the middle")
+
+    with pytest.raises(OSError, match="in the middle"):
+        fail()
+
+    assert keepers[0]._calls == []
     assert all(not layer._forward_hooks for layer in model.modules())

@@ -6,7 +6,8 @@ The sensitivity tests switch the noise off from outside, by replacing the genera
 import copy
 import random
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from privacy import book_keeping, noise, per_record
+from privacy import book_keeping, dp_sgd, noise, per_record
 from privacy.dp_sgd import LossPerRecord, PrivateTrainingResult, train_privately
 from privacy.errors import PrivacyError, PrivacySettingError, UnsupportedModelError
 from privacy.plan import PrivacyPlan
@@ -279,7 +280,11 @@ class FlattenedBags(nn.Module):
         return outputs
 
 
-def test_a_model_that_splits_a_record_into_several_rows_is_refused() -> None:
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_model_that_splits_a_record_into_several_rows_is_refused(
+    is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dp_sgd, "is_covered", lambda _: is_known)
     inputs, targets = adversarial_records()
 
     with pytest.raises(UnsupportedModelError, match=r"'layer.weight' got 3 gradients for 1 records"):
@@ -342,7 +347,11 @@ class UnusedBranch(nn.Module):
         return outputs
 
 
-def test_a_trainable_parameter_that_gets_no_gradient_is_refused_by_name() -> None:
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_trainable_parameter_that_gets_no_gradient_is_refused_by_name(
+    is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dp_sgd, "is_covered", lambda _: is_known)
     inputs, targets = adversarial_records()
 
     with pytest.raises(UnsupportedModelError, match=r"'unused.weight' got no gradient per record"):
@@ -534,6 +543,110 @@ def test_the_result_tells_the_number_of_steps_and_nothing_else() -> None:
 
     assert result == PrivateTrainingResult(steps_run=7, method="book-keeping")
     assert [field.name for field in fields(result)] == ["steps_run", "method"]
+
+
+@pytest.mark.parametrize(("granted", "run"), [(None, 9), (1, 1), (4, 4), (9, 9)])
+@pytest.mark.parametrize("num_records", [0, 10])
+def test_a_granted_part_of_a_round_runs_exactly_so_many_steps(granted: int | None, run: int, num_records: int) -> None:
+    model = MODELS["mlp"]()
+    optimizer = torch.optim.Adam(model.parameters())
+    inputs, targets = adversarial_records()
+
+    result = train_privately(
+        model,
+        optimizer,
+        make_plan(steps=9, sampling_rate=0.05),
+        Units.records(num_records),
+        lambda ids: (inputs[ids], targets[ids]),
+        cross_entropy,
+        steps=granted,
+    )
+
+    assert result.steps_run == run
+    assert {int(state["step"]) for state in optimizer.state.values()} == {run}
+
+
+@pytest.mark.parametrize("steps", [0, -1, 10, True, 2.0])
+def test_more_steps_than_planned_or_none_are_refused(steps: Any) -> None:
+    model = MODELS["mlp"]()
+    optimizer = torch.optim.SGD(model.parameters())
+
+    with pytest.raises(PrivacySettingError, match="steps="):
+        train_privately(
+            model, optimizer, make_plan(steps=9), Units.records(0), lambda ids: (ids, ids), cross_entropy, steps=steps
+        )
+
+
+def test_units_of_another_kind_than_the_plans_are_refused() -> None:
+    model = MODELS["mlp"]()
+    optimizer = torch.optim.SGD(model.parameters())
+
+    with pytest.raises(PrivacySettingError, match="units are of 'patient'; expected the plan's unit='record'"):
+        train_privately(model, optimizer, make_plan(), Units.patients([]), lambda ids: (ids, ids), cross_entropy)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("mlp", "book-keeping"), ("convolution", "book-keeping"), ("recurrent", "hooks")]
+)
+def test_the_way_of_clipping_follows_from_the_model_also_without_records(name: str, method: str) -> None:
+    for num_records in (0, 10):
+        inputs, targets = adversarial_records()
+
+        result = train(MODELS[name](), inputs[:num_records], targets[:num_records], make_plan())
+
+        assert result.method == method
+
+
+@pytest.mark.usefixtures("no_noise")
+@pytest.mark.parametrize("name", ["mlp", "convolution", "recurrent", "bare-parameters"])
+@pytest.mark.parametrize("chunk_bytes", [1, 5_000, 20_000])
+def test_parts_of_a_batch_add_up_to_the_whole(name: str, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, (inputs, targets) = MODELS[name](), adversarial_records()
+    whole = clipped_sum(model, inputs, targets, make_plan(), cross_entropy)
+
+    monkeypatch.setattr(dp_sgd, "CHUNK_BYTES", chunk_bytes)
+    in_parts = clipped_sum(model, inputs, targets, make_plan(), cross_entropy)
+
+    torch.testing.assert_close(in_parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_does_not_fit_is_fetched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dp_sgd, "CHUNK_BYTES", 1)
+    inputs, targets = adversarial_records()
+    seen: list[list[int]] = []
+
+    def fetch(ids: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(ids.tolist())
+        return inputs[ids], targets[ids]
+
+    model = MODELS["mlp"]()
+    train_privately(
+        model, torch.optim.SGD(model.parameters()), make_plan(steps=2), Units.records(10), fetch, cross_entropy
+    )
+
+    assert seen == [[record] for record in range(10)] * 2
+
+
+@pytest.mark.usefixtures("no_noise")
+@pytest.mark.parametrize("name", ["mlp", "recurrent"])
+def test_a_patients_gradient_is_the_mean_over_the_patients_records(name: str) -> None:
+    # Ten copies of a record are one patient with that record's gradient, clipped or not.
+    torch.manual_seed(0)
+    model, inputs, targets = MODELS[name](), torch.randn(1, 6).repeat(10, 1), torch.ones(10, dtype=torch.int64)
+    one = clipped_sum(model, inputs[:1], targets[:1], make_plan(clip_norm=100.0), cross_entropy)
+    trained = copy.deepcopy(model)
+
+    train_privately(
+        trained,
+        torch.optim.SGD(trained.parameters(), lr=1.0),
+        replace(make_plan(clip_norm=100.0), unit="patient"),
+        Units.patients([7] * 10),
+        lambda ids: (inputs[ids], targets[ids]),
+        cross_entropy,
+    )
+
+    torch.testing.assert_close(weights(model) - weights(trained), one, rtol=1e-4, atol=1e-6)
 
 
 def test_exactly_the_planned_number_of_steps_reaches_the_optimizer() -> None:

@@ -69,7 +69,7 @@ def test_neighbouring_normals_are_uncorrelated() -> None:
 
 
 def test_each_normal_is_made_of_so_many_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Arrange: with draws 1, 2, 3, ... the columns of 4 x 3 are 1+4+7+10 = 22, 26 and 30; over the root of 4, 11, 13, 15.
+    # With draws 1, 2, 3, ... the columns of 4 x 3 are 1+4+7+10 = 22, 26 and 30; over the root of 4, 11, 13, 15.
     monkeypatch.setattr(noise, "_box_muller", lambda count: np.arange(1.0, count + 1))
 
     assert secure_normal(3, num_draws=4).tolist() == [11.0, 13.0, 15.0]
