@@ -97,7 +97,7 @@ def test_a_delta_as_large_as_one_patient_is_refused_with_the_number(
 
 def test_a_policy_without_epsilon_refuses_every_private_run(settings_of: SettingsOf) -> None:
     check_room(settings_of(epsilon_budget=0.02))
-    with pytest.raises(RefusalError, match="a private study needs 0.02 of both"):
+    with pytest.raises(RefusalError, match=r"a private study needs 0\.02 of both"):
         check_room(settings_of(epsilon_budget=3.0, epsilon_per_study=0.01))
 
 

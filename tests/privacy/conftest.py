@@ -45,7 +45,13 @@ def open_at(ledger_path: Path, receipt_path: Path) -> Callable[..., Ledger]:
     """Opens the ledger, with any of its terms changed."""
 
     def open_with(**changed: Any) -> Ledger:
-        terms = {"site": "st-anna", "cohort": "adults", "epsilon_budget": 3.0, "delta": 1e-3, "policy": "policy-1"}
+        terms: dict[str, Any] = {
+            "site": "st-anna",
+            "cohort": "adults",
+            "epsilon_budget": 3.0,
+            "delta": 1e-3,
+            "policy": "policy-1",
+        }
         return Ledger(ledger_path, LedgerTerms(**(terms | changed)), receipt=receipt_path)
 
     return open_with

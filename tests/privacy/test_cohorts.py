@@ -8,7 +8,7 @@ import dp_accounting
 import pytest
 from dp_accounting.pld import PLDAccountant
 
-from privacy.accounting import ExternalSpend, Spend, compute_epsilon, compute_epsilon_adaptive
+from privacy.accounting import AnySpend, ExternalSpend, Spend, compute_epsilon, compute_epsilon_adaptive
 from privacy.errors import BudgetExceededError, LedgerError, PrivacySettingError
 from privacy.ledger import Ledger, LedgerTerms
 from privacy.plan import PrivacyPlan
@@ -223,7 +223,7 @@ def test_three_studies_on_one_cohort_compose_as_the_second_opinion_says(open_at:
 
 def test_spends_of_one_kind_and_external_ones_add_up() -> None:
     gaussian = Spend(noise_multiplier=5.0, sampling_rate=1.0, steps=4)
-    history = [ExternalSpend(epsilon=0.5), gaussian, ExternalSpend(epsilon=0.25, delta=4e-4)]
+    history: list[AnySpend] = [ExternalSpend(epsilon=0.5), gaussian, ExternalSpend(epsilon=0.25, delta=4e-4)]
 
     assert compute_epsilon(history, 1e-3) == pytest.approx(0.75 + compute_epsilon([gaussian], 6e-4))
     assert compute_epsilon_adaptive(history, 1e-3) > compute_epsilon(history, 1e-3)
