@@ -114,6 +114,8 @@ class LedgerStore:
             for row in read_rows(self._connection, after=self.num_rows, previous=self.last_hash):
                 self.book.add(row)
                 self._hashes.append(row.hash)
+            if not self.num_rows:
+                raise LedgerError("row 1 is missing")
         except LedgerError as error:
             raise LedgerError(f"ledger={self._path}; {error}; {WHAT_TO_DO}") from error
         self._receipt = read_receipt(self._receipt_path)

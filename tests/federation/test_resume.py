@@ -13,7 +13,7 @@ from fl_client.site import open_ledger, training_cohort
 from fl_contract.errors import CheckpointError
 from fl_contract.study import Scalar
 from fl_server.checkpoint import Checkpoint, write_checkpoint
-from privacy.ledger import LedgerEntry
+from privacy.ledger_book import LedgerEntry
 
 MOMENTUM: dict[str, Scalar] = {
     **PLAIN,

@@ -19,7 +19,7 @@ from fl_contract.messages import ARRAYS, CONFIG, TRAIN, Arrays, Request, to_arra
 from fl_contract.models import build_model
 from fl_contract.study import Scalar, Study, study_from_run_config
 from fl_contract.tasks import num_outputs
-from privacy.ledger import LedgerEntry
+from privacy.ledger_book import LedgerEntry
 
 FIXED: Mapping[str, Scalar] = {
     "num-rounds": 3,

@@ -26,7 +26,7 @@ from fl_contract.messages import (
 )
 from fl_contract.study import Study
 from privacy.accounting import Spend, compute_epsilon
-from privacy.ledger import LedgerEntry
+from privacy.ledger_book import LedgerEntry
 
 DELTA = 0.001
 NOT_PRIVATE = {"privacy.mechanism": "none"}

@@ -17,7 +17,8 @@ from fl_client.training import train_with_privacy
 from fl_contract.errors import RefusalCode
 from fl_contract.messages import ARRAYS, METRICS, PLAN, from_array_record
 from privacy.accounting import compute_epsilon
-from privacy.ledger import Ledger, LedgerEntry
+from privacy.ledger import Ledger
+from privacy.ledger_book import LedgerEntry
 
 DELTA = 0.001
 NOT_PRIVATE = {"privacy.mechanism": "none"}

@@ -11,7 +11,7 @@ from fl_contract.errors import SettingError
 from fl_contract.messages import METRICS, PLAN
 from privacy.accounting import compute_epsilon
 from privacy.errors import LedgerError
-from privacy.ledger import LedgerEntry
+from privacy.ledger_book import LedgerEntry
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The hospital's command line shows the ledger's numbers, on one screen of 80 columns."""
 
+import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,3 +138,74 @@ def test_help_names_the_command_and_what_it_needs(run: Callable[..., Result], wo
 
 def test_a_command_that_is_not_known_is_an_error(run: Callable[..., Result]) -> None:
     assert run("spend").exit_code == 2
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def test_a_good_ledger_is_verified_with_its_rows_and_its_last_hash(run: Callable[..., Result], trained: Path) -> None:
+    receipt = json.loads((trained / "sites" / "hospital-1" / "receipts" / "ledger.receipt").read_text())
+
+    result = run("ledger", "verify", trained)
+
+    assert result.exit_code == 0
+    first, second, third, _ = result.stdout.splitlines()
+    # Whose it is, a plan, and a charge and its settling for each round.
+    assert first.startswith(f"hospital-1: OK, 6 rows, last hash {receipt['hash']}; hospital-1 ε ")
+    assert second.startswith("hospital-2: OK, 4 rows")
+    assert third == "hospital-3: no ledger, nothing spent"
+
+
+def test_the_first_broken_row_of_a_ledger_is_named(run: Callable[..., Result], trained: Path) -> None:
+    database = sqlite3.connect(trained / "sites" / "hospital-1" / "ledger.sqlite")
+    database.execute("DROP TRIGGER row_is_kept")
+    database.execute("UPDATE chain SET content = replace(content, 'steps_run\":4', 'steps_run\":0')")
+    database.commit()
+    database.close()
+
+    result = run("ledger", "verify", trained)
+
+    assert result.exit_code == 1
+    assert "row 4 was changed" in result.stderr
+    assert "OK" not in result.stdout
+
+
+def test_a_spend_from_elsewhere_is_charged_and_shown(run: Callable[..., Result], trained: Path) -> None:
+    site = trained / "sites" / "hospital-3" / "site.toml"
+    words = ["ledger", "charge", site, "--study", "survey", "--epsilon", "0.5", "--delta", "1e-5", "--reason", "counts"]
+
+    result = run(*words, "--yes")
+
+    assert result.exit_code == 0
+    assert ["hospital-3", "0.500", "10.000", "9.500", "0.001", "0"] in rows(result)
+    assert ["hospital-3", "survey", "1", "0.500"] in rows(run("budget", site))
+
+
+def test_a_spend_is_charged_only_after_a_person_said_so(run: Callable[..., Result], trained: Path) -> None:
+    site = trained / "sites" / "hospital-3" / "site.toml"
+
+    result = run("ledger", "charge", site, "--study", "survey", "--epsilon", "0.5", "--reason", "counts")
+
+    assert result.exit_code == 1
+    assert "for ever?" in result.output
+    assert not (site.parent / "ledger.sqlite").exists()
+
+
+def test_a_spend_that_is_no_spend_is_an_error(run: Callable[..., Result], trained: Path) -> None:
+    site = trained / "sites" / "hospital-3" / "site.toml"
+
+    result = run("ledger", "charge", site, "--study", "survey", "--epsilon", "-1", "--reason", "counts", "--yes")
+
+    assert result.exit_code == 1
+    assert "epsilon=-1.0; expected more than 0" in result.stderr
+
+
+def test_the_next_round_of_an_open_run_is_shown_with_its_cost(run: Callable[..., Result], trained: Path) -> None:
+    (before,) = read_budgets(trained / "sites" / "hospital-1" / "site.toml")
+    coming = before.runs[0].next_round
+    assert coming is not None
+
+    shown = rows(run("budget", trained / "sites" / "hospital-1" / "site.toml"))
+
+    costs = ["4", "of", "4", f"{coming.epsilon_before:.3f}", f"{coming.epsilon_after:.3f}"]
+    assert ["hospital-1", "breast-cancer", "01234567", *costs] in shown

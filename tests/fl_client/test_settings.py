@@ -49,6 +49,12 @@ def test_a_hospital_that_says_nothing_requires_privacy_and_ten_records(path: Pat
     assert policy.min_examples == 10
 
 
+def test_a_hospital_that_says_nothing_gives_one_study_its_whole_budget_and_protects_patients(path: Path) -> None:
+    policy = read_site_settings(path).policy
+
+    assert (policy.largest_study_epsilon, policy.minimum_noise_multiplier, policy.unit) == (6.0, 0.0, "patient")
+
+
 @pytest.mark.parametrize(
     ("line", "instead", "named"),
     [
@@ -76,6 +82,18 @@ def test_a_hospital_that_says_nothing_requires_privacy_and_ten_records(path: Pat
         ("delta = 0.001", "", "policy.delta is missing"),
         ("delta = 0.001", "delta = 0.0", "policy.delta=0.0; expected above 0"),
         ("delta = 0.001", "delta = 1.0", "policy.delta=1.0; expected below 1"),
+        ('name = "st-anna"', 'name = "st-anna"\ncohort = "a/b"', "cohort='a/b'; "),
+        (
+            "delta = 0.001",
+            "delta = 0.001\nepsilon-per-study = -1.0",
+            "policy.epsilon-per-study=-1.0; expected at least",
+        ),
+        (
+            "delta = 0.001",
+            "delta = 0.001\nminimum-noise-multiplier = -1.0",
+            "minimum-noise-multiplier=-1.0; expected at",
+        ),
+        ("delta = 0.001", 'delta = 0.001\nunit = "hospital"', "policy.unit='hospital'; expected 'record' or 'patient'"),
         ("delta = 0.001", "delta = 0.001\nrequire-privacy = 0", "policy.require-privacy=0; expected true or false"),
         (
             "delta = 0.001",

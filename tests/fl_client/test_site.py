@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from fl_client.settings import read_site_settings
-from fl_client.site import open_sites
+from fl_client.site import held_out_cohort, open_sites, receipt_path, training_cohort
 from fl_contract.errors import SettingError
 from fl_contract.study import Scalar
 
@@ -82,3 +82,30 @@ def test_a_folder_of_another_simulation_is_refused(tmp_path: Path, override: dic
 
     with pytest.raises(SettingError, match="holds the settings of another simulation"):
         open_sites(context_of(tmp_path, **override))
+
+
+def test_a_hospitals_two_cohorts_have_its_name_unless_it_gives_one(write_site_file: Callable[..., Path]) -> None:
+    settings = read_site_settings(write_site_file("st-anna"))
+    named = settings.model_copy(update={"cohort": "adults"})
+
+    assert (training_cohort(settings), held_out_cohort(settings)) == ("st-anna", "st-anna/held-out")
+    assert (training_cohort(named), held_out_cohort(named)) == ("adults", "adults/held-out")
+
+
+def test_the_receipt_lies_in_another_folder_wherever_the_policy_puts_it(
+    tmp_path: Path, write_site_file: Callable[..., Path]
+) -> None:
+    silent = read_site_settings(write_site_file("silent"))
+    elsewhere = read_site_settings(write_site_file("told", ledger_receipt=f'"{tmp_path}/disk/receipt"'))
+
+    assert receipt_path(silent, tmp_path / "site") == tmp_path / "site" / "receipts" / "ledger.receipt"
+    assert receipt_path(elsewhere, tmp_path / "site") == tmp_path / "disk" / "receipt"
+
+
+def test_a_virtual_hospital_writes_its_policy_in_full(tmp_path: Path) -> None:
+    site = open_sites(context_of(tmp_path, num_sites=2))["hospital-1"]
+
+    text = (site.folder / "site.toml").read_text(encoding="utf-8")
+    assert site.settings.policy.unit == "record"
+    for key in ('cohort = "hospital-1"', "epsilon-per-study", "minimum-noise-multiplier", "unit"):
+        assert f"\n{key}" in text

@@ -6,6 +6,7 @@ again as an independent second opinion.
 
 import math
 import warnings
+from collections.abc import Callable, Sequence
 
 import dp_accounting
 import pytest
@@ -17,6 +18,8 @@ from privacy.accounting import (
     CALIBRATION_TOLERANCE,
     FILTER_ORDERS,
     LARGEST_PRV_EPSILON,
+    AnySpend,
+    ExternalSpend,
     Spend,
     calibrate_noise_multiplier,
     compute_epsilon,
@@ -339,3 +342,74 @@ def test_a_delta_that_the_closed_form_cannot_resolve_is_refused(delta: float) ->
 )
 def test_known_gaussians_give_their_known_epsilons(mu: float, delta: float, known: float) -> None:
     assert compute_epsilon_gaussian(mu, delta) == pytest.approx(known, abs=1e-5)
+
+
+# --- external spends -------------------------------------------------------------------------------------------------
+
+
+def exact_epsilon_of_gaussians(triples: Triples, delta: float) -> float:
+    """Epsilon of composed Gaussians without sampling, from the closed form of delta by bisection."""
+    below, above = 0.0, 100.0
+    while above - below > 1e-9:
+        middle = (below + above) / 2
+        if exact_delta_of_gaussians(triples, middle) > delta:
+            below = middle
+        else:
+            above = middle
+    return above
+
+
+@pytest.mark.parametrize(("triples", "delta"), [(triples, delta) for triples, delta, _, _ in GOLDEN])
+def test_exact_second_opinion_reported_and_fast_epsilon_follow_in_this_order(triples: Triples, delta: float) -> None:
+    pld = second_opinion(triples, delta)
+
+    assert pld <= compute_epsilon(history(triples), delta) <= compute_epsilon_rdp(history(triples), delta)
+    if all(rate == 1.0 for _, rate, _ in triples):
+        assert exact_epsilon_of_gaussians(triples, delta) <= pld + 1e-4
+
+
+@pytest.mark.parametrize("compute", [compute_epsilon, compute_epsilon_adaptive, compute_epsilon_rdp])
+def test_external_spends_alone_add_up_while_their_deltas_fit(
+    compute: Callable[[Sequence[AnySpend], float], float],
+) -> None:
+    spends = [ExternalSpend(epsilon=0.5, delta=4e-6), ExternalSpend(epsilon=0.25, delta=6e-6)]
+
+    assert compute(spends, 1e-5) == 0.75
+    assert compute(spends, 9.9e-6) == math.inf
+    assert compute([ExternalSpend(epsilon=0.5)], 1e-10) == 0.5
+
+
+@pytest.mark.parametrize("compute", [compute_epsilon, compute_epsilon_rdp])
+def test_steps_beside_external_spends_get_the_delta_that_is_left(
+    compute: Callable[[Sequence[AnySpend], float], float],
+) -> None:
+    steps = history([(5.0, 1.0, 4)])
+
+    assert compute([*steps, ExternalSpend(epsilon=0.5, delta=4e-6)], 1e-5) == 0.5 + compute(steps, 1e-5 - 4e-6)
+    assert compute([*steps, ExternalSpend(epsilon=0.5, delta=1e-5)], 1e-5) == math.inf
+
+
+def test_external_spends_beside_steps_are_counted_by_the_filter() -> None:
+    steps = history([(5.0, 1.0, 4)])
+    both = [*steps, ExternalSpend(epsilon=0.5)]
+    share = 1e-5 / len(FILTER_ORDERS)
+
+    # Four steps at noise 5 cost order * 4 / (2 * 25) = order * 0.08; conversion as above.
+    by_hand = min(a * 0.08 + math.log((a - 1) / a) - (math.log(share) + math.log(a)) / (a - 1) for a in FILTER_ORDERS)
+
+    assert compute_epsilon_adaptive(both, 1e-5) == pytest.approx(0.5 + by_hand, abs=1e-9)
+    assert compute_epsilon_adaptive(both, 1e-5) > compute_epsilon(both, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"epsilon": 0.0}, {"epsilon": -1.0}, {"epsilon": math.nan}, {"delta": -1e-9}, {"delta": 1.0}], ids=repr
+)
+def test_an_external_spend_outside_its_ranges_cannot_be_built(changed: dict[str, float]) -> None:
+    with pytest.raises(PrivacySettingError, match=next(iter(changed))):
+        ExternalSpend(**{"epsilon": 1.0, "delta": 1e-6} | changed)
+
+
+def test_each_kind_of_spend_has_its_name() -> None:
+    spends = [*history([(1.0, 1.0, 1), (1.0, 0.5, 1)]), ExternalSpend(epsilon=1.0), ExternalSpend(epsilon=1, delta=0.1)]
+
+    assert [spend.mechanism for spend in spends] == ["gaussian", "subsampled-gaussian", "pure", "external"]

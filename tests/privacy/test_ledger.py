@@ -115,7 +115,7 @@ def test_charges_survive_closing_and_opening_again(path: Path, plan: PrivacyPlan
 
     with open_ledger(path) as ledger:
         assert ledger.entries() == before
-        assert [spend.steps for spend in ledger.history()] == [3, 4]
+        assert [entry.spend.steps for entry in ledger.entries()] == [3, 4]
 
 
 @pytest.mark.parametrize("steps_run", [0, 3, 4])
@@ -150,7 +150,7 @@ def test_settling_again_is_harmless_with_the_same_number_and_refused_with_anothe
             with pytest.raises(LedgerError, match="is settled with 3 already"):
                 ledger.settle(run="7", server_round=1, steps_run=other)
 
-        assert [spend.steps for spend in ledger.history()] == [3]
+        assert [entry.spend.steps for entry in ledger.entries()] == [3]
 
 
 @pytest.mark.parametrize(("run", "server_round"), [("7", 2), ("8", 1)])
@@ -235,7 +235,7 @@ def test_training_a_settled_round_again_is_a_new_charge(path: Path, plan: Privac
         assert again.attempt == 2
         assert ledger.spent() == epsilon_of_rounds(plan, 2)
         ledger.settle(run="7", server_round=1, steps_run=1)
-        assert [spend.steps for spend in ledger.history()] == [4, 1]
+        assert [entry.spend.steps for entry in ledger.entries()] == [4, 1]
 
 
 @pytest.mark.parametrize("is_settled", [False, True])
