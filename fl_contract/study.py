@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from fl_contract.errors import SettingError
 from fl_contract.models import ModelSettings
 from fl_contract.models.small_cnn import SmallCnnSettings
+from fl_contract.private_defaults import fill_private_defaults
 from fl_contract.schema import ImageSchema, Schema
 from fl_contract.settings import Settings, read_toml, scalar_keys, suggest_key
 
@@ -44,8 +45,9 @@ class TrainingSettings(Settings):
     Attributes:
         optimizer: A class of ``torch.optim`` by its name, such as ``SGD`` or ``Adam``. Under differential privacy too.
         learning_rate: Of that optimiser.
-        private_learning_rate: Of that optimiser's noisy steps; the same if it is not set. A clipped gradient is at most
-            ``privacy.clip-norm`` long, so the two together set the length of a step.
+        private_learning_rate: Of that optimiser's noisy steps. A clipped gradient is at most ``privacy.clip-norm``
+            long, so the two together set the length of a step. If it is not set, `fl_contract.private_defaults` says
+            it for plain SGD; for another optimiser it is ``learning-rate``.
         optimizer_options: Further arguments of that class, such as ``momentum``.
         batch_size: Patients a step. Under differential privacy the sampling rate says it instead.
         local_epochs: Passes over a hospital's patients in a round. Under differential privacy the steps say it instead.
@@ -133,6 +135,8 @@ class StoppingSettings(Settings):
 class PrivacySettings(Settings):
     """What the study proposes for privacy; each hospital's own policy and budget decide.
 
+    A study need only set epsilon and delta: `fl_contract.private_defaults` fills in the three last settings.
+
     Attributes:
         mechanism: ``dp-sgd``, or ``none`` for a study without differential privacy.
         unit: What one unit of privacy protects. A ``record`` is one row or image.
@@ -200,6 +204,11 @@ class Study(Settings):
     stopping: StoppingSettings
     privacy: PrivacySettings
     simulation: SimulationSettings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_private_defaults(cls, raw: Any) -> Any:
+        return fill_private_defaults(raw) if isinstance(raw, Mapping) else raw
 
     @field_validator("name")
     @classmethod
