@@ -185,7 +185,8 @@ def _settle_made(ledger: Ledger, run: str, made_in: int, study: str, plan: Priva
 def _load_training_examples(site: Site) -> Examples:
     schema = site.study.data_schema
     examples = prepare(site.load_records().train, schema)
-    check_trainable(examples, schema, min_examples=site.settings.policy.min_examples)
+    policy = site.settings.policy
+    check_trainable(examples, schema, min_examples=policy.min_examples, allow_one_class=site.study.is_private)
     return examples
 
 

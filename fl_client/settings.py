@@ -38,6 +38,31 @@ class SourceSettings(Settings):
         return self
 
 
+class TableSourceSettings(Settings):
+    """A hospital's patients in a table, as CSV or Parquet (``.parquet``).
+
+    Attributes:
+        train: File of the training records, or of all where ``fold`` is set; relative to the folder of ``site.toml``.
+        test: File of the held-out records.
+        fold: Column that says ``train`` or ``test``.
+        label: Column of the class.
+        patient: Column that says whose record a row is, if there can be several of one patient.
+    """
+
+    kind: Literal["table"]
+    train: str = Field(min_length=1)
+    test: str | None = Field(default=None, min_length=1)
+    fold: str | None = Field(default=None, min_length=1)
+    label: str = Field(min_length=1)
+    patient: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        if (self.test is None) == (self.fold is None):
+            raise ValueError("test and fold; expected one of them, a second file or a column of the first")
+        return self
+
+
 class PolicySettings(Settings):
     """What the hospital allows, whatever a study asks for.
 
@@ -71,7 +96,7 @@ class SiteSettings(Settings):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     declared_examples: int = Field(ge=1)
-    source: SourceSettings
+    source: Annotated[SourceSettings | TableSourceSettings, Field(discriminator="kind")]
     policy: PolicySettings
 
 

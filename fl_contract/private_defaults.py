@@ -24,7 +24,7 @@ SAMPLING_RATES = {"table": 1.0, "image": 0.2}
 TOTAL_STEPS = {"table": 80, "image": 200}
 """Noisy steps over all rounds, by kind of data; more cost more time than they gain."""
 
-PATH_PER_EPSILON = {"logistic": 60.0, "mlp": 60.0, "small-cnn": 60.0}
+PATH_PER_EPSILON = {"logistic": 60.0, "mlp": 20.0, "small-cnn": 12.5}
 """Summed length of all steps, in weight units for an epsilon of 1, by kind of model."""
 
 LARGEST_EPSILON = 8.0

@@ -160,7 +160,7 @@ class SimulationSettings(Settings):
     """Virtual hospitals, for trying a study on one machine. A real hospital ignores this table.
 
     Attributes:
-        dataset: Built-in data that are split over the hospitals.
+        dataset: Built-in data that are split over the hospitals; a study without them runs at real hospitals only.
         num_sites: Virtual hospitals.
         alpha: Concentration of the Dirichlet split by class; smaller means more unequal sizes and prevalences.
         test_fraction: Share of each hospital's patients that is held out.
@@ -169,7 +169,7 @@ class SimulationSettings(Settings):
         require_privacy: Each virtual hospital refuses a study without differential privacy.
     """
 
-    dataset: Literal["breast-cancer", "digits"]
+    dataset: Literal["breast-cancer", "digits"] | None = None
     num_sites: int = Field(ge=1, le=1000)
     alpha: float = Field(gt=0)
     test_fraction: float = Field(gt=0, lt=1)
