@@ -1,10 +1,10 @@
 """Private federated training at four real hospitals, against FLamby's published figures on the same patients.
 
-Data: UCI Heart Disease in FLamby's own split. Each hospital reads a file of its own through its own site.toml; the study
-sets epsilon and delta and leaves the rest to the defaults. FLamby standardises by each hospital's own statistics, which
-no epsilon covers; here nothing is computed from patients outside the guarantee. Noise is never seeded, so every seed
-can be run several times. Prints a line a run and a table; the last line is JSON: for each epsilon the mean over the four
-hospitals of the accuracy on held-out patients.
+Data: UCI Heart Disease in FLamby's own split. Each hospital reads a file of its own through its own site.toml; the
+study sets epsilon and delta and leaves the rest to the defaults. FLamby standardises by each hospital's own statistics,
+which no epsilon covers; here nothing is computed from patients outside the guarantee. Noise is never seeded, so every
+seed can be run several times. Prints a line a run and a table; the last line is JSON: for each epsilon the mean over
+the four hospitals of the accuracy on held-out patients.
 
     python benchmarks/heart_disease.py --results benchmarks/results/heart_disease.json --commit $(git rev-parse HEAD)
 """
@@ -28,7 +28,8 @@ from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
-COLUMNS = "age sex cp trestbps chol fbs restecg thalach exang oldpeak slope ca thal num".split()
+NUMBERS = ["age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak"]
+DROPPED = ["slope", "ca", "thal", "num"]
 CATEGORIES = {"cp": (1, 2, 3, 4), "restecg": (0, 1, 2)}
 EPSILONS = (0.1, 1.0, 5.0, 10.0)
 SEEDS = (42, 43, 44, 45, 46)
@@ -41,8 +42,8 @@ def write_hospitals(data: Path, folder: Path) -> dict[str, Path]:
     sites = {}
     for hospital in HOSPITALS:
         rows = split[split["center"] == hospital]
-        raw = pd.read_csv(data / f"processed.{hospital}.data", header=None, names=COLUMNS, na_values="?")
-        table = raw.iloc[rows["file_row"]].drop(columns=["slope", "ca", "thal", "num"])
+        raw = pd.read_csv(data / f"processed.{hospital}.data", header=None, names=NUMBERS + DROPPED, na_values="?")
+        table = raw.iloc[rows["file_row"]].drop(columns=DROPPED)
         for name, values in CATEGORIES.items():
             column = table.pop(name)
             table = table.assign(**{f"{name}_{value}": (column == value).astype(int) for value in values})
@@ -101,7 +102,9 @@ def published(path: Path) -> dict[float, float]:
     """FLamby's mean accuracy by epsilon at our delta; 0.0 stands for its run without privacy."""
     table = pd.read_csv(path)
     private = table[table["d"] == DELTA].groupby("e")["perf"].mean()
-    return {float(e): float(perf) for e, perf in private.items()} | {0.0: float(table[table["e"].isna()]["perf"].mean())}
+    return {float(e): float(perf) for e, perf in private.items()} | {
+        0.0: float(table[table["e"].isna()]["perf"].mean())
+    }
 
 
 def main(

@@ -58,7 +58,7 @@ def test_a_hospital_that_says_nothing_requires_privacy_and_ten_records(path: Pat
         ("declared-examples = 120", "declared-examples = 0", "declared-examples=0; expected at least 1"),
         ("declared-examples = 120", "declared-examples = 9.5", "declared-examples=9.5; expected a whole number"),
         ("declared-examples = 120", "declared-examples = true", "declared-examples=True; expected a whole number"),
-        ('kind = "built-in"', 'kind = "csv"', "source.kind='csv'; expected 'built-in'"),
+        ('kind = "built-in"', 'kind = "csv"', "source.kind='csv'; expected one of 'built-in', 'table'"),
         ('dataset = "breast-cancer"', 'dataset = "mnist"', "source.dataset='mnist'; expected 'breast-cancer' or"),
         ("parts = [0, 2]", "parts = []", "source.parts=[]; expected a list of length 1 or more"),
         ("parts = [0, 2]", "parts = [0.5]", "source.parts.0=0.5; expected a whole number"),

@@ -251,7 +251,7 @@ def test_a_file_under_another_name_is_refused(tmp_path: Path) -> None:
         ("privacy.mechanism", "none", lambda study: study.privacy.mechanism),
         ("simulation.require-privacy", True, lambda study: study.simulation.require_privacy),
         ("strategy.name", "fedavgm", lambda study: study.strategy.name),
-        ("stopping.patience", 0, lambda study: study.stopping.patience),
+        ("stopping.patience", 7, lambda study: study.stopping.patience),
     ],
 )
 def test_an_override_replaces_the_value(key: str, value: Scalar, read: Callable[[Study], Scalar]) -> None:

@@ -244,7 +244,7 @@ def test_a_report_that_cannot_be_written_again_exits_with_1(tmp_path: Path) -> N
 
 
 def test_a_dry_run_says_how_much_noise_there_will_be() -> None:
-    result = _run("simulate", "--dry-run", "--set", "privacy.steps-per-round=4")  # as the example of PrivacyPlan
+    result = _run("simulate", "--dry-run", "--set", "privacy.sampling-rate=0.25")  # as the example of PrivacyPlan
 
     assert result.exit_code == 0
     assert "noise multiplier 1.27 over 80 steps" in result.output
