@@ -5,8 +5,8 @@ of the study that uses it, so none costs privacy. Both sides fill them in while 
 record hold the filled numbers.
 
 The noise in the final model grows with the summed length of all steps and shrinks with epsilon, so the length of the
-whole path is what the rule fixes; clip norm and number of steps only share it out. Batches of all records need the
-least noise per patient, and are cheap for tables. Source: measured on two data sets, in ``docs/log.md`` and
+whole path is what the rule fixes; clip norm and number of steps only share it out. Batches of all records
+are no better or worse than smaller ones at the same epsilon, and cheap for tables. Source: measured on two data sets, in ``docs/log.md`` and
 ``benchmarks/results``.
 """
 

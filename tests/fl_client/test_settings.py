@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_client.settings import partition, read_site_settings, read_study, site_file
+from fl_client.settings import SourceSettings, partition, read_site_settings, read_study, site_file
 from fl_contract.errors import SettingError
 
 VALID = """
@@ -38,6 +38,7 @@ def test_a_valid_file_becomes_settings(path: Path) -> None:
     settings = read_site_settings(path)
 
     assert (settings.name, settings.declared_examples) == ("st-anna", 120)
+    assert isinstance(settings.source, SourceSettings)
     assert settings.source.parts == (0, 2)
     assert (settings.policy.epsilon_budget, settings.policy.delta) == (6.0, 0.001)
 

@@ -88,7 +88,7 @@ def test_numbers_as_labels_of_a_parquet_file_are_their_text(tmp_path: Path) -> N
 
 
 def test_a_gap_stays_a_gap_for_the_schema_to_refuse(tmp_path: Path) -> None:
-    as_csv(TABLE.assign(age=[70, None, 55, 48]), tmp_path / "patients.csv")
+    as_csv(TABLE.assign(age=[70, np.nan, 55, 48]), tmp_path / "patients.csv")
 
     assert np.isnan(load(tmp_path).train.features[1, 1])
 
