@@ -12,6 +12,7 @@ from fl_client.guard import guard, log_to_site
 from fl_client.inputs import (
     load_model,
     model_state,
+    privacy_units,
     record_contents,
     site_model,
     training_examples,
@@ -58,6 +59,7 @@ def answer_plan(message: Message, context: Context) -> Message:
         check_room(site.settings)
     records = site.load_records()
     training_examples(site, records.train)
+    privacy_units(site, records.train)
     plan = _agree_on_privacy(site, request, records.train) if site.study.is_private else None
     agree_on_measurement(site, request, records.test)
     Agreements(site.folder).agree(request)

@@ -34,6 +34,7 @@ from privacy.membership import (
     train_shadows,
 )
 from privacy.plan import PrivacyPlan
+from privacy.units import Units
 
 MOST_STEPS = 1000
 """Of a longer study the first steps are audited: each is the same mechanism."""
@@ -137,16 +138,16 @@ def _load_model(study: Study, path: Path) -> nn.Module:
 
 
 def _train_shadow(study: Study, pool: Examples, rows: NDArray[np.int64]) -> nn.Module:
-    """Train as this study does, all its rounds at one hospital that holds these rows."""
+    """Train as this study does, all its rounds at one hospital that holds these rows, each of another patient."""
     model = _build_model(study)
     chosen = torch.from_numpy(rows)
     examples = Examples(inputs=pool.inputs[chosen], labels=pool.labels[chosen])
-    plan = None
+    plan, units = None, Units.alone(study.privacy.unit, len(examples))
     if study.is_private:
         plan = calibrate_plan(study, epsilon=study.privacy.epsilon, nominal_units=len(examples))
     for server_round in range(1, study.num_rounds + 1):
         if plan is not None:
-            train_with_privacy(model, examples, study.training, plan, plan.steps_per_round)
+            train_with_privacy(model, examples, units, study.training, plan, plan.steps_per_round)
         else:
             train(model, examples, study.training, round_generator(study.seed, "shadow", server_round))
     return model

@@ -16,6 +16,7 @@ from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import Arrays
 from fl_contract.models import build_model
 from fl_contract.tasks import num_outputs
+from privacy.units import Units
 
 
 def training_examples(site: Site, records: Records) -> Examples:
@@ -26,8 +27,26 @@ def training_examples(site: Site, records: Records) -> Examples:
     """
     schema = site.study.data_schema
     examples = prepare(records, schema)
-    check_trainable(examples, schema, min_examples=site.settings.policy.min_examples)
+    policy = site.settings.policy
+    check_trainable(examples, schema, min_examples=policy.min_examples, allow_one_class=site.study.is_private)
     return examples
+
+
+def privacy_units(site: Site, records: Records) -> Units:
+    """Which records the study's privacy protects together.
+
+    Raises:
+        RefusalError: POLICY: the study protects patients, and the source does not say whose a record is.
+    """
+    if site.study.privacy.unit == "record":
+        return Units.records(len(records))
+    if records.patients is None:
+        raise RefusalError(
+            RefusalCode.POLICY,
+            "privacy.unit='patient'; the source does not say whose a record is; name its column as source.patient in "
+            "site.toml, or ask for a study by record",
+        )
+    return Units.patients(records.patients)
 
 
 def held_out_examples(site: Site, records: Records) -> Examples:

@@ -6,7 +6,7 @@ from fl_client.agreements import Agreements
 from fl_client.data.records import Records
 from fl_client.disclosure import NOISED_EVALUATE
 from fl_client.evaluation import contributions, evaluate
-from fl_client.inputs import held_out_examples, load_model, record_contents
+from fl_client.inputs import held_out_examples, load_model, privacy_units, record_contents
 from fl_client.outbox import Outbox
 from fl_client.policy import make_measurement_plan
 from fl_client.site import Site
@@ -100,7 +100,8 @@ def _draw(
 ) -> NoisedCounts:
     ledger, plan = paid_by
     held_out = site.load_records().test
-    rows = contributions(load_model(site, received), held_out_examples(site, held_out))
+    records = contributions(load_model(site, received), held_out_examples(site, held_out))
+    rows = privacy_units(site, held_out).mean(records)
     ledger.reserve(
         run=request.run,
         server_round=number,

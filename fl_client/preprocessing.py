@@ -43,8 +43,13 @@ def prepare(records: Records, schema: TableSchema | ImageSchema) -> Examples:
     return Examples(inputs=torch.from_numpy(inputs.astype(np.float32)), labels=_prepare_labels(records, schema))
 
 
-def check_trainable(examples: Examples, schema: TableSchema | ImageSchema, *, min_examples: int) -> None:
+def check_trainable(
+    examples: Examples, schema: TableSchema | ImageSchema, *, min_examples: int, allow_one_class: bool = False
+) -> None:
     """Refuse training records with which a hospital cannot train.
+
+    Under differential privacy one class is allowed: that a hospital's patients are all alike may hang on a single one,
+    and a refusal would say it.
 
     Raises:
         RefusalError: TOO_FEW_PATIENTS or ONE_CLASS.
@@ -54,7 +59,7 @@ def check_trainable(examples: Examples, schema: TableSchema | ImageSchema, *, mi
             RefusalCode.TOO_FEW_PATIENTS,
             f"{len(examples)} training records; policy.min-examples expects at least {min_examples}",
         )
-    if len(present := examples.labels.unique()) < 2:
+    if len(present := examples.labels.unique()) < 2 and not allow_one_class:
         raise RefusalError(
             RefusalCode.ONE_CLASS,
             f"every training record has {schema.label}={schema.classes[int(present[0])]!r}; expected two classes",

@@ -13,7 +13,7 @@ reply, settles its charge if a crash left that open, and sends the same bytes.
 from flwr.app import RecordDict
 
 from fl_client.disclosure import release
-from fl_client.inputs import load_model, model_state, record_contents, training_examples
+from fl_client.inputs import load_model, model_state, privacy_units, record_contents, training_examples
 from fl_client.outbox import Outbox
 from fl_client.policy import check_plan
 from fl_client.site import Site
@@ -74,7 +74,7 @@ def _make_reply(
     """Charge the round, then train it."""
     run, study = request.run, site.study
     records = site.load_records().train
-    examples = training_examples(site, records)
+    examples, units = training_examples(site, records), privacy_units(site, records)
     model = load_model(site, received)
     granted = ledger.reserve(
         run=run,
@@ -83,7 +83,7 @@ def _make_reply(
         plan=plan,
         fingerprint=ledger.fingerprint(record_contents(records)),
     )
-    steps = train_with_privacy(model, examples, study.training, plan, granted.spend.steps)
+    steps = train_with_privacy(model, examples, units, study.training, plan, granted.spend.steps)
     spent = PrivacySpent(epsilon=ledger.spent_by_run(run, delta=plan.delta), delta=plan.delta, steps=steps)
     reply = TrainReply(
         site=site.name, arrays=model_state(model), num_examples=site.settings.declared_examples, spent=spent

@@ -34,13 +34,43 @@ class SourceSettings(Settings):
 
     @property
     def has_one_record_a_patient(self) -> bool:
-        """Whether protecting a record protects a patient; so in every built-in data set."""
-        return self.kind == "built-in"
+        """Whether protecting a record protects a patient."""
+        return self.dataset == "breast-cancer"
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
         if len(set(self.parts)) < len(self.parts) or not set(self.parts) <= set(range(self.num_parts)):
             raise ValueError(f"parts={list(self.parts)}; expected different numbers from 0 to num-parts - 1")
+        return self
+
+
+class TableSourceSettings(Settings):
+    """A hospital's patients in a table, as CSV or Parquet (``.parquet``).
+
+    Attributes:
+        train: File of the training records, or of all where ``fold`` is set; relative to the folder of ``site.toml``.
+        test: File of the held-out records.
+        fold: Column that says ``train`` or ``test``.
+        label: Column of the class.
+        patient: Column that says whose record a row is, if there can be several of one patient.
+    """
+
+    kind: Literal["table"]
+    train: str = Field(min_length=1)
+    test: str | None = Field(default=None, min_length=1)
+    fold: str | None = Field(default=None, min_length=1)
+    label: str = Field(min_length=1)
+    patient: str | None = Field(default=None, min_length=1)
+
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient: nobody can say before the table is read."""
+        return False
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        if (self.test is None) == (self.fold is None):
+            raise ValueError("test and fold; expected one of them, a second file or a column of the first")
         return self
 
 
@@ -102,7 +132,7 @@ class SiteSettings(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     cohort: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     declared_examples: int = Field(ge=1)
-    source: SourceSettings
+    source: Annotated[SourceSettings | TableSourceSettings, Field(discriminator="kind")]
     policy: PolicySettings
 
 

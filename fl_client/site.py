@@ -10,6 +10,7 @@ from flwr.app import Context
 
 from fl_client.data.builtin import BuiltInSource
 from fl_client.data.records import SiteRecords
+from fl_client.data.table_file import TableFileSource
 from fl_client.settings import (
     PolicySettings,
     SiteSettings,
@@ -21,6 +22,7 @@ from fl_client.settings import (
 )
 from fl_contract.errors import RefusalCode, RefusalError, SettingError
 from fl_contract.run_folder import run_folder
+from fl_contract.schema import TableSchema
 from fl_contract.study import Study
 from privacy.ledger import Ledger, LedgerTerms
 
@@ -51,7 +53,12 @@ class Site:
 
     def load_records(self) -> SiteRecords:
         """Its patients."""
-        return BuiltInSource(self.settings.source).load()
+        source, schema = self.settings.source, self.study.data_schema
+        if isinstance(source, SourceSettings):
+            return BuiltInSource(source).load()
+        if not isinstance(schema, TableSchema):
+            raise RefusalError(RefusalCode.INVALID_DATA, "source.kind='table'; the study needs images")
+        return TableFileSource(source, folder=self.folder, features=[each.name for each in schema.features]).load()
 
     def open_ledger(self) -> Ledger:
         """Its privacy ledger, over all studies, for the patients it trains on; to be closed after use."""
@@ -130,6 +137,8 @@ def _open_virtual_site(name: str, study: Study, folder: Path) -> Site:
 
 def _virtual_settings(name: str, study: Study) -> SiteSettings:
     simulation = study.simulation
+    if simulation.dataset is None:
+        raise SettingError("simulation.dataset is missing; this study runs at hospitals with a site.toml of their own")
     parts = range(simulation.num_sites) if name == "pooled" else [simulation.site_names.index(name)]
     source = SourceSettings.parse(
         {

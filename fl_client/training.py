@@ -42,9 +42,17 @@ def train(model: nn.Module, examples: Examples, settings: TrainingSettings, gene
 
 
 def train_with_privacy(
-    model: nn.Module, examples: Examples, settings: TrainingSettings, plan: PrivacyPlan, steps: int
+    model: nn.Module, examples: Examples, units: Units, settings: TrainingSettings, plan: PrivacyPlan, steps: int
 ) -> int:
     """Train in place by the plan's noisy steps, as many as the ledger granted.
+
+    Args:
+        model: With the weights to start from.
+        examples: In the order that ``units`` counts records in.
+        units: What the plan protects.
+        settings: Optimiser and its rate.
+        plan: Of the run.
+        steps: Granted for this round.
 
     Returns:
         Steps run; the only thing said about the training.
@@ -57,7 +65,7 @@ def train_with_privacy(
         model,
         make_optimizer(model, settings, settings.private_learning_rate or settings.learning_rate),
         plan,
-        Units.records(len(examples)),
+        units,
         fetch,
         loss_per_example,
         steps,

@@ -22,7 +22,7 @@ def apportion(values: NDArray[np.integer], total: int) -> NDArray[np.int64]:
     thresholds = (np.cumsum(ordered) - total) / np.arange(1, len(ordered) + 1)
     threshold = thresholds[np.flatnonzero(ordered - thresholds >= 0)[-1]]
     nearest = np.maximum(values - threshold, 0.0)
-    counts = np.floor(nearest + 1e-9).astype(np.int64)
+    counts: NDArray[np.int64] = np.floor(nearest + 1e-9).astype(np.int64)
     missing = total - int(counts.sum())
     largest_first = np.argsort(-(nearest - counts), kind="stable")
     counts[largest_first[:missing]] += 1

@@ -20,6 +20,7 @@ from fl_contract.errors import SettingError
 from fl_contract.models import ModelSettings
 from fl_contract.models.resnet18 import Resnet18Settings
 from fl_contract.models.small_cnn import SmallCnnSettings
+from fl_contract.private_defaults import fill_private_defaults
 from fl_contract.schema import ImageSchema, Schema
 from fl_contract.settings import Settings, read_toml, scalar_keys, suggest_key
 
@@ -45,8 +46,9 @@ class TrainingSettings(Settings):
     Attributes:
         optimizer: A class of ``torch.optim`` by its name, such as ``SGD`` or ``Adam``. Under differential privacy too.
         learning_rate: Of that optimiser.
-        private_learning_rate: Of that optimiser's noisy steps; the same if it is not set. A clipped gradient is at most
-            ``privacy.clip-norm`` long, so the two together set the length of a step.
+        private_learning_rate: Of that optimiser's noisy steps. A clipped gradient is at most ``privacy.clip-norm``
+            long, so the two together set the length of a step. If it is not set, `fl_contract.private_defaults` says
+            it for plain SGD; for another optimiser it is ``learning-rate``.
         optimizer_options: Further arguments of that class, such as ``momentum``.
         batch_size: Patients a step. Under differential privacy the sampling rate says it instead.
         local_epochs: Passes over a hospital's patients in a round. Under differential privacy the steps say it instead.
@@ -137,9 +139,12 @@ class StoppingSettings(Settings):
 class PrivacySettings(Settings):
     """What the study proposes for privacy; each hospital's own policy and budget decide.
 
+    A study need only set epsilon and delta: `fl_contract.private_defaults` fills in the three last settings.
+
     Attributes:
         mechanism: ``dp-sgd``, or ``none`` for a study without differential privacy.
-        unit: What one unit of privacy protects. A ``record`` is one row or image.
+        unit: What epsilon protects as a whole: a ``patient`` with all records, or a ``record``, one row or image. A
+            hospital whose source does not say whose a record is cannot take part in a study by patient.
         epsilon: Target for all planned rounds together, add-or-remove-one; at least 0.02, which accountants resolve.
         delta: Of the same guarantee; at least 1e-10 and below 1 / patients.
         clip_norm: Bound on a record's gradient, in weight units per learning rate; 1e-6 to 1e6.
@@ -150,7 +155,7 @@ class PrivacySettings(Settings):
     """
 
     mechanism: Literal["dp-sgd", "none"]
-    unit: Literal["record"] = "record"
+    unit: Literal["patient", "record"] = "patient"
     epsilon: float = Field(ge=0.02)
     delta: float = Field(ge=1e-10, lt=1)
     clip_norm: float = Field(ge=1e-6, le=1e6)
@@ -181,7 +186,7 @@ class SimulationSettings(Settings):
     """Virtual hospitals, for trying a study on one machine. A real hospital ignores this table.
 
     Attributes:
-        dataset: Built-in data that are split over the hospitals.
+        dataset: Built-in data that are split over the hospitals; a study without them runs at real hospitals only.
         num_sites: Virtual hospitals.
         alpha: Concentration of the Dirichlet split by class; smaller means more unequal sizes and prevalences.
         test_fraction: Share of each hospital's patients that is held out.
@@ -192,7 +197,7 @@ class SimulationSettings(Settings):
             ``none``; a real hospital's own policy says it.
     """
 
-    dataset: Literal["breast-cancer", "digits"]
+    dataset: Literal["breast-cancer", "digits"] | None = None
     num_sites: int = Field(ge=1, le=1000)
     alpha: float = Field(gt=0)
     test_fraction: float = Field(gt=0, lt=1)
@@ -229,6 +234,11 @@ class Study(Settings):
     privacy: PrivacySettings
     central_privacy: CentralPrivacySettings | None = None
     simulation: SimulationSettings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_private_defaults(cls, raw: Any) -> Any:
+        return fill_private_defaults(raw) if isinstance(raw, Mapping) else raw
 
     @field_validator("name")
     @classmethod

@@ -17,6 +17,7 @@ from fl_contract.messages import Arrays, Request, SitePlan
 from fl_contract.models import buffer_names, build_model
 from fl_contract.study import Study
 from fl_contract.tasks import num_outputs
+from fl_server.averaging import ModelAverage, first_averaged_round
 from fl_server.checkpoint import Checkpoint, read_checkpoint
 from fl_server.local_grid import LocalGrid
 from fl_server.roll_call import call_plans, call_roster
@@ -100,11 +101,12 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
     record.agree(_site_table(plans), silent | refused)
     generator = np.random.default_rng(study.seed)
     strategy = _make_strategy(study, roster.of_those(plans), plans, generator, torch_model, record)
-    stopping = Stopping(study.stopping)
+    stopping, average = Stopping(study.stopping), ModelAverage(first_averaged_round(study))
     if checkpoint is not None:
         model = checkpoint.model
         strategy.load_state(checkpoint.strategy)
         stopping.load_state(checkpoint.stopping)
+        average.load_state(checkpoint.average)
         generator.bit_generator.state = checkpoint.generator
     last_round, seconds = (checkpoint.server_round, checkpoint.seconds) if checkpoint else (0, 0.0)
     record.keep_rounds(last_round)
@@ -117,6 +119,7 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
         request=request,
         plans=plans,
         stopping=stopping,
+        average=average,
     )
     model, evaluations = loop.run(model, last_round=last_round, seconds_before=seconds)
     _write_model(record, model)

@@ -28,6 +28,7 @@ class Checkpoint:
         strategy: What `strategies.fedavg.FedAvg.state` gave.
         generator: State of the generator that draws hospitals.
         stopping: State of `fl_server.stopping.Stopping`.
+        average: State of `fl_server.averaging.ModelAverage`.
     """
 
     run: str
@@ -38,12 +39,14 @@ class Checkpoint:
     strategy: Arrays
     generator: dict[str, Any]
     stopping: dict[str, Any]
+    average: Arrays
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Replace the folder's checkpoint; durable when this returns."""
     arrays = {f"model/{name}": array for name, array in checkpoint.model.items()}
     arrays |= {f"strategy/{name}": array for name, array in checkpoint.strategy.items()}
+    arrays |= {f"average/{name}": array for name, array in checkpoint.average.items()}
     header = {
         key: getattr(checkpoint, key)
         for key in ("run", "fingerprint", "server_round", "seconds", "generator", "stopping")
@@ -69,9 +72,8 @@ def read_checkpoint(folder: Path, *, fingerprint: str) -> Checkpoint | None:
         checkpoint = Checkpoint(
             **header,
             model={name: arrays[f"model/{name}"] for name in names},
-            strategy={
-                name.removeprefix("strategy/"): array for name, array in arrays.items() if name.startswith("strategy/")
-            },
+            strategy=_with_prefix(arrays, "strategy/"),
+            average=_with_prefix(arrays, "average/"),
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -80,3 +82,7 @@ def read_checkpoint(folder: Path, *, fingerprint: str) -> Checkpoint | None:
     if checkpoint.fingerprint != fingerprint:
         raise CheckpointError(f"{path}: belongs to a study with other settings; resume with the settings it began with")
     return checkpoint
+
+
+def _with_prefix(arrays: Arrays, prefix: str) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -17,10 +17,15 @@ def check_simulation(study: Study) -> None:
     """Raise what a simulation of the study would stop for before its first round.
 
     Raises:
-        SettingError: The quorum cannot be reached, or the weights do not name the virtual hospitals.
+        SettingError: There are no data to simulate with, the quorum cannot be reached, or the weights do not name the
+            virtual hospitals.
         PrivacyError: The study is private and its model cannot be.
     """
     simulation = study.simulation
+    if simulation.dataset is None:
+        raise SettingError(
+            f"study={study.name!r} sets no simulation.dataset; it runs at hospitals with a site.toml of their own only"
+        )
     trainers = simulation.site_names if simulation.trainers == "all" else (simulation.trainers,)
     if study.federation.min_sites > len(trainers):
         raise SettingError(

@@ -193,6 +193,9 @@ rounds together.</dd>
 <dt>Clip norm</dt><dd>{{ terms.clip_norm | short }}</dd>
 <dt>Sampling rate</dt><dd>{{ terms.sampling_rate | short }}</dd>
 <dt>Noisy steps</dt><dd>{{ terms.steps_per_round }} a round</dd>
+{% if run.averaged_from_round %}
+<dt>Final model</dt><dd>The mean of the models from round {{ run.averaged_from_round }} on, which costs no privacy</dd>
+{% endif %}
 <dt>Accounting</dt>
 <dd>PRV accountant (numerical composition of the privacy loss). The epsilon below is its upper bound.</dd>
 <dt>Randomness</dt>

@@ -29,6 +29,7 @@ from fl_contract.messages import (
 from fl_contract.metrics import Evaluation, merge_evaluations
 from fl_contract.study import Study
 from fl_contract.tasks import num_outputs
+from fl_server.averaging import ModelAverage
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.exchange import exchange
 from fl_server.run_record import Absence, RoundRecord, RunRecord
@@ -50,6 +51,7 @@ class RoundLoop:
         request: What every request of the run names.
         plans: What each hospital declared before round 1.
         stopping: Watches for convergence.
+        average: Of the models so far; what is measured.
         held_out: Held-out patients of each hospital, as it first said; they are the same for the whole run.
     """
 
@@ -61,6 +63,7 @@ class RoundLoop:
     request: Request
     plans: Mapping[str, SitePlan]
     stopping: Stopping
+    average: ModelAverage
     held_out: dict[str, int] = field(default_factory=dict)
 
     def run(self, model: Arrays, *, last_round: int, seconds_before: float) -> tuple[Arrays, dict[str, Evaluation]]:
@@ -72,7 +75,7 @@ class RoundLoop:
             seconds_before: The run took until now.
 
         Returns:
-            The last model and its measurement at each hospital.
+            The run's model, averaged where the study is private, and its measurement at each hospital.
 
         Raises:
             QuorumError: A round had too few usable replies; the checkpoint is that of the round before.
@@ -85,18 +88,20 @@ class RoundLoop:
             last_round += 1
             model, evaluations = self._run_one(last_round, model)
             self._save(last_round, model, started)
+        result = self.average.of(model)
         if not evaluations:
-            evaluations = self._measure(model, RoundRecord(server_round=last_round))
-        return model, evaluations
+            evaluations = self._measure(result, RoundRecord(server_round=last_round))
+        return result, evaluations
 
     def _run_one(self, server_round: int, model: Arrays) -> tuple[Arrays, dict[str, Evaluation]]:
         started = time.monotonic()
         record = RoundRecord(server_round=server_round)
         model = self._train(model, record)
         record.central = self.strategy.spent if isinstance(self.strategy, CentralPrivacy) else None
+        self.average.observe(server_round, model)
         evaluations: dict[str, Evaluation] = {}
         if self.study.measurement_number(server_round) is not None:
-            evaluations = self._measure(model, record)
+            evaluations = self._measure(self.average.of(model), record)
             record.pooled = merge_evaluations(evaluations.values())
             self.stopping.observe(record.pooled.loss)
         record.seconds = time.monotonic() - started
@@ -114,6 +119,7 @@ class RoundLoop:
             strategy=self.strategy.state(),
             generator=dict(self.generator.bit_generator.state),
             stopping=self.stopping.state(),
+            average=self.average.state(),
         )
         write_checkpoint(self.record.folder, checkpoint)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from fl_contract.messages import PrivacySpent
 from fl_contract.metrics import Evaluation
 from fl_contract.study import Study
+from fl_server.averaging import first_averaged_round
 from strategies.central_privacy import CentralSpend
 
 RUN_FILE = "run.json"
@@ -163,6 +164,7 @@ class RunRecord:
             "seed": study.seed,
             "num_rounds": study.num_rounds,
             "num_parameters": num_parameters,
+            "averaged_from_round": first_averaged_round(study),
             "versions": {"consilium": _own_version(), **{name: version(name) for name in ("flwr", "torch", "opacus")}},
             "sites": {},
             "refused": {},

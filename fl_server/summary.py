@@ -82,6 +82,7 @@ class Run(_Record):
     seed: int
     num_rounds: int
     num_parameters: int
+    averaged_from_round: int | None = None
     versions: dict[str, str]
     sites: dict[str, Declared]
     refused: dict[str, Absence]

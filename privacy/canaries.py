@@ -83,12 +83,7 @@ def _train_one_round(model: nn.Module, witness: "_Witness", plan: PrivacyPlan) -
     def loss(outputs: Tensor, _: Tensor) -> Tensor:
         return slope * outputs.squeeze(-1)
 
-    train_privately(model, witness, plan, _units(len(witness.features), plan), witness.fetch, loss)
-
-
-def _units(num_canaries: int, plan: PrivacyPlan) -> Units:
-    """Every canary is a record, and a patient of its own."""
-    return Units.records(num_canaries) if plan.unit == "record" else Units.patients(range(num_canaries))
+    train_privately(model, witness, plan, Units.alone(plan.unit, len(witness.features)), witness.fetch, loss)
 
 
 class _Witness(torch.optim.SGD):

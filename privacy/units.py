@@ -112,9 +112,34 @@ class Units:
             starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         )
 
+    @classmethod
+    def alone(cls, unit: Literal["record", "patient"], num_records: int) -> "Units":
+        """Every record is a unit of its own, whatever it is called.
+
+        >>> len(Units.alone("patient", 3))
+        3
+        """
+        return cls.records(num_records) if unit == "record" else cls.patients(range(num_records))
+
     def __len__(self) -> int:
         """Number of units."""
         return len(self.starts) - 1
+
+    def mean(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Average over each unit's records, so that a unit counts once however many records it has.
+
+        Args:
+            values: [N, C], a row for each record.
+
+        Returns:
+            [U, C].
+
+        >>> Units.patients(["ann", "bob", "ann"]).mean(np.array([[1.0], [5.0], [2.0]])).tolist()
+        [[1.5], [5.0]]
+        """
+        sums = np.add.reduceat(values[self.ordered].astype(np.float64), self.starts[:-1], axis=0)
+        means: NDArray[np.float64] = sums / np.diff(self.starts)[:, np.newaxis]
+        return means
 
     def sample(self, sampling_rate: float) -> UnitBatch:
         """Draw a Poisson batch of units: each joins independently, with all its records or a random few of many.

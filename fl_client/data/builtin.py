@@ -38,6 +38,7 @@ def _load_dataset(name: str) -> Records:
             features=data.data,
             feature_names=tuple(str(feature) for feature in data.feature_names),
             labels=data.target_names[data.target].astype(str),
+            patients=np.arange(len(data.target)),
         )
     digits = load_digits()
     return Records(features=digits.images, feature_names=(), labels=digits.target.astype(str))

@@ -15,11 +15,13 @@ class Records:
         features: [N, F] for a table, [N, height, width] or [N, height, width, channels] for images.
         feature_names: F column names; empty for images.
         labels: [N] class names.
+        patients: [N] whose record it is; None if the source does not say.
     """
 
     features: NDArray[np.float64]
     feature_names: tuple[str, ...]
     labels: NDArray[np.str_]
+    patients: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         """Number of records N."""
@@ -27,7 +29,12 @@ class Records:
 
     def take(self, rows: NDArray[Any]) -> "Records":
         """The records of some rows, in that order."""
-        return Records(features=self.features[rows], feature_names=self.feature_names, labels=self.labels[rows])
+        return Records(
+            features=self.features[rows],
+            feature_names=self.feature_names,
+            labels=self.labels[rows],
+            patients=None if self.patients is None else self.patients[rows],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

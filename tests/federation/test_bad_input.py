@@ -72,7 +72,9 @@ def _count(value: int) -> Callable[[Message], None]:
 
 
 def test_an_unknown_study_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"study='heart'; expected one of \['breast-cancer', 'digits'\]"):
+    with pytest.raises(
+        SettingError, match=r"study='heart'; expected one of \['breast-cancer', 'digits', 'heart-disease'\]"
+    ):
         Federation(tmp_path).run("heart")
 
 
@@ -108,8 +110,8 @@ def test_more_hospitals_asked_for_than_there_are_is_an_error(tmp_path: Path) -> 
         pytest.param(_first(lambda a: a.astype(np.float64)), "type float64; expected float32", id="type"),
         pytest.param(_arrays(lambda arrays: {"1.bias": arrays["1.bias"]}), "['1.weight'] are missing", id="missing"),
         pytest.param(_arrays(lambda arrays: {**arrays, "odd": arrays["1.bias"]}), "['odd'] are", id="extra"),
-        pytest.param(_count(10**9), "num-examples=1000000000; expected 80", id="claims more patients"),
-        pytest.param(_count(-80), "num-examples=-80; expected 80", id="negative weight"),
+        pytest.param(_count(10**9), "num-examples=1000000000; expected 130", id="claims more patients"),
+        pytest.param(_count(-80), "num-examples=-80; expected 130", id="negative weight"),
     ],
 )
 def test_an_unusable_reply_is_left_out_and_the_reason_is_recorded(

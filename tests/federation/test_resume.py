@@ -92,6 +92,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
     _assert_same_result(outcome, expected)
 
 
+@pytest.mark.parametrize("stopped_after", [1, 2, 3])
+def test_a_resumed_average_equals_an_uninterrupted_one_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int
+) -> None:
+    """Without noise, which is never the same twice: what is averaged is switched on for a plain study."""
+    monkeypatch.setattr("fl_server.app.first_averaged_round", lambda study: 2)
+    expected = Federation(tmp_path / "whole").run(overrides=MOMENTUM)
+    federation = Federation(tmp_path / "stopped")
+    with monkeypatch.context() as patched:
+        _stop_after(stopped_after, patched)
+        with pytest.raises(_StopError):
+            federation.run(overrides=MOMENTUM)
+
+    outcome = federation.run(overrides=MOMENTUM, resume=True)
+
+    _assert_same_result(outcome, expected)
+
+
 def test_a_resumed_run_keeps_its_identity_and_drops_rounds_that_no_checkpoint_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,9 +9,12 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 from federation_harness import PLAIN, PRIVATE, Federation
 
+import fl_server.round_loop as round_loop
 from fl_contract.errors import SettingError
+from fl_contract.messages import Arrays
 from fl_contract.metrics import merge_evaluations
 from fl_contract.study import Scalar
+from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.summary import read_evaluations
 from privacy.accounting import Spend, compute_epsilon
 
@@ -169,3 +172,35 @@ def test_a_run_whose_hospitals_measure_with_noise_ends_with_estimates_and_their_
     merged = merge_evaluations(read_evaluations(outcome.folder / "evaluation.json").values())
     assert merged.noised is not None
     assert abs(merged.num_examples - 172) < 60  # held out of 569; the noise in 4 x 16 counts is 8 x 1.3 or so
+
+
+def test_a_private_run_measures_and_gives_the_mean_of_the_last_half_of_its_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: dict[int, Arrays] = {}
+
+    def keep(folder: Path, checkpoint: Checkpoint) -> None:
+        models[checkpoint.server_round] = checkpoint.model
+        write_checkpoint(folder, checkpoint)
+
+    monkeypatch.setattr(round_loop, "write_checkpoint", keep)
+
+    outcome = Federation(tmp_path).run(overrides=PRIVATE)
+
+    assert outcome.header["averaged_from_round"] == 2  # of 3
+    for name, array in outcome.model.items():
+        mean = (models[2][name].astype(np.float64) + models[3][name]) / 2
+        assert np.array_equal(array, mean.astype(np.float32))
+        assert not np.array_equal(array, models[3][name])
+    final = read_evaluations(outcome.folder / "evaluation.json")["hospital-1"]
+    assert outcome.rounds[-1]["sites"]["hospital-1"]["loss"] == final.loss
+
+
+def test_a_run_without_privacy_gives_its_last_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last: list[Arrays] = []
+    monkeypatch.setattr(round_loop, "write_checkpoint", lambda folder, checkpoint: last.append(checkpoint.model))
+
+    outcome = Federation(tmp_path).run()
+
+    assert outcome.header["averaged_from_round"] is None
+    assert all(np.array_equal(array, last[-1][name]) for name, array in outcome.model.items())

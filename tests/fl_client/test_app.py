@@ -251,14 +251,7 @@ class TestRefusals:
         assert refusal(ask(kind, edit=leave_out)) == "invalid-request"
         assert refusal(ask(kind, edit=mistype)) == "invalid-request"
 
-    @pytest.mark.parametrize(
-        ("edit", "code"),
-        [
-            (one_nan, "invalid-data"),
-            (no_patients, "too-few-patients"),
-            (benign_patients_only, "one-class"),
-        ],
-    )
+    @pytest.mark.parametrize(("edit", "code"), [(one_nan, "invalid-data"), (no_patients, "too-few-patients")])
     def test_patients_with_whom_a_hospital_cannot_train_are_found_before_round_one(
         self,
         ask: Ask,
@@ -271,6 +264,15 @@ class TestRefusals:
 
         assert refusal(ask(PLAN)) == code
         assert not (folder / "ledger.sqlite").exists()
+
+    @pytest.mark.parametrize(("overrides", "code"), [(NOT_PRIVATE, "one-class"), ({}, None)], ids=["plain", "private"])
+    def test_patients_of_one_class_are_refused_without_privacy_only(
+        self, ask: Ask, edit_records: EditRecords, overrides: dict[str, str], code: str | None
+    ) -> None:
+        """Under privacy the refusal itself would say what every patient's label is."""
+        edit_records(benign_patients_only)
+
+        assert refusal(ask(PLAN, overrides=overrides)) == code
 
     def test_data_that_break_between_two_rounds_are_found_before_the_charge(
         self,

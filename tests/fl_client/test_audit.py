@@ -21,6 +21,7 @@ from fl_contract.messages import Arrays
 from fl_contract.schema import Schema
 from fl_contract.study import STUDIES, Study, TrainingSettings
 from privacy.plan import PrivacyPlan
+from privacy.units import Units
 
 PLAIN = {"privacy.mechanism": "none", "num-rounds": 2}
 
@@ -124,9 +125,14 @@ def test_a_private_study_is_attacked_by_private_shadows_without_charging_anybody
     steps: list[int] = []
 
     def counted(
-        model: nn.Module, examples: Examples, settings: TrainingSettings, plan: PrivacyPlan, granted: int
+        model: nn.Module,
+        examples: Examples,
+        units: Units,
+        settings: TrainingSettings,
+        plan: PrivacyPlan,
+        granted: int,
     ) -> int:
-        steps.append(train_with_privacy(model, examples, settings, plan, granted))
+        steps.append(train_with_privacy(model, examples, units, settings, plan, granted))
         return steps[-1]
 
     monkeypatch.setattr(audit, "train_with_privacy", counted)

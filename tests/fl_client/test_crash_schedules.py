@@ -30,7 +30,7 @@ from fl_client.app import app
 from fl_client.data.builtin import BuiltInSource
 from fl_client.data.records import SiteRecords
 from fl_client.outbox import Outbox
-from fl_client.settings import read_site_settings
+from fl_client.settings import SourceSettings, read_site_settings
 from fl_client.site import open_ledger, training_cohort
 from fl_contract.messages import ARRAYS, CONFIG, METRICS, PLAN, TRAIN, Arrays, Request, to_array_record
 from fl_contract.study import Scalar, Study, study_from_run_config
@@ -201,7 +201,9 @@ def hospitals(
     model = model_of(study)
     template = write_site_file("template", epsilon_budget=20.0)
     twenty = np.r_[0:10, -10:0]
-    whole = BuiltInSource(read_site_settings(template).source).load()
+    source = read_site_settings(template).source
+    assert isinstance(source, SourceSettings)
+    whole = BuiltInSource(source).load()
     few = SiteRecords(train=whole.train.take(twenty), test=whole.test.take(twenty))
     monkeypatch.setattr(BuiltInSource, "load", lambda _: few)
     monkeypatch.setattr("fl_client.site.read_study", lambda *_: study)

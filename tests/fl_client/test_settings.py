@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_client.settings import partition, read_site_settings, read_study, site_file
+from fl_client.settings import SourceSettings, partition, read_site_settings, read_study, site_file
 from fl_contract.errors import SettingError
 
 VALID = """
@@ -38,6 +38,7 @@ def test_a_valid_file_becomes_settings(path: Path) -> None:
     settings = read_site_settings(path)
 
     assert (settings.name, settings.declared_examples) == ("st-anna", 120)
+    assert isinstance(settings.source, SourceSettings)
     assert settings.source.parts == (0, 2)
     assert (settings.policy.epsilon_budget, settings.policy.delta) == (6.0, 0.001)
 
@@ -64,7 +65,7 @@ def test_a_hospital_that_says_nothing_gives_one_study_its_whole_budget_and_prote
         ("declared-examples = 120", "declared-examples = 0", "declared-examples=0; expected at least 1"),
         ("declared-examples = 120", "declared-examples = 9.5", "declared-examples=9.5; expected a whole number"),
         ("declared-examples = 120", "declared-examples = true", "declared-examples=True; expected a whole number"),
-        ('kind = "built-in"', 'kind = "csv"', "source.kind='csv'; expected 'built-in'"),
+        ('kind = "built-in"', 'kind = "csv"', "source.kind='csv'; expected one of 'built-in', 'table'"),
         ('dataset = "breast-cancer"', 'dataset = "mnist"', "source.dataset='mnist'; expected 'breast-cancer' or"),
         ("parts = [0, 2]", "parts = []", "source.parts=[]; expected a list of length 1 or more"),
         ("parts = [0, 2]", "parts = [0.5]", "source.parts.0=0.5; expected a whole number"),

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from flwr.app import Context, RecordDict
 
 from fl_client.settings import read_site_settings
 from fl_client.site import held_out_cohort, open_sites, receipt_path, training_cohort
-from fl_contract.errors import SettingError
-from fl_contract.study import Scalar
+from fl_contract.errors import RefusalError, SettingError
+from fl_contract.study import Scalar, load_study
 
 
 def context_of(out: Path, node_config: dict[str, Scalar] | None = None, **overrides: Scalar) -> Context:
@@ -109,3 +110,43 @@ def test_a_virtual_hospital_writes_its_policy_in_full(tmp_path: Path) -> None:
     assert site.settings.policy.unit == "record"
     for key in ('cohort = "hospital-1"', "epsilon-per-study", "minimum-noise-multiplier", "unit"):
         assert f"\n{key}" in text
+
+
+def write_table_site(folder: Path) -> Path:
+    """A real hospital whose patients are in a CSV file beside its site.toml."""
+    study = load_study("breast-cancer")
+    names = [feature.name for feature in study.data_schema.features]  # type: ignore[union-attr]
+    rows = [[7.5] * len(names) + ["benign", "train"], [8.5] * len(names) + ["malignant", "test"]]
+    pd.DataFrame(rows, columns=[*names, "diagnosis", "fold"]).to_csv(folder / "patients.csv", index=False)
+    path = folder / "site.toml"
+    path.write_text(
+        'name = "st-anna"\ndeclared-examples = 10\n'
+        '[source]\nkind = "table"\ntrain = "patients.csv"\nfold = "fold"\nlabel = "diagnosis"\n'
+        "[policy]\nepsilon-budget = 1.0\ndelta = 0.001\n"
+    )
+    return path
+
+
+def test_a_real_hospital_reads_the_table_that_its_own_file_names(tmp_path: Path) -> None:
+    context = context_of(tmp_path / "out", {"site-file": str(write_table_site(tmp_path))})
+
+    records = open_sites(context)["st-anna"].load_records()
+
+    assert records.train.labels.tolist() == ["benign"]
+    assert (records.test.features == 8.5).all()
+
+
+def test_a_table_is_refused_where_the_study_needs_images(tmp_path: Path) -> None:
+    context = context_of(tmp_path / "out", {"site-file": str(write_table_site(tmp_path))})
+    context.run_config["study"] = "digits"
+
+    with pytest.raises(RefusalError, match="the study needs images"):
+        open_sites(context)["st-anna"].load_records()
+
+
+def test_a_study_without_built_in_data_has_no_virtual_hospitals(tmp_path: Path) -> None:
+    context = context_of(tmp_path)
+    context.run_config["study"] = "heart-disease"
+
+    with pytest.raises(SettingError, match=r"simulation\.dataset is missing"):
+        open_sites(context)

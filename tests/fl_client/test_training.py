@@ -14,6 +14,7 @@ from fl_contract.models.mlp import MlpSettings
 from fl_contract.study import UNUSABLE_OPTIMIZERS, TrainingSettings
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
+from privacy.units import Units
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_any_optimiser_of_torch_trains_with_and_without_privacy(
     settings = settings_of(optimizer=optimizer, learning_rate=0.01, optimizer_options=options)
     private, before = new_model(), flatten(new_model())
 
-    train_with_privacy(private, examples, settings, plan, plan.steps_per_round)
+    train_with_privacy(private, examples, Units.records(len(examples)), settings, plan, plan.steps_per_round)
 
     for after in (weights_after(examples, settings), flatten(private)):
         assert after.isfinite().all()
@@ -147,7 +148,7 @@ def test_the_processs_random_state_is_left_alone(examples: Examples, plan: Priva
     before = torch.random.get_rng_state()
 
     weights_after(examples, settings_of())
-    train_with_privacy(new_model(), examples, settings_of(), plan, plan.steps_per_round)
+    train_with_privacy(new_model(), examples, Units.records(len(examples)), settings_of(), plan, plan.steps_per_round)
 
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -155,7 +156,7 @@ def test_the_processs_random_state_is_left_alone(examples: Examples, plan: Priva
 def test_private_training_tells_the_steps_that_ran_and_nothing_else(examples: Examples, plan: PrivacyPlan) -> None:
     model = new_model()
 
-    told = train_with_privacy(model, examples, settings_of(), plan, plan.steps_per_round)
+    told = train_with_privacy(model, examples, Units.records(len(examples)), settings_of(), plan, plan.steps_per_round)
 
     assert type(told) is int
     assert told == 3
@@ -165,7 +166,7 @@ def test_private_training_tells_the_steps_that_ran_and_nothing_else(examples: Ex
 
 
 def test_only_the_steps_that_were_granted_run(examples: Examples, plan: PrivacyPlan) -> None:
-    assert train_with_privacy(new_model(), examples, settings_of(), plan, 2) == 2
+    assert train_with_privacy(new_model(), examples, Units.records(len(examples)), settings_of(), plan, 2) == 2
 
 
 def test_no_seed_repeats_the_noise_of_private_training(examples: Examples, plan: PrivacyPlan) -> None:
@@ -173,7 +174,7 @@ def test_no_seed_repeats_the_noise_of_private_training(examples: Examples, plan:
     for _ in range(2):
         torch.manual_seed(1)
         model = new_model()
-        train_with_privacy(model, examples, settings_of(), plan, plan.steps_per_round)
+        train_with_privacy(model, examples, Units.records(len(examples)), settings_of(), plan, plan.steps_per_round)
         after.append(flatten(model))
 
     assert not torch.equal(*after)
@@ -196,6 +197,8 @@ def test_noisy_steps_use_their_own_rate_if_the_study_sets_one(
     monkeypatch.setattr("fl_client.training.train_privately", spy)
     changes = {} if private_rate is None else {"private_learning_rate": private_rate}
 
-    train_with_privacy(new_model(), examples, settings_of(**changes), plan, plan.steps_per_round)
+    train_with_privacy(
+        new_model(), examples, Units.records(len(examples)), settings_of(**changes), plan, plan.steps_per_round
+    )
 
     assert rates == [used]

@@ -39,7 +39,7 @@ def test_every_command_explains_itself(command: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["heart"], "study='heart'; expected one of ['breast-cancer', 'digits']"),
+        (["heart"], "study='heart'; expected one of ['breast-cancer', 'digits', 'heart-disease']"),
         (["/nowhere/heart.toml"], "study='heart'; expected one of [] in nowhere/"),
         (["--set", "num-rounds=0"], "num-rounds=0; expected"),
         (["--set", "nim-rounds=3"], "nim-rounds=3 is not a known key"),
@@ -243,7 +243,7 @@ def test_a_report_that_cannot_be_written_again_exits_with_1(tmp_path: Path) -> N
 
 
 def test_a_dry_run_says_how_much_noise_there_will_be() -> None:
-    result = _run("simulate", "--dry-run", "--set", "privacy.steps-per-round=4")  # as the example of PrivacyPlan
+    result = _run("simulate", "--dry-run", "--set", "privacy.sampling-rate=0.25")  # as the example of PrivacyPlan
 
     assert result.exit_code == 0
     assert "noise multiplier 1.27 over 80 steps" in result.output
@@ -413,3 +413,10 @@ def test_the_live_table_shows_hospitals_progress_and_who_is_absent() -> None:
     assert "round 4 of 10 · pooled AUROC 0.969 · loss 0.210 · about 12 s left" in text
     assert "1.470 of 8" in text
     assert "budget-exhausted" in text
+
+
+def test_a_study_without_built_in_data_cannot_be_simulated(tmp_path: Path) -> None:
+    result = _run("simulate", "heart-disease", "--dry-run")
+
+    assert result.exit_code == 2
+    assert "study='heart-disease' sets no simulation.dataset; it runs at hospitals with a site.toml" in result.output

@@ -411,6 +411,16 @@ def test_a_spend_above_the_promise_and_a_delta_too_large_are_alerts(writer: RunF
     assert "hospital-3 has delta 0.05; expected below 1 / 28" in page
 
 
+@pytest.mark.usefixtures("blank_plots")
+@pytest.mark.parametrize(("first_round", "is_said"), [(11, True), (None, False)])
+def test_a_final_model_that_is_a_mean_is_said_to_be_one(
+    writer: RunFolderWriter, first_round: int | None, is_said: bool
+) -> None:
+    writer.write("private", num_rounds=1, averaged_from_round=first_round)
+
+    assert ("The mean of the models from round 11 on" in read_page(writer.out)) is is_said
+
+
 def test_ten_classes_have_every_plot_and_say_that_they_are_averaged(writer: RunFolderWriter) -> None:
     writer.num_classes = 10
 

@@ -26,7 +26,7 @@ def cheap_plan() -> PrivacyPlan:
         steps_per_round=4,
         num_rounds=20,
         noise_multiplier=20.0,
-        nominal_examples=400,
+        nominal_units=400,
     )
 
 

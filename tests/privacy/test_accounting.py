@@ -391,7 +391,7 @@ def test_steps_beside_external_spends_get_the_delta_that_is_left(
 
 def test_external_spends_beside_steps_are_counted_by_the_filter() -> None:
     steps = history([(5.0, 1.0, 4)])
-    both = [*steps, ExternalSpend(epsilon=0.5)]
+    both: list[AnySpend] = [*steps, ExternalSpend(epsilon=0.5)]
     share = 1e-5 / len(FILTER_ORDERS)
 
     # Four steps at noise 5 cost order * 4 / (2 * 25) = order * 0.08; conversion as above.
@@ -410,6 +410,6 @@ def test_an_external_spend_outside_its_ranges_cannot_be_built(changed: dict[str,
 
 
 def test_each_kind_of_spend_has_its_name() -> None:
-    spends = [*history([(1.0, 1.0, 1), (1.0, 0.5, 1)]), ExternalSpend(epsilon=1.0), ExternalSpend(epsilon=1, delta=0.1)]
+    spends: list[AnySpend] = [*history([(1.0, 1.0, 1), (1.0, 0.5, 1)]), ExternalSpend(epsilon=1.0), ExternalSpend(epsilon=1, delta=0.1)]
 
     assert [spend.mechanism for spend in spends] == ["gaussian", "subsampled-gaussian", "pure", "external"]

@@ -210,7 +210,7 @@ def test_three_studies_on_one_cohort_compose_as_the_second_opinion_says(open_at:
                 steps_per_round=steps,
                 num_rounds=1,
                 noise_multiplier=noise,
-                nominal_examples=400,
+                nominal_units=400,
             )
             reserve(ledger, plan, run=str(run))
         history = ledger.history()

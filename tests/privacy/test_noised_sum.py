@@ -70,7 +70,7 @@ def test_the_noise_has_the_scale_that_the_plan_says() -> None:
     assert noise_scale(plan) == plan.noise_multiplier * 20.0
 
 
-@pytest.mark.parametrize("change", [{"sampling_rate": 0.5}, {"steps_per_round": 2, "num_rounds": 2}])
-def test_a_plan_for_something_else_is_refused(change: dict[str, float]) -> None:
+@pytest.mark.parametrize("plan", [replace(PLAN, sampling_rate=0.5), replace(PLAN, steps_per_round=2, num_rounds=2)])
+def test_a_plan_for_something_else_is_refused(plan: PrivacyPlan) -> None:
     with pytest.raises(PrivacySettingError, match="expected 1 and 1"):
-        release_noised_sum(np.zeros((1, 1)), replace(PLAN, **change))
+        release_noised_sum(np.zeros((1, 1)), plan)

@@ -17,7 +17,12 @@ from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
 Handler = Callable[[Message, Context], Message]
 
 PLAIN: dict[str, Scalar] = {"privacy.mechanism": "none", "stopping.patience": 0, "num-rounds": 3}
-PRIVATE: dict[str, Scalar] = {"privacy.steps-per-round": 2, "stopping.patience": 0, "num-rounds": 3}
+PRIVATE: dict[str, Scalar] = {
+    "privacy.sampling-rate": 0.25,
+    "privacy.steps-per-round": 2,
+    "stopping.patience": 0,
+    "num-rounds": 3,
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""A hospital's table is read as it is, from two files or one; whatever is wrong with it stays at the hospital."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fl_client.data.records import SiteRecords
+from fl_client.data.table_file import TableFileSource
+from fl_client.settings import TableSourceSettings
+from fl_contract.errors import RefusalCode, RefusalError
+
+TABLE = pd.DataFrame(
+    {
+        "age": [70, 61, 55, 48],
+        "sex": [1.0, 0.0, 1.0, 0.0],
+        "note": ["a", "b", "c", "d"],
+        "outcome": ["1", "0", "1", "0"],
+        "person": ["007", "008", "008", "010"],
+        "fold": ["train", "train", "train", "test"],
+    }
+)
+
+
+def load(folder: Path, **changes: str | None) -> SiteRecords:
+    raw: dict[str, Any] = {"kind": "table", "train": "patients.csv", "fold": "fold", "label": "outcome"} | changes
+    settings = {key: value for key, value in raw.items() if value is not None}
+    source = TableSourceSettings.parse(settings, origin="test")
+    return TableFileSource(source, folder=folder, features=["sex", "age"]).load()
+
+
+def refusal(folder: Path, **changes: str | None) -> str:
+    with pytest.raises(RefusalError) as caught:
+        load(folder, **changes)
+    assert caught.value.code is RefusalCode.INVALID_DATA
+    return caught.value.detail
+
+
+def as_csv(table: pd.DataFrame, path: Path) -> None:
+    table.to_csv(path, index=False)
+
+
+def as_parquet(table: pd.DataFrame, path: Path) -> None:
+    table.to_parquet(path, index=False)
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(as_csv, "csv"), (as_parquet, "parquet")])
+def test_a_fold_column_divides_one_file(
+    tmp_path: Path, write: Callable[[pd.DataFrame, Path], None], suffix: str
+) -> None:
+    write(TABLE, tmp_path / f"patients.{suffix}")
+
+    site = load(tmp_path, train=f"patients.{suffix}")
+
+    assert site.train.feature_names == ("sex", "age")
+    assert np.array_equal(site.train.features, [[1, 70], [0, 61], [1, 55]])
+    assert site.train.labels.tolist() == ["1", "0", "1"]
+    assert np.array_equal(site.test.features, [[0, 48]])
+    assert site.train.patients is None
+
+
+def test_training_and_held_out_records_can_be_two_files(tmp_path: Path) -> None:
+    as_csv(TABLE[:3], tmp_path / "train.csv")
+    as_parquet(TABLE[3:], tmp_path / "test.parquet")
+
+    site = load(tmp_path, train="train.csv", test="test.parquet", fold=None)
+
+    assert (len(site.train), len(site.test)) == (3, 1)
+
+
+def test_patients_are_kept_as_they_are_written(tmp_path: Path) -> None:
+    as_csv(TABLE, tmp_path / "patients.csv")
+
+    site = load(tmp_path, patient="person")
+
+    assert site.train.patients is not None
+    assert site.train.patients.tolist() == ["007", "008", "008"]
+    assert site.train.take(np.array([2])).patients == ["008"]
+
+
+def test_numbers_as_labels_of_a_parquet_file_are_their_text(tmp_path: Path) -> None:
+    as_parquet(TABLE.assign(outcome=[1, 0, 1, 0]), tmp_path / "patients.parquet")
+
+    assert load(tmp_path, train="patients.parquet").train.labels.tolist() == ["1", "0", "1"]
+
+
+def test_a_gap_stays_a_gap_for_the_schema_to_refuse(tmp_path: Path) -> None:
+    as_csv(TABLE.assign(age=[70, np.nan, 55, 48]), tmp_path / "patients.csv")
+
+    assert np.isnan(load(tmp_path).train.features[1, 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "detail"),
+    [
+        ({}, {"train": "absent.csv"}, "absent.csv: cannot be read"),
+        ({}, {"label": "diagnosis"}, "columns ['diagnosis'] are missing"),
+        ({}, {"patient": "mrn"}, "columns ['mrn'] are missing"),
+        ({"sex": ["m", "f", "m", "f"]}, {}, "column 'sex' holds a text; expected numbers"),
+        ({"fold": ["train", "valid", "test", "test"]}, {}, "column 'fold': 1 rows hold no fold"),
+        ({"outcome": ["1", None, None, "0"]}, {}, "column 'outcome' is empty in 2 rows"),
+        (
+            {"fold": ["train", "train", "test", "test"]},
+            {"patient": "person"},
+            "1 patients are in training and held-out",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(
+    tmp_path: Path, change: dict[str, Any], settings: dict[str, str | None], detail: str
+) -> None:
+    as_csv(TABLE.assign(**change), tmp_path / "patients.csv")
+
+    assert detail in refusal(tmp_path, **settings)
+
+
+def test_a_missing_feature_is_named(tmp_path: Path) -> None:
+    as_csv(TABLE.drop(columns="age"), tmp_path / "patients.csv")
+
+    assert "columns ['age'] are missing" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["patients.csv", "patients.parquet"])
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00broken\x00\n\xff")
+
+    assert f"{name}: cannot be read" in refusal(tmp_path, train=name)
