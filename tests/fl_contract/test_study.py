@@ -403,6 +403,7 @@ UNCHANGEABLE = {
     "model.kind",  # another kind has other keys, see below
     "model.hidden-size",
     "model.num-hidden-layers",
+    "model.stem",
     "privacy.unit",  # takes one value only
 }
 
@@ -417,6 +418,15 @@ def test_overrides_of_another_model_change_the_fingerprint() -> None:
     studies = [load_study("breast-cancer", overrides={"model.kind": "mlp", **each}) for each in overrides]
 
     assert len({study.fingerprint for study in [load_study("breast-cancer"), *studies]}) == 4
+
+
+def test_the_stem_of_a_resnet_changes_the_fingerprint() -> None:
+    studies = [
+        load_study("digits", overrides={"model.kind": "resnet18", "model.norm": "group", "model.stem": stem})
+        for stem in ("small", "large")
+    ]
+
+    assert studies[0].fingerprint != studies[1].fingerprint
 
 
 def test_the_table_above_covers_every_key_that_a_run_may_set() -> None:
