@@ -40,7 +40,7 @@ class ClippedSums(Protocol):
 def clip_factors(norms: Tensor, clip_norm: float) -> Tensor:
     """Return min(1, clip_norm / norm) for each unit, and 0 for a norm that is not finite; float32.
 
-    >>> clip_factors(torch.tensor([0.5, 4.0, torch.inf]), 1.0)
+    >>> clip_factors(Tensor([0.5, 4.0, float("inf")]), 1.0)
     tensor([1.0000, 0.2500, 0.0000])
     """
     return (clip_norm / norms).clamp_(max=1.0).nan_to_num_(nan=0.0).float()

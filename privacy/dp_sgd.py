@@ -29,7 +29,7 @@ from privacy.per_record import per_record_gradients, refuse_wrapped
 from privacy.plan import PrivacyPlan
 from privacy.units import UnitBatch, Units
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 32 * 2**20
 """A batch whose activations and gradients would take more, about, is worked off in parts; the noise is added once."""
 
 _NOISE_BLOCK = 2**20

@@ -80,12 +80,14 @@ def test_a_study_by_record_is_refused_where_patients_have_several_and_the_policy
     settings_of: SettingsOf, study_of: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_patient, by_record = settings_of(), settings_of(unit='"record"')
-    check_policy(by_patient, study_of())
+    study = study_of(overrides={"privacy.unit": "record"})
+    check_policy(by_patient, study)  # one record a patient
     monkeypatch.setattr(SourceSettings, "has_one_record_a_patient", False)
 
-    check_policy(by_record, study_of())
+    check_policy(by_record, study)
+    check_policy(by_patient, study_of())
     with pytest.raises(RefusalError, match=r"privacy\.unit='record'; policy\.unit asks for at least 'patient'"):
-        check_policy(by_patient, study_of())
+        check_policy(by_patient, study)
 
 
 def test_a_delta_as_large_as_one_patient_is_refused_with_the_number(
