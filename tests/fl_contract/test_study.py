@@ -415,6 +415,7 @@ CHANGES: dict[str, Scalar] = {
     "stopping.patience": 7,
     "stopping.min-improvement": 0.7,
     "privacy.mechanism": "none",
+    "privacy.unit": "patient",
     "privacy.epsilon": 7.0,
     "privacy.delta": 0.0007,
     "privacy.clip-norm": 0.7,
@@ -435,7 +436,6 @@ UNCHANGEABLE = {
     "model.hidden-size",
     "model.num-hidden-layers",
     "model.stem",
-    "privacy.unit",  # takes one value only
     "central-privacy.mechanism",  # go together, see below
     "central-privacy.epsilon",
     "central-privacy.delta",
@@ -455,7 +455,6 @@ def test_overrides_of_another_model_change_the_fingerprint() -> None:
     assert len({study.fingerprint for study in [load_study("breast-cancer"), *studies]}) == 4
 
 
-<<<<<<< HEAD
 def test_overrides_of_central_privacy_change_the_fingerprint() -> None:
     base: dict[str, Scalar] = {f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")}
     changes: list[dict[str, Scalar]] = [{key: 0.7} for key in base]
@@ -466,15 +465,6 @@ def test_overrides_of_central_privacy_change_the_fingerprint() -> None:
 
     assert len({study.fingerprint for study in studies}) == 5
     assert [study.protects_hospitals for study in studies[:2]] == [True, False]
-=======
-def test_the_stem_of_a_resnet_changes_the_fingerprint() -> None:
-    studies = [
-        load_study("digits", overrides={"model.kind": "resnet18", "model.norm": "group", "model.stem": stem})
-        for stem in ("small", "large")
-    ]
-
-    assert studies[0].fingerprint != studies[1].fingerprint
->>>>>>> step
 
 
 def test_the_table_above_covers_every_key_that_a_run_may_set() -> None:
