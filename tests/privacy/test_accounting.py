@@ -410,6 +410,7 @@ def test_an_external_spend_outside_its_ranges_cannot_be_built(changed: dict[str,
 
 
 def test_each_kind_of_spend_has_its_name() -> None:
-    spends: list[AnySpend] = [*history([(1.0, 1.0, 1), (1.0, 0.5, 1)]), ExternalSpend(epsilon=1.0), ExternalSpend(epsilon=1, delta=0.1)]
+    outside = [ExternalSpend(epsilon=1.0), ExternalSpend(epsilon=1, delta=0.1)]
+    spends: list[AnySpend] = [*history([(1.0, 1.0, 1), (1.0, 0.5, 1)]), *outside]
 
     assert [spend.mechanism for spend in spends] == ["gaussian", "subsampled-gaussian", "pure", "external"]
