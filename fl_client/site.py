@@ -132,6 +132,8 @@ def _open_virtual_site(name: str, study: Study, folder: Path) -> Site:
     settings = read_site_settings(path)
     if settings != _virtual_settings(name, study):
         raise SettingError(f"{path}: holds the settings of another simulation; choose another --out")
+    if not study.is_private:  # a run for comparison, which would never happen: no budget is spent on measuring it
+        settings = settings.model_copy(update={"policy": settings.policy.model_copy(update={"measurements": "exact"})})
     return Site(settings=settings, folder=folder, study=study)
 
 

@@ -193,8 +193,8 @@ class SimulationSettings(Settings):
         trainers: ``all`` hospitals, the name of one, or ``pooled``: one site that holds every hospital's patients.
         epsilon_budget: Each virtual hospital's own budget over its whole life.
         require_privacy: Each virtual hospital refuses a study without differential privacy.
-        measurements: How each virtual hospital sends measurements of held-out patients: ``noised``, ``exact`` or
-            ``none``; a real hospital's own policy says it.
+        measurements: How each virtual hospital sends measurements of held-out patients in a private run: ``noised``,
+            ``exact`` or ``none``; without privacy they are exact. A real hospital's own policy says it.
     """
 
     dataset: Literal["breast-cancer", "digits"] | None = None

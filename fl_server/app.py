@@ -27,6 +27,8 @@ from fl_server.run_record import MODEL_FILE, RUN_FILE, RunRecord, read_header, w
 from fl_server.settings import RunSettings, read_run_settings, variant_of
 from fl_server.stopping import Stopping
 from fl_server.summary import write_evaluations
+from privacy.book_keeping import is_covered
+from privacy.clipping import Method
 from privacy.errors import PrivacyError
 from privacy.model_check import check_dp_compatible
 from strategies.central_privacy import CentralPrivacy, SpentRounds
@@ -93,6 +95,7 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
         variant=variant_of(study),
         engine="local" if isinstance(grid, LocalGrid) else "flower",
         num_parameters=sum(parameter.numel() for parameter in torch_model.parameters()),
+        clipping=_clipping_method(study, torch_model),
     )
     if study.is_private:
         check_dp_compatible(torch_model)
@@ -153,6 +156,13 @@ def _make_strategy(
     return make_central_strategy(
         study, plan, roster=roster, generator=generator, buffer_names=buffers, spent_rounds=spent_rounds
     )
+
+
+def _clipping_method(study: Study, model: nn.Module) -> Method | None:
+    """How hospitals will clip, which follows from the model alone; None without differential privacy."""
+    if not study.is_private:
+        return None
+    return "book-keeping" if is_covered(model) else "hooks"
 
 
 def _site_table(plans: Mapping[str, SitePlan]) -> dict[str, dict[str, float]]:

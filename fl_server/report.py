@@ -14,6 +14,7 @@ import numpy as np
 
 from fl_contract.metrics import Evaluation, ScoreHistogram
 from fl_server import plots
+from fl_server.report_privacy import describe_central, describe_privacy, say_why_no_privacy
 from fl_server.report_template import (
     render_page,
     write_change,
@@ -23,7 +24,7 @@ from fl_server.report_template import (
     write_rounds,
 )
 from fl_server.run_record import write_atomically
-from fl_server.summary import Absence, RunFolder, Variant, last_spend, local_sites, natural_order, subtract
+from fl_server.summary import Absence, RunFolder, Variant, last_spend, local_sites, subtract
 
 NO_CLEAR_CHANGE = 0.005
 """A change of AUROC that is smaller than this, as printed to three decimals, is called none."""
@@ -88,9 +89,9 @@ def _build_view(folder: RunFolder) -> dict[str, Any]:
         "main_label": folder.labels[folder.main_kind],
         "traffic": _list_traffic(folder),
         "absences": [row for name, variant in folder.variants.items() for row in _list_absences(name, variant)],
-        "privacy": _describe_privacy(folder),
-        "no_privacy_reason": _say_why_no_privacy(folder),
-        "central": _describe_central(folder.main),
+        "privacy": describe_privacy(folder),
+        "no_privacy_reason": say_why_no_privacy(folder),
+        "central": describe_central(folder.main),
         "unprotected": [
             name for name, each in folder.variants.items() if not each.is_private and each.central_spend is None
         ],
@@ -360,52 +361,6 @@ def _list_absences(name: str, variant: Variant) -> list[dict[str, str]]:
         {"site": site, "variant": name, "when": when, "code": absence.code, "reason": absence.reason}
         for site, absence, when in found
     ]
-
-
-def _describe_privacy(folder: RunFolder) -> dict[str, Any] | None:
-    private = folder.variants.get("private")
-    if private is None or not private.is_private:
-        return None
-    terms, rows = private.run.privacy, []
-    for site, report in last_spend(folder.variants).items():
-        declared = private.run.sites.get(site)
-        trained = [each.sites[site] for each in private.rounds if site in each.sites and each.sites[site].steps]
-        rows.append({
-            "site": site,
-            "epsilon": report.epsilon,
-            "delta": report.delta,
-            "noise_multiplier": declared.noise_multiplier if declared else None,
-            "records": declared.num_examples if declared else None,
-            "rounds": len(trained),
-            "steps": sum(each.steps or 0 for each in trained),
-        })  # fmt: skip
-    styles = plots.site_styles(folder.sites)
-    plot = plots.plot_epsilon(private.rounds, terms.epsilon, styles) if rows else None
-    return {"terms": terms, "rows": rows, "plot": plot, "measurements": _describe_measurements(private)}
-
-
-def _describe_measurements(private: Variant) -> dict[str, Any]:
-    """Which hospitals measured exactly, and what the others spent on their held-out patients and with what noise."""
-    last = {site: report for each in private.rounds for site, report in each.sites.items() if report.test_examples}
-    noised = [
-        {"site": site, "epsilon": last[site].measured_epsilon, "noise_scale": last[site].noise_scale}
-        for site in natural_order(last)
-        if last[site].noise_scale is not None
-    ]
-    exact = [site for site in natural_order(last) if last[site].noise_scale is None]
-    rounds = sum(any(report.test_examples for report in each.sites.values()) for each in private.rounds)
-    return {"noised": noised, "exact": exact, "rounds": rounds}
-
-
-def _describe_central(variant: Variant) -> dict[str, Any] | None:
-    spend, terms = variant.central_spend, variant.run.settings.get("central-privacy")
-    return {"spend": spend, "target": terms["epsilon"], "clip_norm": terms["clip-norm"]} if spend and terms else None
-
-
-def _say_why_no_privacy(folder: RunFolder) -> str:
-    if "private" in folder.variants:
-        return "The study's settings say privacy.mechanism = none."
-    return "This folder holds no run with privacy."
 
 
 def _sign(change: float) -> str:

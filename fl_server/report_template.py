@@ -182,17 +182,21 @@ parameters. Status: <b>{{ run.status }}</b>. {{ run.reason }}</p>
 {% set terms = privacy.terms %}
 <dl>
 <dt>Mechanism</dt>
-<dd>Differentially private SGD. Each hospital draws its batches by Poisson sampling, clips the gradient of each record,
-and adds Gaussian noise of its own to their sum before anything is sent.</dd>
+<dd>Differentially private SGD. Each hospital draws its batches by Poisson sampling, clips the gradient of each
+{{ terms.unit }}, and adds Gaussian noise of its own to their sum before anything is sent.</dd>
 <dt>Unit of protection</dt>
-<dd>One {{ terms.unit }}. Two data sets are neighbours if one of them has one {{ terms.unit }} more (add or remove
-one).</dd>
+<dd>One {{ terms.unit }}{{ " with all records" if terms.unit == "patient" }}. Two data sets are neighbours if one of
+them has one {{ terms.unit }} more (add or remove one).</dd>
 <dt>Promised</dt>
 <dd>Epsilon at most {{ terms.epsilon | short }} at delta {{ terms.delta | short }} for all {{ run.num_rounds }} planned
 rounds together.</dd>
 <dt>Clip norm</dt><dd>{{ terms.clip_norm | short }}</dd>
 <dt>Sampling rate</dt><dd>{{ terms.sampling_rate | short }}</dd>
 <dt>Noisy steps</dt><dd>{{ terms.steps_per_round }} a round</dd>
+{% if run.clipping %}
+<dt>Clipping</dt><dd>{{ "By book-keeping, without forming single gradients; exact" if run.clipping == "book-keeping"
+else "By single gradients, through Opacus's hooks" }}</dd>
+{% endif %}
 {% if run.averaged_from_round %}
 <dt>Final model</dt><dd>The mean of the models from round {{ run.averaged_from_round }} on, which costs no privacy</dd>
 {% endif %}
@@ -216,6 +220,14 @@ rounds together.</dd>
 <p class="note">From each hospital's last report in this run. A hospital charges its ledger before it draws noise, so a
 round whose reply was lost shows here only with its next report. What counts over all runs is the ledger at the
 hospital.</p>
+{% if privacy.patients %}
+<p>These figures protect one record. A patient with several is protected less; at the hospital that spent most, the
+patient's own epsilon is
+{% for row in privacy.patients %}
+{{ row.epsilon | epsilon }} with {{ row.records }} records{{ "." if loop.last else ", " }}
+{% endfor %}
+</p>
+{% endif %}
 {% if privacy.plot %}
 {{ draw(privacy.plot) }}
 {% endif %}
@@ -282,7 +294,10 @@ single updates. It does not cover what hospitals measure and declare, nor that t
 <h2>What this study does not promise</h2>
 <ul>
 {% if privacy %}
-<li>It protects one {{ terms.unit }}, not a patient: somebody with several records is protected less.</li>
+{% if terms.unit == "record" %}
+<li>It protects one record, not a patient: somebody with several records is protected less.</li>
+{% endif %}
+<li>A patient at two hospitals spends at both.</li>
 <li>It does not stop conclusions about groups. That a finding predicts a disease is what the study is meant to
 learn.</li>
 {% endif %}

@@ -147,7 +147,9 @@ class RunRecord:
         folder.mkdir(parents=True, exist_ok=True)
         self._header: dict[str, Any] = {}
 
-    def begin(self, study: Study, *, run: str, variant: str, engine: str, num_parameters: int) -> None:
+    def begin(
+        self, study: Study, *, run: str, variant: str, engine: str, num_parameters: int, clipping: str | None
+    ) -> None:
         """Write the header of a run that starts or goes on."""
         before = read_header(self.folder)
         self._header = {
@@ -164,6 +166,7 @@ class RunRecord:
             "seed": study.seed,
             "num_rounds": study.num_rounds,
             "num_parameters": num_parameters,
+            "clipping": clipping,
             "averaged_from_round": first_averaged_round(study),
             "versions": {"consilium": _own_version(), **{name: version(name) for name in ("flwr", "torch", "opacus")}},
             "sites": {},

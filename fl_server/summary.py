@@ -82,6 +82,7 @@ class Run(_Record):
     seed: int
     num_rounds: int
     num_parameters: int
+    clipping: str | None = None
     averaged_from_round: int | None = None
     versions: dict[str, str]
     sites: dict[str, Declared]

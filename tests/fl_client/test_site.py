@@ -93,6 +93,13 @@ def test_a_hospitals_two_cohorts_have_its_name_unless_it_gives_one(write_site_fi
     assert (training_cohort(named), held_out_cohort(named)) == ("adults", "adults/held-out")
 
 
+def test_a_virtual_hospital_spends_no_budget_on_measuring_a_run_without_privacy(tmp_path: Path) -> None:
+    context = context_of(tmp_path, measurements="noised")
+    context.run_config["privacy.mechanism"] = "none"
+
+    assert open_sites(context)["hospital-1"].settings.policy.measurements == "exact"
+
+
 def test_the_receipt_lies_in_another_folder_wherever_the_policy_puts_it(
     tmp_path: Path, write_site_file: Callable[..., Path]
 ) -> None:

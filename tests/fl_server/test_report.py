@@ -16,6 +16,8 @@ from fl_server import plots
 from fl_server.report import auroc_standard_error, write_report
 from fl_server.report_template import write_duration, write_epsilon, write_names
 from fl_server.summary import read_evaluations, write_evaluations
+from privacy.accounting import Spend
+from privacy.group import compute_patient_epsilon
 
 RECORDS = {"hospital-1": 142, "hospital-2": 61, "hospital-3": 28, "hospital-4": 167}
 STRENGTH = {"local": 2.2, "private": 3.0, "federated": 3.4, "pooled": 3.6}
@@ -381,6 +383,46 @@ def test_the_privacy_statement_names_promise_spend_and_releases(writer: RunFolde
     assert ("hospital-3</th><td>7.984</td><td>0.001</td> <td>1.370</td><td>28</td><td>2</td> <td>8</td>") in page
     assert "epsilon covers these held-out patients." in page
     assert "runs without differential privacy: federated, local-hospital-1" in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_a_study_by_record_says_what_a_patient_with_several_spends(writer: RunFolderWriter) -> None:
+    page = read_page(writer.write_all(num_rounds=2))
+
+    # Eight steps at noise 1.37 and rate 0.25, as at every hospital here.
+    spend = Spend(noise_multiplier=1.37, sampling_rate=0.25, steps=8)
+    several = {count: compute_patient_epsilon([spend], 0.001, records_per_patient=count) for count in (2, 8)}
+    assert several[2] < several[8]
+    assert f"{write_epsilon(several[2])} with 2 records" in page
+    assert f"{write_epsilon(several[8])} with 8 records" in page
+    assert "It protects one record, not a patient" in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_a_study_by_patient_does_not_say_that_patients_are_protected_less(writer: RunFolderWriter) -> None:
+    folder = writer.write("private", num_rounds=2)
+    header = json.loads((folder / "run.json").read_text())
+    header["settings"]["privacy"]["unit"] = "patient"
+    (folder / "run.json").write_text(json.dumps(header))
+
+    page = read_page(writer.out)
+
+    assert "One patient with all records." in page
+    assert "protected less" not in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_measurements_with_noise_are_listed_with_their_cost_and_not_as_exact(writer: RunFolderWriter) -> None:
+    folder = writer.write("private", num_rounds=2)
+
+    def add_noise(each: dict[str, Any]) -> None:
+        each["sites"]["hospital-1"] |= {"noise_scale": 2.25, "measured_epsilon": 1.75}
+
+    edit_rounds(folder, add_noise)
+    page = read_page(writer.out)
+
+    assert '<th scope="row">hospital-1</th><td>1.750</td><td>2.250</td>' in page
+    assert "About held-out patients of hospital-2, hospital-3" in page
 
 
 @pytest.mark.usefixtures("blank_plots")
