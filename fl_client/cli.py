@@ -175,7 +175,7 @@ def _errors_in_words() -> Iterator[None]:
 
 
 def _label(site: "SiteBudget") -> str:
-    return site.name if site.cohort == site.name else f"{site.name}: {site.cohort}"
+    return site.cohort if site.cohort.split("/")[0] == site.name else f"{site.name}: {site.cohort}"
 
 
 def _budget_table(budgets: Sequence["SiteBudget"]) -> Table:

@@ -7,6 +7,7 @@ noise?"). Every figure and every claim about this run is computed from the folde
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ NO_CLEAR_CHANGE = 0.005
 
 FEW_PATIENTS = 20
 """Held-out patients with or without the label below which a hospital's figures are called hints."""
+
+NOISE_DRAWS = 100
+"""From which the error of a noised measurement is taken."""
 
 _ORDER = ("local", "private", "federated", "pooled")  # of columns: what joining changes stands side by side
 
@@ -64,6 +68,25 @@ def auroc_standard_error(scores: ScoreHistogram) -> float | None:
         spread += (without - 1) * (2 * area**2 / (1 + area) - area**2)
         errors.append(math.sqrt((area * (1 - area) + spread) / (with_class * without)))
     return float(np.mean(errors))
+
+
+def auroc_error(evaluation: Evaluation) -> float | None:
+    """Standard error of a measurement's AUROC: by chance of the patients, and of the noise where it was sent with some.
+
+    The noise's part is the root mean square by which drawing as much noise once more moves the AUROC, over
+    `NOISE_DRAWS` draws: it holds what noise adds in spread and what it takes off on average. None as for
+    `auroc_standard_error`.
+    """
+    by_patients = auroc_standard_error(evaluation.scores)
+    if evaluation.noised is None or by_patients is None:
+        return by_patients
+    generator = np.random.default_rng(0)  # the same figures each time the page is made
+    moved = []
+    for _ in range(NOISE_DRAWS):
+        noise = np.rint(generator.normal(0.0, evaluation.noised.noise_scale, evaluation.noised.cells.shape))
+        again = replace(evaluation.noised, cells=evaluation.noised.cells + noise.astype(np.int64))
+        moved.append(Evaluation.from_noised(again).auroc - evaluation.auroc)
+    return math.hypot(by_patients, float(np.sqrt(np.nanmean(np.square(moved)))))
 
 
 def _build_view(folder: RunFolder) -> dict[str, Any]:
@@ -129,7 +152,7 @@ def _say_headline(folder: RunFolder, changes: Mapping[str, float]) -> str:
 
 def _say_joint(folder: RunFolder, joint: str) -> str:
     evaluation = folder.together[joint]
-    error = auroc_standard_error(evaluation.scores)
+    error = auroc_error(evaluation)
     bound = "at most " if len(evaluation.scores.counts) > 1 else ""
     margin = f" (standard error {bound}{error:.3f})" if error is not None else ""
     how = " with privacy" if joint == "private" and folder.variants[joint].is_private else ""
@@ -153,7 +176,7 @@ def _say_gain(folder: RunFolder) -> str:
 
 def _is_clear(folder: RunFolder) -> bool:
     gain = folder.change()
-    error = auroc_standard_error(folder.together[folder.joint].scores) if folder.joint else None
+    error = auroc_error(folder.together[folder.joint]) if folder.joint else None
     return gain is None or error is None or _sign(gain) == "same" or abs(gain) >= 2 * error
 
 

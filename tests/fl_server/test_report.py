@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fl_contract.errors import RunError
-from fl_contract.metrics import NUM_BINS, Evaluation, ScoreHistogram
+from fl_contract.metrics import NUM_BINS, Evaluation, NoisedCounts, ScoreHistogram
 from fl_server import plots
-from fl_server.report import auroc_standard_error, write_report
+from fl_server.report import auroc_error, auroc_standard_error, write_report
 from fl_server.report_template import write_duration, write_epsilon, write_names
 from fl_server.summary import read_evaluations, write_evaluations
 from privacy.accounting import Spend
@@ -546,3 +546,18 @@ def test_an_unbounded_epsilon_is_called_so() -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run found"):
         write_report(tmp_path)
+
+
+def test_noise_in_a_measurement_widens_its_error_by_its_size() -> None:
+    cells = np.array([30, 20, 6, 3, 1, 0, 0, 0, 0, 0, 1, 3, 6, 10, 15, 5])
+
+    errors = []
+    for scale in (1e-9, 1.0, 4.0):
+        evaluation = Evaluation.from_noised(NoisedCounts(cells=cells, noise_scale=scale))
+        errors.append(auroc_error(evaluation))
+
+    assert errors[0] == auroc_standard_error(evaluation.scores)
+    assert errors[0] is not None
+    assert errors[1] is not None
+    assert errors[2] is not None
+    assert errors[0] < errors[1] < errors[2] < 0.3
