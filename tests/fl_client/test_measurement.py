@@ -1,6 +1,9 @@
 """Held-out patients are measured with noise and a charge of their own, unless the hospital's policy says otherwise."""
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +202,26 @@ def test_a_study_without_privacy_cannot_weaken_the_unit_of_noised_measurements(
 
     assert reply.has_error() == is_refused
     assert not is_refused or RefusalCode(reply.error.code) is RefusalCode.POLICY
+
+
+def test_two_requests_at_once_get_one_exact_measurement(
+    measure: Ask, model: Arrays, write_site_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_site_file("exact", measurements='"exact"')
+    place = {"site": "exact", "node_config": {"site-file": str(path)}}
+    exact, inside = measurement.evaluate, threading.Event()
+
+    def evaluate_slowly(*arguments: Any) -> Any:
+        inside.set()
+        time.sleep(0.3)
+        return exact(*arguments)
+
+    monkeypatch.setattr(measurement, "evaluate", evaluate_slowly)
+    other = {name: array + 1 for name, array in model.items()}
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(measure, 1, **place)
+        inside.wait(10)
+        second = pool.submit(measure, 1, agree=False, arrays=other, **place)
+
+    losses = [read_evaluation(reply.result()).loss for reply in (first, second)]
+    assert losses[0] == losses[1]
