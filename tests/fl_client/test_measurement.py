@@ -12,6 +12,7 @@ import pytest
 from flwr.app import Message
 
 from fl_client import measurement
+from fl_client.evaluation import evaluate
 from fl_client.settings import SiteSettings, SourceSettings, read_site_settings
 from fl_client.site import held_out_cohort, open_ledger, training_cohort
 from fl_contract.errors import RefusalCode
@@ -209,12 +210,12 @@ def test_two_requests_at_once_get_one_exact_measurement(
 ) -> None:
     path = write_site_file("exact", measurements='"exact"')
     place = {"site": "exact", "node_config": {"site-file": str(path)}}
-    exact, inside = measurement.evaluate, threading.Event()
+    inside = threading.Event()
 
     def evaluate_slowly(*arguments: Any) -> Any:
         inside.set()
         time.sleep(0.3)
-        return exact(*arguments)
+        return evaluate(*arguments)
 
     monkeypatch.setattr(measurement, "evaluate", evaluate_slowly)
     other = {name: array + 1 for name, array in model.items()}
