@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from fl_client.outbox import flush_folder
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import Request
 from fl_contract.metrics import Evaluation
@@ -78,3 +79,4 @@ class Agreements:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
+        flush_folder(self._folder)

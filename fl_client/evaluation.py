@@ -26,6 +26,8 @@ def evaluate(model: nn.Module, examples: Examples) -> Evaluation:
         ValueError: The model gives a NaN or an infinite output.
     """
     outputs = _outputs(model, examples)
+    if not outputs.isfinite().all():
+        raise ValueError("the model's outputs are NaN or infinite; expected finite numbers")
     losses = loss_per_example(outputs, examples.labels)
     return Evaluation(
         num_examples=len(examples),
@@ -38,26 +40,25 @@ def evaluate(model: nn.Module, examples: Examples) -> Evaluation:
 def contributions(model: nn.Module, examples: Examples) -> NDArray[np.float64]:
     """Each record's part in a measurement that will be summed with noise, see `cells_of_patients`; private.
 
+    Guarantees:
+        - Never fails for what the records hold: a coordinator could ask, uncharged and without end, which models'
+          outputs overflow for somebody.
+
     Args:
         model: Is left in evaluation mode.
         examples: At least one.
 
     Returns:
-        [N, cells].
-
-    Raises:
-        ValueError: The model gives a NaN or an infinite output.
+        [N, cells]; a score that is NaN counts as undecided, an infinite one as certain.
     """
-    return cells_of_patients(_logits(_outputs(model, examples)), examples.labels.numpy())
+    logits = np.nan_to_num(_logits(_outputs(model, examples)))
+    return cells_of_patients(logits, examples.labels.numpy())
 
 
 def _outputs(model: nn.Module, examples: Examples) -> Tensor:
     model.eval()
     with torch.no_grad():
-        outputs = torch.cat([model(batch) for batch in examples.inputs.split(BATCH_SIZE)])
-    if not outputs.isfinite().all():
-        raise ValueError("the model's outputs are NaN or infinite; expected finite numbers")
-    return outputs
+        return torch.cat([model(batch) for batch in examples.inputs.split(BATCH_SIZE)])
 
 
 def _logits(outputs: Tensor) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from fl_client.disclosure import NOISED_EVALUATE
 from fl_client.evaluation import contributions, evaluate
 from fl_client.inputs import held_out_examples, load_model, privacy_units, record_contents
 from fl_client.outbox import Outbox
-from fl_client.policy import make_measurement_plan
+from fl_client.policy import check_plan, check_room, make_measurement_plan
 from fl_client.site import Site
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import (
@@ -29,10 +29,12 @@ def agree_on_measurement(site: Site, request: Request, held_out: Records) -> Non
     """Fix the noise of the run's measurements before round 1, where the hospital's policy asks for noise.
 
     Raises:
+        RefusalError: BUDGET_EXHAUSTED: the policy gives nothing to any run.
         BudgetExceededError: Not one measurement fits the budget of the held-out patients.
     """
     if site.settings.policy.measurements != "noised":
         return
+    check_room(site.settings)
     plan = make_measurement_plan(site.settings, site.study)
     with site.open_held_out_ledger() as ledger:
         if ledger.load_plan(request.run) is None:
@@ -66,10 +68,11 @@ def measure(site: Site, request: Request, received: Arrays) -> tuple[RecordDict,
 
 def _measure_exactly(site: Site, request: Request, received: Arrays) -> Evaluation:
     agreements = Agreements(site.folder)
-    if (evaluation := agreements.measured(request)) is None:
-        examples = held_out_examples(site, site.load_records().test)
-        evaluation = evaluate(load_model(site, received), examples)
-        agreements.keep_measurement(request, evaluation)
+    with Outbox(site.folder).locked(request.run):
+        if (evaluation := agreements.measured(request)) is None:
+            examples = held_out_examples(site, site.load_records().test)
+            evaluation = evaluate(load_model(site, received), examples)
+            agreements.keep_measurement(request, evaluation)
     return evaluation
 
 
@@ -82,6 +85,7 @@ def _measure_with_noise(
         plan = ledger.load_plan(run)
         if plan is None:
             raise RefusalError(RefusalCode.NO_AGREEMENT, f"run {run!r} has no plan for measurements")
+        check_plan(site.settings, plan)
         kept = agreements.measured(request)
         if kept is None:
             noised = _draw(site, request, number, received, (ledger, plan))

@@ -54,7 +54,7 @@ class Outbox:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
-        _flush(self._folder)
+        flush_folder(self._folder)
 
     def last(self, run: str) -> tuple[int, TrainReply] | None:
         """The last reply that was made in a run, and its round."""
@@ -75,7 +75,7 @@ class Outbox:
         return self._folder / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.safetensors"
 
 
-def _flush(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Make a new name in a folder outlast a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)

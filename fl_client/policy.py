@@ -28,16 +28,23 @@ def check_policy(settings: SiteSettings, study: Study) -> None:
     if not study.is_private:
         if policy.require_privacy:
             raise _refusal("privacy.mechanism='none'; policy.require-privacy asks for differential privacy")
+        if policy.measurements == "noised":
+            _check_unit(settings, study)
         return
     if privacy.delta > policy.delta:
         raise _refusal(f"privacy.delta={privacy.delta}; policy.delta allows at most {policy.delta}")
-    if UNITS.index(privacy.unit) < UNITS.index(policy.unit) and not settings.source.has_one_record_a_patient:
-        raise _refusal(f"privacy.unit={privacy.unit!r}; policy.unit asks for at least {policy.unit!r}")
+    _check_unit(settings, study)
     if privacy.delta >= (largest := 1 / settings.declared_examples):
         raise PrivacySettingError(
             f"privacy.delta={privacy.delta}; expected below 1/declared-examples={largest:.3g}, or publishing one whole "
             "record at random would count as private"
         )
+
+
+def _check_unit(settings: SiteSettings, study: Study) -> None:
+    unit, weakest = study.privacy.unit, settings.policy.unit
+    if UNITS.index(unit) < UNITS.index(weakest) and not settings.source.has_one_record_a_patient:
+        raise _refusal(f"privacy.unit={unit!r}; policy.unit asks for at least {weakest!r}")
 
 
 def check_room(settings: SiteSettings) -> None:

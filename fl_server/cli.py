@@ -92,9 +92,9 @@ def simulate(
             with_baselines=baselines,
         )
         loaded = plan.load()
+        plan.check(loaded)
         describe_simulation(loaded, console)
         if dry_run:
-            plan.check(loaded)
             describe_noise(loaded, console)
             return
         try:

@@ -78,7 +78,7 @@ def _build_model(study: Study) -> nn.Module:
 
 
 def describe_simulation(study: Study, console: Console) -> None:
-    """Print the study in four lines: hospitals, model, rounds and bytes, privacy."""
+    """Print the study in a few lines: hospitals, model, rounds and bytes, privacy."""
     model = _build_model(study)
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -90,6 +90,7 @@ def describe_simulation(study: Study, console: Console) -> None:
         f"rounds, a quorum of {study.federation.min_sites}",
         f"about {_bytes(3 * size * study.num_rounds)} for each hospital (the model down twice and up once a round)",
         _describe_privacy(study),
+        *_describe_central_privacy(study),
     ]
     console.print(Text(study.title, style="bold"))
     for line in lines:
@@ -105,6 +106,16 @@ def _describe_privacy(study: Study) -> str:
         f"differential privacy per {privacy.unit}: ε at most {privacy.epsilon:g} at δ {privacy.delta:g} for the whole "
         f"run; each hospital's own budget is {study.simulation.epsilon_budget:g}"
     )
+
+
+def _describe_central_privacy(study: Study) -> list[str]:
+    central = study.central_privacy
+    if central is None or not study.protects_hospitals:
+        return []
+    return [
+        f"differential privacy per hospital, added by the coordinator: ε at most {central.epsilon:g} at δ "
+        f"{central.delta:g} for all models of the run"
+    ]
 
 
 def _bytes(count: float) -> str:

@@ -198,10 +198,12 @@ class RoundLoop:
                 record.missing.setdefault(site, Absence(code=code, reason=reason))
                 continue
             try:
-                evaluations[site] = record.site(site).evaluation = self._read_evaluation(reply, site)
-                record.site(site).measured = privacy_spent(reply)
+                evaluation, spent = self._read_evaluation(reply, site), privacy_spent(reply)
             except MessageError as error:
                 record.missing.setdefault(site, Absence(code="unusable-reply", reason=str(error)))
+                continue
+            evaluations[site] = record.site(site).evaluation = evaluation
+            record.site(site).measured = spent
         for site in silent:
             record.missing.setdefault(site, Absence(code="deadline", reason=f"No measurement within {timeout:g} s."))
         if not evaluations:

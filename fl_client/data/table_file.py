@@ -36,7 +36,7 @@ class TableFileSource:
                 fold or patient, or a patient is in both folds. The detail stays in the hospital's own log.
         """
         train, test = self._read_folds()
-        if (column := self._settings.patient) is not None and (shared := set(train[column]) & set(test[column])):
+        if (column := self._settings.patient) is not None and (shared := _texts(train, column) & _texts(test, column)):
             raise _refusal(f"{len(shared)} patients are in training and held-out rows; expected each in one of them")
         return SiteRecords(train=self._records(train), test=self._records(test))
 
@@ -75,6 +75,10 @@ class TableFileSource:
             labels=table[self._settings.label].to_numpy(dtype=str),
             patients=table[patient].to_numpy(dtype=str) if patient is not None else None,
         )
+
+
+def _texts(table: pd.DataFrame, column: str) -> set[str]:
+    return set(table[column].astype(str))
 
 
 def _numbers(table: pd.DataFrame, name: str) -> np.ndarray:

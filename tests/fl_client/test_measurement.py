@@ -1,6 +1,9 @@
 """Held-out patients are measured with noise and a charge of their own, unless the hospital's policy says otherwise."""
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,10 @@ import pytest
 from flwr.app import Message
 
 from fl_client import measurement
-from fl_client.settings import SiteSettings, read_site_settings
+from fl_client.evaluation import evaluate
+from fl_client.settings import SiteSettings, SourceSettings, read_site_settings
 from fl_client.site import held_out_cohort, open_ledger, training_cohort
+from fl_contract.errors import RefusalCode
 from fl_contract.messages import EVALUATE, METRICS, PLAN, Arrays, privacy_spent, read_evaluation
 from privacy.accounting import compute_epsilon
 from privacy.ledger_book import LedgerEntry
@@ -143,3 +148,81 @@ def test_the_number_of_held_out_patients_shows_nowhere(measure: Ask, monkeypatch
     assert noised.noised is not None
     true_number = noised.noised.cells.sum() - 16 * round(3 * noised.noised.noise_scale)
     assert abs(noised.num_examples - true_number) > 16  # the estimate moves with the noise
+
+
+def test_a_model_whose_outputs_overflow_is_measured_and_charged_like_any_other(
+    measure: Ask, hospital: Path, model: Arrays
+) -> None:
+    # A refusal would say, exactly, uncharged and as often as asked, that such a record is there.
+    bright = {name: np.full_like(array, np.finfo(np.float32).max) for name, array in model.items()}
+
+    replies = [measure(number, arrays=bright) for number in (1, 2)]
+
+    assert not any(reply.has_error() for reply in replies)
+    assert charges(hospital) == [(1, 1), (2, 1)]
+
+
+def test_a_policy_that_became_stricter_stops_measurements_too(
+    measure: Ask, hospital: Path, write_site_file: Callable[..., Path]
+) -> None:
+    assert not measure(1).has_error()
+    write_site_file("st-anna", minimum_noise_multiplier=1000.0)
+
+    reply = measure(2, agree=False)
+
+    assert RefusalCode(reply.error.code) is RefusalCode.POLICY
+    assert charges(hospital) == [(1, 1)]
+
+
+NOT_PRIVATE = {**EVERY_ROUND, "privacy.mechanism": "none"}
+
+
+def test_a_budget_of_nothing_refuses_a_study_without_privacy_where_measurements_are_charged(
+    ask: Ask, write_site_file: Callable[..., Path]
+) -> None:
+    path = write_site_file("spent", epsilon_budget=0.0, require_privacy="false")
+
+    reply = ask(PLAN, site="spent", node_config={"site-file": str(path)}, overrides=NOT_PRIVATE)
+
+    assert RefusalCode(reply.error.code) is RefusalCode.BUDGET_EXHAUSTED
+
+
+@pytest.mark.parametrize(("measurements", "is_refused"), [("noised", True), ("exact", False)])
+def test_a_study_without_privacy_cannot_weaken_the_unit_of_noised_measurements(
+    ask: Ask,
+    write_site_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    measurements: str,
+    is_refused: bool,
+) -> None:
+    monkeypatch.setattr(SourceSettings, "has_one_record_a_patient", False)
+    path = write_site_file("careful", require_privacy="false", measurements=f'"{measurements}"')
+    overrides = {**NOT_PRIVATE, "privacy.unit": "record"}
+
+    reply = ask(PLAN, site="careful", node_config={"site-file": str(path)}, overrides=overrides)
+
+    assert reply.has_error() == is_refused
+    assert not is_refused or RefusalCode(reply.error.code) is RefusalCode.POLICY
+
+
+def test_two_requests_at_once_get_one_exact_measurement(
+    measure: Ask, model: Arrays, write_site_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_site_file("exact", measurements='"exact"')
+    place = {"site": "exact", "node_config": {"site-file": str(path)}}
+    inside = threading.Event()
+
+    def evaluate_slowly(*arguments: Any) -> Any:
+        inside.set()
+        time.sleep(0.3)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(measurement, "evaluate", evaluate_slowly)
+    other = {name: array + 1 for name, array in model.items()}
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(measure, 1, **place)
+        inside.wait(10)
+        second = pool.submit(measure, 1, agree=False, arrays=other, **place)
+
+    losses = [read_evaluation(reply.result()).loss for reply in (first, second)]
+    assert losses[0] == losses[1]

@@ -274,6 +274,22 @@ def test_a_dry_run_finds_what_the_run_would_stop_for(
     assert message in result.output.replace("\n", " ")
 
 
+def test_a_dry_run_names_the_privacy_of_whole_hospitals() -> None:
+    tables = [f"central-privacy.{key}" for key in ("epsilon=8.0", "delta=0.001", "clip-norm=1.0")]
+
+    result = _run("simulate", "--dry-run", *(word for table in tables for word in ("--set", table)))
+
+    assert "differential privacy per hospital, added by the coordinator: ε at most 8" in result.output
+
+
+def test_a_study_without_data_to_simulate_with_is_refused_before_it_is_described() -> None:
+    result = _run("simulate", "heart-disease", "--dry-run")
+
+    assert result.exit_code == 2
+    assert "sets no simulation.dataset" in result.output
+    assert "None" not in result.output
+
+
 def test_a_dry_run_refuses_a_model_that_cannot_be_private() -> None:
     result = _run("simulate", "--dry-run", "digits", "--set", "model.norm=batch")
 

@@ -117,6 +117,15 @@ def test_what_is_wrong_is_named(
     assert detail in refusal(tmp_path, **settings)
 
 
+def test_a_patient_in_both_folds_is_found_where_one_file_holds_numbers_and_the_other_text(tmp_path: Path) -> None:
+    as_csv(TABLE[:2].assign(person=["7", "8"]), tmp_path / "train.csv")
+    as_parquet(TABLE[2:].assign(person=[8, 9]), tmp_path / "test.parquet")
+
+    found = refusal(tmp_path, train="train.csv", test="test.parquet", fold=None, patient="person")
+
+    assert "1 patients are in training and held-out" in found
+
+
 def test_a_missing_feature_is_named(tmp_path: Path) -> None:
     as_csv(TABLE.drop(columns="age"), tmp_path / "patients.csv")
 
