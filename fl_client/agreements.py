@@ -56,11 +56,14 @@ class Agreements:
                 RefusalCode.NO_AGREEMENT,
                 f"round {request.server_round}; round {kept['server-round']} was measured already, each is once",
             )
+        if kept["evaluation"] is None:
+            raise RefusalError(RefusalCode.NO_AGREEMENT, f"round {request.server_round} failed to be measured before")
         return Evaluation.from_json(kept["evaluation"])
 
-    def keep_measurement(self, request: Request, evaluation: Evaluation) -> None:
-        """Keep a measurement durably, before it is sent."""
-        measured = {"server-round": request.server_round, "evaluation": evaluation.to_json()}
+    def keep_measurement(self, request: Request, evaluation: Evaluation | None) -> None:
+        """Keep a measurement durably, before it is sent; None for one that failed, and is not tried again."""
+        content = None if evaluation is None else evaluation.to_json()
+        measured = {"server-round": request.server_round, "evaluation": content}
         self._write(request.run, self._read(request.run) | {"measured": measured})
 
     def _path(self, run: str) -> Path:

@@ -59,7 +59,8 @@ def answer_plan(message: Message, context: Context) -> Message:
         check_room(site.settings)
     records = site.load_records()
     training_examples(site, records.train)
-    privacy_units(site, records.train)
+    if site.study.is_private or site.settings.policy.measurements == "noised":
+        privacy_units(site, records.train)
     plan = _agree_on_privacy(site, request, records.train) if site.study.is_private else None
     agree_on_measurement(site, request, records.test)
     Agreements(site.folder).agree(request)
@@ -115,7 +116,7 @@ def _agree_on_privacy(site: Site, request: Request, records: Records) -> Privacy
     plan = make_plan(site.settings, site.study)
     with site.open_ledger() as ledger:
         if ledger.load_plan(request.run) is None:
-            ledger.require_room(request.run, plan)
+            ledger.require_room(request.run, site.study.name, plan)
         fingerprint = ledger.fingerprint(record_contents(records))
         ledger.store_plan(request.run, site.study.name, plan, fingerprint=fingerprint)
     return plan

@@ -186,7 +186,7 @@ def _run_spend(ledger: Ledger, run: str, entries: list[LedgerEntry]) -> RunSpend
         steps=sum(entry.spend.steps for entry in entries),
         epsilon=ledger.spent_by_run(run),
         steps_per_round=plan.steps_per_round,
-        next_round=ledger.next_round(run, plan) if is_open else None,
+        next_round=ledger.next_round(run, stored.study, plan) if is_open else None,
     )
 
 

@@ -1,5 +1,7 @@
 """The only place that decides how a model is measured for the coordinator: with noise and a charge, exactly, or not."""
 
+import logging
+
 from flwr.app import RecordDict
 
 from fl_client.agreements import Agreements
@@ -20,17 +22,21 @@ from fl_contract.messages import (
     noised_evaluation_content,
 )
 from fl_contract.metrics import Evaluation, NoisedCounts
+from privacy.errors import BudgetExceededError
 from privacy.ledger import Ledger
 from privacy.noised_sum import noise_scale, release_noised_sum
 from privacy.plan import PrivacyPlan
+
+logger = logging.getLogger("fl_client")
 
 
 def agree_on_measurement(site: Site, request: Request, held_out: Records) -> None:
     """Fix the noise of the run's measurements before round 1, where the hospital's policy asks for noise.
 
+    A hospital whose held-out patients have no budget left takes part all the same and measures nothing.
+
     Raises:
         RefusalError: BUDGET_EXHAUSTED: the policy gives nothing to any run.
-        BudgetExceededError: Not one measurement fits the budget of the held-out patients.
     """
     if site.settings.policy.measurements != "noised":
         return
@@ -38,7 +44,11 @@ def agree_on_measurement(site: Site, request: Request, held_out: Records) -> Non
     plan = make_measurement_plan(site.settings, site.study)
     with site.open_held_out_ledger() as ledger:
         if ledger.load_plan(request.run) is None:
-            ledger.require_room(request.run, plan)
+            try:
+                ledger.require_room(request.run, site.study.name, plan)
+            except BudgetExceededError:
+                logger.exception("run %s will not be measured", request.run)
+                return
         fingerprint = ledger.fingerprint(record_contents(held_out))
         ledger.store_plan(request.run, site.study.name, plan, fingerprint=fingerprint)
 
@@ -71,7 +81,11 @@ def _measure_exactly(site: Site, request: Request, received: Arrays) -> Evaluati
     with Outbox(site.folder).locked(request.run):
         if (evaluation := agreements.measured(request)) is None:
             examples = held_out_examples(site, site.load_records().test)
-            evaluation = evaluate(load_model(site, received), examples)
+            try:
+                evaluation = evaluate(load_model(site, received), examples)
+            except ValueError:
+                agreements.keep_measurement(request, None)  # that it failed tells something of somebody: once is enough
+                raise
             agreements.keep_measurement(request, evaluation)
     return evaluation
 
@@ -84,7 +98,9 @@ def _measure_with_noise(
     with Outbox(site.folder).locked(run), site.open_held_out_ledger() as ledger:
         plan = ledger.load_plan(run)
         if plan is None:
-            raise RefusalError(RefusalCode.NO_AGREEMENT, f"run {run!r} has no plan for measurements")
+            raise RefusalError(
+                RefusalCode.BUDGET_EXHAUSTED, f"run {run!r} has no plan for measurements; its site.log says why"
+            )
         check_plan(site.settings, plan)
         kept = agreements.measured(request)
         if kept is None:

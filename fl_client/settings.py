@@ -81,7 +81,7 @@ class PolicySettings(Settings):
         epsilon_budget: For each cohort of patients, over the hospital's whole life and all studies, add-or-remove-one;
             0 allows no private round.
         delta: Of the same budget; a study's own may not be larger.
-        epsilon_per_study: Most of it that one run may use; a study that asks for more gets more noise instead. The
+        epsilon_per_study: Most of it that all runs of one study may use; a run that asks for more gets more noise. The
             budget if it is not set.
         minimum_noise_multiplier: Least noise in units of the clip norm, whatever a study's epsilon would allow.
         unit: The weakest unit of privacy that the hospital accepts: ``record``, or ``patient``, which protects all

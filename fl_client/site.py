@@ -86,6 +86,7 @@ def open_ledger(settings: SiteSettings, folder: Path, *, cohort: str) -> Ledger:
         site=settings.name,
         cohort=cohort,
         epsilon_budget=policy.epsilon_budget,
+        epsilon_per_study=policy.epsilon_per_study,
         delta=policy.delta,
         policy=policy.version,
     )

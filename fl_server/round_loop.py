@@ -37,6 +37,9 @@ from fl_server.stopping import Stopping
 from strategies.central_privacy import CentralPrivacy
 from strategies.fedavg import FedAvg
 
+DECLINED = ("policy", "budget-exhausted")
+"""Refusals to measure that a run goes on without figures for, where every hospital gives one."""
+
 
 @dataclass(kw_only=True)
 class RoundLoop:
@@ -52,7 +55,8 @@ class RoundLoop:
         plans: What each hospital declared before round 1.
         stopping: Watches for convergence.
         average: Of the models so far; what is measured.
-        held_out: Held-out patients of each hospital, as it first said; they are the same for the whole run.
+        held_out: Held-out patients of each hospital, as it first said, None if it measures with noise; they are the
+            same for the whole run, and so is the way it measures.
     """
 
     grid: Grid
@@ -64,7 +68,7 @@ class RoundLoop:
     plans: Mapping[str, SitePlan]
     stopping: Stopping
     average: ModelAverage
-    held_out: dict[str, int] = field(default_factory=dict)
+    held_out: dict[str, int | None] = field(default_factory=dict)
 
     def run(self, model: Arrays, *, last_round: int, seconds_before: float) -> tuple[Arrays, dict[str, Evaluation]]:
         """Run the rounds that are left.
@@ -102,6 +106,7 @@ class RoundLoop:
         evaluations: dict[str, Evaluation] = {}
         if self.study.measurement_number(server_round) is not None:
             evaluations = self._measure(self.average.of(model), record)
+        if evaluations:
             record.pooled = merge_evaluations(evaluations.values())
             self.stopping.observe(record.pooled.loss)
         record.seconds = time.monotonic() - started
@@ -189,25 +194,26 @@ class RoundLoop:
         timeout = self.study.federation.round_timeout_seconds
         silent = set(sites)
         evaluations: dict[str, Evaluation] = {}
+        absences: dict[str, Absence] = {}
         for position, reply in exchange(self.grid, requests, timeout_seconds=timeout):
             site = sites[position]
             silent.discard(site)
             record.site(site).bytes_down += requests[position].content.array_records[ARRAYS].count_bytes()
             if reply.has_error():
                 code, reason = refusal_of_reply(reply)
-                record.missing.setdefault(site, Absence(code=code, reason=reason))
+                absences[site] = Absence(code=code, reason=reason)
                 continue
             try:
                 evaluation, spent = self._read_evaluation(reply, site), privacy_spent(reply)
             except MessageError as error:
-                record.missing.setdefault(site, Absence(code="unusable-reply", reason=str(error)))
+                absences[site] = Absence(code="unusable-reply", reason=str(error))
                 continue
             evaluations[site] = record.site(site).evaluation = evaluation
             record.site(site).measured = spent
-        for site in silent:
-            record.missing.setdefault(site, Absence(code="deadline", reason=f"No measurement within {timeout:g} s."))
-        if not evaluations:
-            reasons = "; ".join(f"{site}: {absence.reason}" for site, absence in sorted(record.missing.items()))
+        absences |= {site: Absence(code="deadline", reason=f"No measurement within {timeout:g} s.") for site in silent}
+        record.missing = absences | record.missing
+        if not evaluations and any(absence.code not in DECLINED for absence in absences.values()):
+            reasons = "; ".join(f"{site}: {absence.reason}" for site, absence in sorted(absences.items()))
             raise RunError(f"round {record.server_round}: no hospital measured the model. {reasons}")
         return evaluations
 
@@ -216,11 +222,8 @@ class RoundLoop:
         scored, expected = len(evaluation.scores.counts), num_outputs(self.study.num_classes)
         if scored != expected:
             raise MessageError(f"score-counts are of {scored} classes; expected {expected}")
-        if evaluation.noised is not None:
-            return evaluation
-        first = self.held_out.setdefault(site, evaluation.num_examples)
-        if evaluation.num_examples != first:
-            raise MessageError(
-                f"{NUM_EXAMPLES}={evaluation.num_examples}; expected {first}, as in its first measurement"
-            )
+        counted = evaluation.num_examples if evaluation.noised is None else None
+        first = self.held_out.setdefault(site, counted)
+        if counted != first:
+            raise MessageError(f"{NUM_EXAMPLES}={counted}; expected {first}, as in its first measurement")
         return evaluation

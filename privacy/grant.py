@@ -23,14 +23,18 @@ class Limits:
         history: Everything charged to the cohort.
         run: The run that asks.
         run_history: The part of the history that this run was charged.
+        study_history: The part of the history that all runs of this study were charged.
         epsilon_budget: For the history; 0 allows nothing.
-        delta: Of the budget; the run's target has its plan's own.
+        epsilon_per_study: For the study's part; no limit of its own if None.
+        delta: Of the budget and of the study's; the run's target has its plan's own.
     """
 
     history: Sequence[AnySpend]
     run: str
     run_history: Sequence[Spend]
+    study_history: Sequence[AnySpend]
     epsilon_budget: float
+    epsilon_per_study: float | None
     delta: float
 
     def grant(self, plan: PrivacyPlan) -> Spend:
@@ -49,7 +53,9 @@ class Limits:
                 epsilon_requested=compute_epsilon([*self.run_history, plan.round_spend], plan.delta),
                 run=self.run,
             )
-        raise self._budget_exceeded(plan.round_spend)
+        if self.epsilon_per_study is not None and not self._allows_study(replace(plan.round_spend, steps=1)):
+            raise self._exceeded(self.study_history, self.epsilon_per_study, plan.round_spend)
+        raise self._exceeded(self.history, self.epsilon_budget, plan.round_spend)
 
     def largest_fit(self, plan: PrivacyPlan) -> int:
         """Return how many steps of a round of ``plan`` fit; 0 if none does.
@@ -68,20 +74,30 @@ class Limits:
         return fits
 
     def allow(self, *requested: Spend) -> bool:
-        """Whether the budget allows the history and what is requested."""
+        """Whether the budget allows the history and what is requested, and so does the study's own limit."""
         history = [*self.history, *requested]
-        return self.epsilon_budget > 0 and _is_within(self.epsilon_budget, history, self.delta)
+        return (
+            self.epsilon_budget > 0
+            and _is_within(self.epsilon_budget, history, self.delta)
+            and self._allows_study(*requested)
+        )
+
+    def _allows_study(self, *requested: Spend) -> bool:
+        # A study's only run has a target of its own, which is no higher: see `keeps_target` for why it is not computed.
+        if self.epsilon_per_study is None or len(self.study_history) == len(self.run_history):
+            return True
+        return _is_within(self.epsilon_per_study, [*self.study_history, *requested], self.delta)
 
     def require_budget(self) -> None:
         """Raise `BudgetExceededError` if the history alone is above the budget."""
         if not self.allow():
-            raise self._budget_exceeded()
+            raise self._exceeded(self.history, self.epsilon_budget)
 
-    def _budget_exceeded(self, *requested: Spend) -> BudgetExceededError:
+    def _exceeded(self, history: Sequence[AnySpend], limit: float, *requested: Spend) -> BudgetExceededError:
         return BudgetExceededError(
-            epsilon_spent=compute_epsilon_adaptive(self.history, self.delta),
-            epsilon_budget=self.epsilon_budget,
-            epsilon_requested=compute_epsilon_adaptive([*self.history, *requested], self.delta),
+            epsilon_spent=compute_epsilon_adaptive(history, self.delta),
+            epsilon_budget=limit,
+            epsilon_requested=compute_epsilon_adaptive([*history, *requested], self.delta),
         )
 
 

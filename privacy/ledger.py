@@ -37,6 +37,7 @@ class LedgerTerms:
         cohort: The patients who are charged; disjoint from those of every other cohort.
         epsilon_budget: Limit for the cohort's whole history; at least 0; 0 refuses every round. It may differ at every
             opening.
+        epsilon_per_study: Limit for all runs of one study on the cohort; at least 0; none of its own if None.
         delta: Of every epsilon in the ledger; fixed for ever when the ledger is created.
         policy: Version of the hospital's policy; kept with every charge.
     """
@@ -44,6 +45,7 @@ class LedgerTerms:
     site: str
     cohort: str
     epsilon_budget: float
+    epsilon_per_study: float | None = None
     delta: float
     policy: str
 
@@ -52,6 +54,8 @@ class LedgerTerms:
         for name in ("site", "cohort", "policy"):
             require_label(name, getattr(self, name))
         object.__setattr__(self, "epsilon_budget", require_real("epsilon_budget", self.epsilon_budget))
+        if self.epsilon_per_study is not None:
+            object.__setattr__(self, "epsilon_per_study", require_real("epsilon_per_study", self.epsilon_per_study))
         if self.epsilon_budget < 0:
             raise PrivacySettingError(f"epsilon_budget={self.epsilon_budget!r}; expected at least 0")
         object.__setattr__(self, "delta", require_delta("delta", self.delta))
@@ -178,12 +182,12 @@ class Ledger:
             self._keep_plan(rows, run, study, plan, fingerprint)
             latest = self._latest(run, server_round)
             if latest is not None and latest.steps_run is None:
-                self._limits(run).require_budget()
+                self._limits(run, study).require_budget()
                 self._hand_over(rows, latest)
                 attempt, spend = latest.attempt, latest.spend
             else:
                 attempt = 1 if latest is None else latest.attempt + 1
-                spend = self._limits(run).grant(plan)
+                spend = self._limits(run, study).grant(plan)
                 round_of_run = {"run": run, "server_round": server_round, "attempt": attempt, "study": study}
                 rows.append(self._entry_content(round_of_run, plan, spend, fingerprint))
         return Reservation(run=run, server_round=server_round, attempt=attempt, spend=spend)
@@ -295,10 +299,10 @@ class Ledger:
         spends = [entry.spend for entry in self.entries() if entry.run == run]
         return compute_epsilon(spends, self._terms.delta if delta is None else require_delta("delta", delta))
 
-    def next_round(self, run: str, plan: PrivacyPlan) -> NextRound:
+    def next_round(self, run: str, study: str, plan: PrivacyPlan) -> NextRound:
         """Return what a further round of ``plan`` would cost, without charging it."""
         with self._store.reading():
-            limits = self._limits(run)
+            limits = self._limits(run, study)
         steps = limits.largest_fit(plan)
         after = [*limits.history, replace(plan.round_spend, steps=steps)]
         return NextRound(
@@ -307,10 +311,10 @@ class Ledger:
             epsilon_after=compute_epsilon_adaptive(after, limits.delta),
         )
 
-    def require_room(self, run: str, plan: PrivacyPlan) -> None:
+    def require_room(self, run: str, study: str, plan: PrivacyPlan) -> None:
         """Raise `BudgetExceededError` if not even one step of a round of ``plan`` could be granted; charges nothing."""
         with self._store.reading():
-            self._limits(run).grant(plan)
+            self._limits(run, study).grant(plan)
 
     def store_plan(self, run: str, study: str, plan: PrivacyPlan, *, fingerprint: str) -> None:
         """Keep the plan of a run, so that every process and every restart uses the same noise.
@@ -340,13 +344,15 @@ class Ledger:
             epsilons = {cohort: compute_epsilon_adaptive(book.history(cohort), book.delta) for cohort in book.cohorts()}
         return LedgerState(num_rows=self._store.num_rows, last_hash=self._store.last_hash, epsilons=epsilons)
 
-    def _limits(self, run: str) -> Limits:
+    def _limits(self, run: str, study: str) -> Limits:
         book = self._store.book
         return Limits(
             history=book.history(self._cohort),
             run=run,
             run_history=book.run_history(self._cohort, run),
+            study_history=book.study_history(self._cohort, study),
             epsilon_budget=self._terms.epsilon_budget,
+            epsilon_per_study=self._terms.epsilon_per_study,
             delta=self._terms.delta,
         )
 

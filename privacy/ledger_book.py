@@ -173,6 +173,12 @@ class Book:
         rounds: list[AnySpend] = [entry.spend for entry in self.entries if entry.cohort == cohort]
         return rounds + [charge.spend for charge in self.charges if charge.cohort == cohort]
 
+    def study_history(self, cohort: str, study: str) -> list[AnySpend]:
+        """Every spend of a cohort for one study, by all its runs and by hand."""
+        charged = [entry.spend for entry in self.entries if (entry.cohort, entry.study) == (cohort, study)]
+        outside = [charge.spend for charge in self.charges if (charge.cohort, charge.study) == (cohort, study)]
+        return [*charged, *outside]
+
     def run_history(self, cohort: str, run: str) -> list[Spend]:
         """What one run was charged for a cohort."""
         return [entry.spend for entry in self.entries if (entry.cohort, entry.run) == (cohort, run)]

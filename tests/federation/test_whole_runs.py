@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
-from federation_harness import PLAIN, PRIVATE, Federation
+from federation_harness import PLAIN, PRIVATE, Federation, Handler
+from flwr.app import Context, Message
 
 import fl_server.round_loop as round_loop
 from fl_contract.errors import SettingError
-from fl_contract.messages import Arrays
-from fl_contract.metrics import merge_evaluations
+from fl_contract.messages import EVALUATE, Arrays, PrivacySpent, noised_evaluation_content, site_of_reply
+from fl_contract.metrics import NoisedCounts, merge_evaluations
 from fl_contract.study import Scalar
 from fl_server.checkpoint import Checkpoint, write_checkpoint
+from fl_server.report import write_report
 from fl_server.summary import read_evaluations
 from privacy.accounting import Spend, compute_epsilon
 
@@ -204,3 +206,35 @@ def test_a_run_without_privacy_gives_its_last_model(tmp_path: Path, monkeypatch:
 
     assert outcome.header["averaged_from_round"] is None
     assert all(np.array_equal(array, last[-1][name]) for name, array in outcome.model.items())
+
+
+def test_a_run_that_no_hospital_measures_goes_on_without_figures(tmp_path: Path) -> None:
+    outcome = Federation(tmp_path).run(overrides={**PRIVATE, "simulation.measurements": "none"})
+
+    assert outcome.header["status"] == "completed"
+    assert [line["pooled"] for line in outcome.rounds] == [None, None, None]
+    assert {absence["code"] for line in outcome.rounds for absence in line["missing"].values()} == {"policy"}
+    assert read_evaluations(outcome.folder / "evaluation.json") == {}
+    assert write_report(tmp_path).exists()
+
+
+def test_a_hospital_that_changes_how_it_measures_is_left_out(tmp_path: Path) -> None:
+    measured: list[Message] = []
+
+    def swap(app: Handler) -> Handler:
+        def answer(message: Message, context: Context) -> Message:
+            reply = app(message, context)
+            if message.metadata.message_type == EVALUATE and site_of_reply(reply) == "hospital-1":
+                measured.append(reply)
+                if len(measured) == 2:
+                    noised = NoisedCounts(cells=np.ones(16, np.int64), noise_scale=1.0)
+                    spent = PrivacySpent(epsilon=1.0, delta=0.001, steps=1)
+                    return Message(noised_evaluation_content("hospital-1", noised, spent), reply_to=message)
+            return reply
+
+        return answer
+
+    outcome = Federation(tmp_path).run(overrides=PLAIN, wrap=swap)
+
+    assert outcome.rounds[1]["missing"]["hospital-1"]["code"] == "unusable-reply"
+    assert [line["missing"] for line in outcome.rounds[::2]] == [{}, {}]

@@ -16,8 +16,8 @@ from fl_client.evaluation import evaluate
 from fl_client.settings import SiteSettings, SourceSettings, read_site_settings
 from fl_client.site import held_out_cohort, open_ledger, training_cohort
 from fl_contract.errors import RefusalCode
-from fl_contract.messages import EVALUATE, METRICS, PLAN, Arrays, privacy_spent, read_evaluation
-from privacy.accounting import compute_epsilon
+from fl_contract.messages import EVALUATE, METRICS, PLAN, TRAIN, Arrays, privacy_spent, read_evaluation
+from privacy.accounting import ExternalSpend, compute_epsilon
 from privacy.ledger_book import LedgerEntry
 
 Ask = Callable[..., Message]
@@ -226,3 +226,44 @@ def test_two_requests_at_once_get_one_exact_measurement(
 
     losses = [read_evaluation(reply.result()).loss for reply in (first, second)]
     assert losses[0] == losses[1]
+
+
+def test_a_hospital_whose_held_out_patients_have_no_budget_left_takes_part_unmeasured(
+    ask: Ask, measure: Ask, model: Arrays, hospital: Path
+) -> None:
+    settings = read_site_settings(hospital)
+    with open_ledger(settings, hospital.parent, cohort=held_out_cohort(settings)) as ledger:
+        ledger.charge(study="another", spend=ExternalSpend(epsilon=10.0), reason="all of it")
+
+    measured = measure(1)
+
+    trained = ask(
+        TRAIN,
+        server_round=1,
+        arrays=model,
+        site="st-anna",
+        node_config={"site-file": str(hospital)},
+        overrides=EVERY_ROUND,
+    )
+    assert measured.error.code == RefusalCode.BUDGET_EXHAUSTED
+    assert not trained.has_error()
+
+
+def test_an_exact_measurement_that_failed_is_not_tried_again_that_round(
+    ask: Ask, model: Arrays, write_site_file: Callable[..., Path]
+) -> None:
+    path = write_site_file("exactly", measurements='"exact"')
+    place: dict[str, Any] = {"site": "exactly", "node_config": {"site-file": str(path)}}
+    ask(PLAN, **place)
+    overflowing = {name: np.full_like(array, 3e38) for name, array in model.items()}
+
+    codes = [
+        reply.error.code if reply.has_error() else None
+        for reply in (
+            ask(EVALUATE, server_round=1, arrays=overflowing, **place),
+            ask(EVALUATE, server_round=1, arrays=model, **place),
+            ask(EVALUATE, server_round=2, arrays=model, **place),
+        )
+    ]
+
+    assert codes == [RefusalCode.INTERNAL, RefusalCode.NO_AGREEMENT, None]

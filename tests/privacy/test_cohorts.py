@@ -112,13 +112,13 @@ def test_the_largest_part_of_a_round_that_fits_is_granted_and_charged(
     with open_at(epsilon_budget=budget_of(cheap_plan, 4 + room)) as ledger:
         reserve(ledger, cheap_plan, 1)
 
-        assert ledger.next_round("7", cheap_plan).steps == room
+        assert ledger.next_round("7", "heart", cheap_plan).steps == room
         assert reserve(ledger, cheap_plan, 2) == room
 
         assert [entry.steps_reserved for entry in ledger.entries()] == [4, room]
         with pytest.raises(BudgetExceededError, match="not one step of it fits"):
             reserve(ledger, cheap_plan, 3)
-        assert ledger.next_round("7", cheap_plan).steps == 0
+        assert ledger.next_round("7", "heart", cheap_plan).steps == 0
         assert reserve(ledger, cheap_plan, 2) == room  # handed out again, still open
         with pytest.raises(LedgerError, match=f"{room} steps reserved"):
             ledger.settle(run="7", server_round=2, steps_run=room + 1)
@@ -131,16 +131,31 @@ def test_a_part_of_a_round_is_found_among_many_steps(open_at: Open, cheap_plan: 
         assert reserve(ledger, plan) == 37
 
 
+def test_all_runs_of_a_study_share_its_own_limit_and_other_studies_have_theirs(
+    open_at: Open, cheap_plan: PrivacyPlan
+) -> None:
+    with open_at(epsilon_per_study=budget_of(cheap_plan, 10)) as ledger:
+        assert [reserve(ledger, cheap_plan, number) for number in (1, 2)] == [4, 4]
+
+        assert reserve(ledger, cheap_plan, 1, "8") == 2
+        with pytest.raises(
+            BudgetExceededError, match=f"expected at most the budget of {budget_of(cheap_plan, 10):.4f}"
+        ):
+            reserve(ledger, cheap_plan, 2, "8")
+        other = ledger.reserve(run="9", server_round=1, study="lung", plan=cheap_plan, fingerprint="f-1")
+        assert other.spend.steps == 4
+
+
 def test_the_cost_of_the_next_round_is_told_without_charging_it(open_at: Open, cheap_plan: PrivacyPlan) -> None:
     with open_at() as ledger:
         reserve(ledger, cheap_plan)
-        coming = ledger.next_round("7", cheap_plan)
+        coming = ledger.next_round("7", "heart", cheap_plan)
 
         assert (coming.steps, len(ledger.entries())) == (4, 1)
         assert (coming.epsilon_before, coming.epsilon_after) == (budget_of(cheap_plan, 4), budget_of(cheap_plan, 8))
-        ledger.require_room("7", cheap_plan)
+        ledger.require_room("7", "heart", cheap_plan)
     with open_at(epsilon_budget=0.01) as ledger, pytest.raises(BudgetExceededError):
-        ledger.require_room("7", cheap_plan)
+        ledger.require_room("7", "heart", cheap_plan)
 
 
 # --- rounds of another process ---------------------------------------------------------------------------------------
