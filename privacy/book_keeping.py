@@ -7,7 +7,7 @@ clipping per-record gradients. Sources: Goodfellow, arXiv 1510.01799; Bu et al.,
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ class BookKeeping:
             for name, layer in model.named_modules()
             if any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
         }
-        self._order = [parameter for _, parameter in trainable_parameters(model)]
+        self._position = {parameter: index for index, (_, parameter) in enumerate(trainable_parameters(model))}
 
     @property
     def layers(self) -> Iterable[nn.Module]:
@@ -84,7 +84,7 @@ class BookKeeping:
                 _Call(layer=layer, inputs=given.detach(), version=given._version, output=get_gradient_edge(output))
             )
 
-    def clipped_sums(self, losses: Tensor, batch: UnitBatch, clip_norm: float) -> list[Tensor]:
+    def add_clipped(self, sums: Sequence[Tensor], losses: Tensor, batch: UnitBatch, clip_norm: float) -> None:
         """See the protocol."""
         layers = self._layer_gradients(losses, batch)
         parts = [part for layer in layers for part in layer.parts]
@@ -95,8 +95,8 @@ class BookKeeping:
             for part in parts:
                 part.drop(~norms.isfinite())
         factors = clip_factors(norms, clip_norm).to(losses.dtype)
-        sums = {part.parameter: part.weighted_sum(factors) for part in parts}
-        return [sums[parameter] for parameter in self._order]
+        for part in parts:
+            sums[self._position[part.parameter]].add_(part.weighted_sum(factors))
 
     def _layer_gradients(self, losses: Tensor, batch: UnitBatch) -> list[LayerGradient]:
         calls, self._calls = self._calls, []

@@ -1,5 +1,6 @@
 """The only place that says how far a unit's gradient is scaled down, and what the ways to do it have in common."""
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ Method = Literal["book-keeping", "hooks"]
 
 
 class ClippedSums(Protocol):
-    """Finds the sum of the units' clipped gradients while the model runs as usual.
+    """Adds up the units' clipped gradients while the model runs as usual.
 
     Attributes:
         method: Which way this is.
@@ -21,15 +22,16 @@ class ClippedSums(Protocol):
     method: Method
     bytes_per_record: int
 
-    def clipped_sums(self, losses: Tensor, batch: UnitBatch, clip_norm: float) -> list[Tensor]:
-        """Return the sum of the units' clipped gradients, one tensor for each trainable parameter of the model.
+    def add_clipped(self, sums: Sequence[Tensor], losses: Tensor, batch: UnitBatch, clip_norm: float) -> None:
+        """Add the units' clipped gradients to the sums, one tensor for each trainable parameter of the model.
 
         Guarantees:
             - Adding or removing one unit changes the sums, together, by at most ``clip_norm`` in L2 norm.
-            - A unit whose gradient is not finite counts as absent.
+            - A unit whose gradient is not finite, or too large for its norm to be found, counts as absent.
             - Leaves no gradient on any parameter.
 
         Args:
+            sums: In the order of `trainable_parameters`; changed in place, so that no second set is in memory.
             losses: Each record's share of its unit's loss, shape [R], from the model's outputs on this batch.
             batch: The units of these records.
             clip_norm: Above 0.

@@ -29,7 +29,7 @@ from privacy.per_record import per_record_gradients, refuse_wrapped
 from privacy.plan import PrivacyPlan
 from privacy.units import UnitBatch, Units
 
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 16 * 2**20
 """A batch whose activations and gradients would take more, about, is worked off in parts; the noise is added once."""
 
 _NOISE_BLOCK = 2**20
@@ -129,7 +129,7 @@ class _Step:
             parameter.grad = None
         self._total.zero_()
         for chunk in self._chunks(batch):
-            torch._foreach_add_(self._parts, self._clipped_sums(chunk))
+            self._add_clipped(chunk)
         self._add_noise()
         self._total.div_(self._plan.expected_batch_size)
         for parameter, part in zip(self._parameters, self._parts, strict=True):
@@ -143,7 +143,7 @@ class _Step:
         if batch.num_units:
             yield from batch.split(CHUNK_BYTES // max(self._clipping.bytes_per_record, 1))
 
-    def _clipped_sums(self, batch: UnitBatch) -> list[Tensor]:
+    def _add_clipped(self, batch: UnitBatch) -> None:
         inputs, targets = self._fetch(batch.records)
         for name, tensor in (("inputs", inputs), ("targets", targets)):
             if len(tensor) != len(batch.records):
@@ -156,7 +156,7 @@ class _Step:
         _require_separate_losses(losses, outputs.detach(), targets, self._loss_per_record)
         if not batch.has_one_record_each:
             losses = losses / batch.records_per_unit[batch.unit_of_record].to(losses.device)
-        return self._clipping.clipped_sums(losses, batch, self._plan.clip_norm)
+        self._clipping.add_clipped(self._parts, losses, batch, self._plan.clip_norm)
 
     def _add_noise(self) -> None:
         """Add noise to the clipped sum, in double precision."""

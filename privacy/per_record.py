@@ -4,7 +4,7 @@ Holds one gradient of the whole model for every record of a batch.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -25,7 +25,7 @@ class PerRecordGradients:
         self.bytes_per_record = 0
         self._model = model
 
-    def clipped_sums(self, losses: Tensor, batch: UnitBatch, clip_norm: float) -> list[Tensor]:
+    def add_clipped(self, sums: Sequence[Tensor], losses: Tensor, batch: UnitBatch, clip_norm: float) -> None:
         """See the protocol."""
         held = self._count_captured_bytes() + self._count_gradient_bytes(batch)
         self.bytes_per_record = max(self.bytes_per_record, held // len(losses))
@@ -36,11 +36,8 @@ class PerRecordGradients:
             for gradient in gradients:
                 gradient[~norms.isfinite()] = 0
         factors = clip_factors(norms, clip_norm)
-        parameters = trainable_parameters(self._model)
-        return [
-            (factors.to(gradient.dtype) @ gradient).view_as(parameter)
-            for (_, parameter), gradient in zip(parameters, gradients, strict=True)
-        ]
+        for total, gradient in zip(sums, gradients, strict=True):
+            total.add_((factors.to(gradient.dtype) @ gradient).view_as(total))
 
     def _take(self, name: str, parameter: nn.Parameter, batch: UnitBatch) -> Tensor:
         """Take the gradients off the parameter and add them up by unit; shape [U, numbers of the parameter]."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from privacy.book_keeping import book_keeping, is_covered
+from privacy.book_keeping import BookKeeping, book_keeping, is_covered
 from privacy.errors import UnsupportedModelError
 from privacy.layers import SMALLEST_SHARE
 from privacy.units import UnitBatch, Units
@@ -92,11 +92,19 @@ def by_hand(model: nn.Module, inputs: Tensor, targets: Tensor, batch: UnitBatch,
     return total
 
 
+def add_clipped(
+    keeper: BookKeeping, model: nn.Module, losses: Tensor, batch: UnitBatch, clip_norm: float
+) -> list[Tensor]:
+    sums = [torch.zeros_like(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    keeper.add_clipped(sums, losses, batch, clip_norm)
+    return sums
+
+
 def by_book(model: nn.Module, inputs: Tensor, targets: Tensor, batch: UnitBatch, clip_norm: float) -> Tensor:
     with book_keeping(model) as keeper:
         losses = losses_of(model(inputs[batch.records]), targets[batch.records])
         shares = losses / batch.records_per_unit[batch.unit_of_record]
-        return flatten(keeper.clipped_sums(shares, batch, clip_norm))
+        return flatten(add_clipped(keeper, model, shares, batch, clip_norm))
 
 
 @pytest.mark.parametrize("units", [Units.records(10), Units.patients(PATIENTS)], ids=["records", "patients"])
@@ -149,11 +157,24 @@ def test_positions_that_cancel_do_not_hide_a_record_from_clipping() -> None:
     with book_keeping(layer) as keeper:
         outputs = layer(inputs)
         losses = ((outputs[:, 0] - outputs[:, 1]) @ gradient).reshape(1)
-        (clipped,) = keeper.clipped_sums(losses, Units.records(1).sample(1.0), 1.0)
+        (clipped,) = add_clipped(keeper, layer, losses, Units.records(1).sample(1.0), 1.0)
 
     assert torch.outer(gradient, shift).norm() > 5
     assert clipped.norm() <= 1 + 1e-3
     assert SMALLEST_SHARE == 1e-4
+
+
+@pytest.mark.parametrize("shrink", [1e-23, 1e-22, 1e-20])
+def test_inputs_whose_squares_vanish_do_not_hide_a_record_from_clipping(shrink: float) -> None:
+    # The gradient is 1e18 times the input, so its norm is 8.5e-5 or more; in float32, 1e-23 squared is zero.
+    torch.manual_seed(0)
+    layer, inputs = nn.Linear(72, 1, bias=False), torch.full((1, 72), shrink)
+
+    with book_keeping(layer) as keeper:
+        losses = 1e18 * layer(inputs)[:, 0]
+        (clipped,) = add_clipped(keeper, layer, losses, Units.records(1).sample(1.0), 1e-6)
+
+    assert clipped.norm() <= 1e-6 * (1 + 1e-5)
 
 
 class IdleCalls(nn.Module):

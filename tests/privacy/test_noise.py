@@ -27,13 +27,13 @@ def test_uniforms_stay_strictly_between_zero_and_one_for_extreme_bytes(
     assert np.all((uniform > 0.0) & (uniform < 1.0))
 
 
-def test_uniforms_use_the_upper_53_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 0x8000000000000800 >> 11 = 2^52 + 1, so the uniform is (2^52 + 1) / 2^53 = 0.5 + 2^-53.
-    monkeypatch.setattr(noise, "_secure_bytes", lambda size: (0x8000000000000800).to_bytes(8, "little") * (size // 8))
+def test_uniforms_use_the_upper_52_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 0x8000000000001FFF >> 12 = 2^51 + 1: the middle of that part is (2^51 + 1.5) / 2^52 = 0.5 + 3 * 2^-53.
+    monkeypatch.setattr(noise, "_secure_bytes", lambda size: (0x8000000000001FFF).to_bytes(8, "little") * (size // 8))
 
     uniform = secure_uniform(1)
 
-    assert uniform[0] == 0.5 + 2.0**-53
+    assert uniform[0] == 0.5 + 3 * 2.0**-53
 
 
 def distance_to_uniform(values: NDArray[np.float64]) -> float:
