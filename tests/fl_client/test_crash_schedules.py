@@ -2,9 +2,9 @@
 
 A schedule is one life of a hospital's process: it starts where the last one was killed, first repeats the last request,
 as a coordinator does that lost the reply, then trains and measures round after round, and SIGKILLs itself at a random
-statement of the ledger, its receipt, private training, the outbox, the private round or the measurement. After each kill
-everything that ever left the hospital is held against its ledger. SIGKILL loses nothing that was handed to the operating
-system, so flushing to disk is switched off here; what it promises is tested in test_ledger_file.py.
+statement of the ledger, its receipt, private training, the outbox, the private round or the measurement. After each
+kill everything that ever left the hospital is held against its ledger. SIGKILL loses nothing that was handed to the
+operating system, so flushing to disk is switched off here; what it promises is tested in test_ledger_file.py.
 
 A process is killed within the statements of one undisturbed round, counted from its start, so that a run of a few
 rounds takes many lives. Starting a process is most of the cost of a schedule; requests are few and small.
