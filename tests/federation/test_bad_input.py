@@ -249,6 +249,7 @@ def test_a_hospital_whose_own_budget_runs_out_leaves_and_the_others_go_on(tmp_pa
     assert outcome.header["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_a_hospital_whose_budget_holds_a_part_of_a_round_trains_that_part_and_the_record_says_so(
     tmp_path: Path,
 ) -> None:

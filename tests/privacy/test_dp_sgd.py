@@ -537,6 +537,7 @@ def test_batches_are_drawn_with_the_rate_of_the_plan_and_empty_ones_are_not_fetc
     assert abs(300 - len(seen) - 37.5) < 5 * 5.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_units", "rate", "steps", "variance", "its_error"),
     [

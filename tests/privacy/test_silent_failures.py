@@ -14,7 +14,7 @@ import torch
 from opacus import GradSampleModule  # noqa: TID251  the naive code
 from opacus.grad_sample import GradSampleModuleFastGradientClipping  # noqa: TID251
 from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping  # noqa: TID251
-from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping  # noqa: TID251
+from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 from torch import Tensor, nn
 from torch.nn import functional
 
