@@ -192,7 +192,7 @@ class Hospital:
             return {}
         settings = self._settings
         kinds = {training_cohort(settings): TRAIN, held_out_cohort(settings): EVALUATE}
-        charged = {}
+        charged: dict[tuple[str, int], tuple[int, int | None]] = {}
         for cohort, kind in kinds.items():
             with open_ledger(settings, folder, cohort=cohort) as ledger:
                 if kind == TRAIN:

@@ -289,7 +289,8 @@ def test_a_clip_norm_that_follows_the_batch_is_moved_by_one_record() -> None:
     def adaptive_sum(inputs: Tensor, targets: Tensor) -> Tensor:
         each = gradients(inputs, targets)
         norms = each.norm(dim=1)
-        return ((norms.mean() / norms).clamp(max=1.0)[:, None] * each).sum(dim=0)
+        total: Tensor = ((norms.mean() / norms).clamp(max=1.0)[:, None] * each).sum(dim=0)
+        return total
 
     inputs, targets = records()
     noise_is_for = float(gradients(inputs[:-1], targets[:-1]).norm(dim=1).mean())
