@@ -249,11 +249,34 @@ def test_a_hospital_whose_own_budget_runs_out_leaves_and_the_others_go_on(tmp_pa
     assert outcome.header["status"] == "completed"
 
 
-def test_a_private_study_refuses_batch_norm_before_round_1(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_hospital_whose_budget_holds_a_part_of_a_round_trains_that_part_and_the_record_says_so(
+    tmp_path: Path,
+) -> None:
+    # Twelve steps of a quarter each take epsilon 8 of delta 0.001; ten of them take 7.31, eleven 7.66.
+    twelve_steps = {**PRIVATE, "privacy.epsilon": 8.0, "privacy.delta": 0.001, "privacy.steps-per-round": 4}
+    Federation(tmp_path / "first").run(overrides={**PLAIN, "num-rounds": 1})
+    written = (tmp_path / "first" / "sites" / "hospital-2" / "site.toml").read_text()
+    site_file = tmp_path / "hospital-2" / "site.toml"
+    site_file.parent.mkdir()
+    site_file.write_text(written.replace("epsilon-budget = 10.0", "epsilon-budget = 7.5"))
+
+    outcome = Federation(tmp_path / "run").run(overrides=twelve_steps, site_files={1: site_file})
+
+    steps = [{name: site["steps"] for name, site in line["sites"].items()} for line in outcome.rounds]
+    whole = dict.fromkeys((f"hospital-{number}" for number in range(1, 5)), 4)
+    assert steps == [whole, whole, {**whole, "hospital-2": 2}]
+    assert [line["missing"] for line in outcome.rounds] == [{}, {}, {}]
+    assert outcome.rounds[2]["sites"]["hospital-2"]["epsilon"] == pytest.approx(7.31, abs=0.01)
+    assert outcome.rounds[2]["sites"]["hospital-3"]["epsilon"] == pytest.approx(8.0, abs=0.01)
+
+
+@pytest.mark.parametrize("model", ["small-cnn", "resnet18"])
+def test_a_private_study_refuses_batch_norm_before_round_1(tmp_path: Path, model: str) -> None:
     federation = Federation(tmp_path)
 
     with pytest.raises(UnsupportedModelError, match="BatchNorm"):
-        federation.run("digits", overrides={"model.norm": "batch", "num-rounds": 1})
+        federation.run("digits", overrides={"model.kind": model, "model.norm": "batch", "num-rounds": 1})
 
     assert not (tmp_path / "sites").exists()  # no hospital was asked anything
     assert "BatchNorm" in federation.outcome().header["reason"]

@@ -138,9 +138,10 @@ class TestPlan:
         assert refusal(ask(PLAN, overrides=overrides)) == "budget-exhausted"
         assert refusal(train(1, overrides=overrides)) == "no-agreement"
 
-    def test_a_model_that_cannot_be_trained_privately_is_refused(self, ask: Ask) -> None:
+    @pytest.mark.parametrize("model", ["small-cnn", "resnet18"])
+    def test_a_model_that_cannot_be_trained_privately_is_refused(self, ask: Ask, model: str) -> None:
         replies = [
-            ask(PLAN, study="digits", overrides={"model.norm": norm, "privacy.delta": DELTA})
+            ask(PLAN, study="digits", overrides={"model.kind": model, "model.norm": norm, "privacy.delta": DELTA})
             for norm in ("batch", "group")
         ]
 

@@ -6,12 +6,15 @@ shows that the naive step breaks it, on the same records and model, so that no c
 
 import copy
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
 import torch
 from opacus import GradSampleModule  # noqa: TID251  the naive code
-from opacus.optimizers import DPOptimizer  # noqa: TID251
+from opacus.grad_sample import GradSampleModuleFastGradientClipping  # noqa: TID251
+from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping  # noqa: TID251
+from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -235,6 +238,66 @@ def test_a_penalty_is_whole_as_a_hook_of_the_optimizer_which_sees_it_after_clipp
     pulled = our_sum(model, inputs, targets, cross_entropy, units, pull=100.0)
 
     torch.testing.assert_close(pulled, plain + 100 * weights(model), rtol=1e-4, atol=1e-4)
+
+
+def ghost_sum(model: nn.Module, inputs: Tensor, targets: Tensor, *, later: float) -> Tensor:
+    """Opacus's ghost clipping at the clip norm, whose optimizer makes its noise for a later one; without noise."""
+    trained = copy.deepcopy(model)
+    wrapped = GradSampleModuleFastGradientClipping(trained, max_grad_norm=CLIP_NORM, loss_reduction="sum")
+    optimizer = DPOptimizerFastGradientClipping(
+        torch.optim.SGD(trained.parameters(), lr=1.0),
+        noise_multiplier=0.0,
+        max_grad_norm=CLIP_NORM,
+        expected_batch_size=1,
+        loss_reduction="sum",
+    )
+    optimizer.max_grad_norm = later
+    losses = cross_entropy(wrapped(inputs), targets)
+    DPTensorFastGradientClipping(wrapped, optimizer, losses, loss_reduction="sum").backward()
+    optimizer.step()
+    return weights(model) - weights(trained)
+
+
+def test_a_clip_norm_that_is_changed_later_changes_the_noise_and_not_the_clipping() -> None:
+    # Ghost clipping keeps the norm in the module and makes noise for that of the optimizer; ours are one frozen number.
+    plan = PrivacyPlan(
+        epsilon=1000.0,
+        delta=1e-4,
+        clip_norm=CLIP_NORM,
+        sampling_rate=1.0,
+        steps_per_round=1,
+        num_rounds=1,
+        noise_multiplier=5.0,
+        nominal_units=1,
+    )
+
+    assert influence(lambda x, y: ghost_sum(mlp(), x, y, later=0.01)) > 50 * 0.01
+    with pytest.raises(FrozenInstanceError):
+        plan.clip_norm = 0.01  # type: ignore[misc]
+
+
+def test_a_clip_norm_that_follows_the_batch_is_moved_by_one_record() -> None:
+    # Clipped at the mean norm of the batch, the sum of nine has noise for their mean; a tenth of any size moves it.
+    model = nn.Linear(6, 2)
+    nn.init.zeros_(model.weight)
+
+    def gradients(inputs: Tensor, targets: Tensor) -> Tensor:
+        losses = cross_entropy(model(inputs), targets)
+        parts = (torch.autograd.grad(loss, list(model.parameters()), retain_graph=True) for loss in losses)
+        return torch.stack([torch.cat([part.double().flatten() for part in each]) for each in parts])
+
+    def adaptive_sum(inputs: Tensor, targets: Tensor) -> Tensor:
+        each = gradients(inputs, targets)
+        norms = each.norm(dim=1)
+        total: Tensor = ((norms.mean() / norms).clamp(max=1.0)[:, None] * each).sum(dim=0)
+        return total
+
+    inputs, targets = records()
+    noise_is_for = float(gradients(inputs[:-1], targets[:-1]).norm(dim=1).mean())
+
+    assert influence(adaptive_sum) > 2 * noise_is_for
+    ours = influence(lambda x, y: our_sum(model, x, y, cross_entropy, Units.records(len(x))))
+    assert 0.9 * CLIP_NORM < ours <= CLIP_NORM * (1 + 1e-3)
 
 
 def test_a_batch_in_parts_gets_its_noise_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,17 @@ def test_a_missing_or_odd_patient_is_refused(names: Any) -> None:
         Units.patients(names)
 
 
+def test_the_mean_of_a_unit_is_over_all_its_records_and_over_no_others() -> None:
+    # In the order a, b, c, d: the records 1, 3 and 5; 6; 2; 0 and 4.
+    values = np.array([[0, 1], [10, 1], [20, 1], [30, 1], [40, 1], [50, 1], [60, 4]], dtype=np.float32)
+
+    means = Units.patients(PATIENTS).mean(values)
+
+    assert means.tolist() == [[30.0, 1.0], [60.0, 4.0], [20.0, 1.0], [20.0, 1.0]]
+    assert means.dtype == np.float64
+    assert Units.records(7).mean(values).tolist() == values.tolist()
+
+
 def test_a_site_without_records_has_empty_batches() -> None:
     for units in (Units.records(0), Units.patients([])):
         batch = units.sample(0.5)
