@@ -69,7 +69,8 @@ class BookKeeping:
             for name, layer in model.named_modules()
             if any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
         }
-        self._position = {parameter: index for index, (_, parameter) in enumerate(trainable_parameters(model))}
+        parameters = [parameter for _, parameter in trainable_parameters(model)]
+        self._position: dict[Tensor, int] = {parameter: index for index, parameter in enumerate(parameters)}
 
     @property
     def layers(self) -> Iterable[nn.Module]:
