@@ -155,9 +155,10 @@ def _say_joint(folder: RunFolder, joint: str) -> str:
     error = auroc_error(evaluation)
     bound = "at most " if len(evaluation.scores.counts) > 1 else ""
     margin = f" (standard error {bound}{error:.3f})" if error is not None else ""
+    about = "" if evaluation.noised is None else "about "
     how = " with privacy" if joint == "private" and folder.variants[joint].is_private else ""
     return (
-        f"On all {evaluation.num_examples:,} held-out patients together, the model that the hospitals trained "
+        f"On all {about}{evaluation.num_examples:,} held-out patients together, the model that the hospitals trained "
         f"jointly{how} reaches an AUROC of {write_figure(folder.auroc(joint))}{margin}."
     )
 
@@ -309,9 +310,8 @@ def _list_notes(folder: RunFolder) -> list[str]:
         notes.append(f"No AUROC for {write_names(undefined)}: the held-out patients there all carry the same label.")
     if scales := [each.noised.noise_scale for each in folder.own.values() if each.noised is not None]:
         notes.append(
-            f"Measurements were sent with noise: standard deviation {min(scales):.1f} to {max(scales):.1f} patients in "
-            "each count of a hospital. Numbers of patients, accuracy and AUROC are estimates; one hospital's alone are "
-            "rough."
+            f"Measurements were sent with noise: standard deviation up to {max(scales):.1f} patients in each count of "
+            "a hospital. Numbers of patients, accuracy and AUROC are estimates; one hospital's alone are rough."
         )
     measured = {frozenset(each.evaluations) for each in folder.variants.values() if each.evaluations}
     if len(measured) > 1:
