@@ -457,8 +457,8 @@ def test_overrides_of_another_model_change_the_fingerprint() -> None:
 
 def test_overrides_of_central_privacy_change_the_fingerprint() -> None:
     base: dict[str, Scalar] = {f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")}
-    changes: list[dict[str, Scalar]] = [{key: 0.7} for key in base]
-    changes += [{}, {"central-privacy.mechanism": "none"}]
+    changes: list[dict[str, Scalar]] = [{}, {"central-privacy.mechanism": "none"}]
+    changes += [{key: 0.7} for key in base]
     studies = [load_study("digits", overrides=base | change) for change in changes]
 
     assert len({study.fingerprint for study in studies}) == 5
