@@ -91,8 +91,8 @@ def test_a_simulation_compares_all_ways_to_train_and_writes_summary_and_report(t
 
 @pytest.mark.slow
 def test_joining_the_shipped_study_is_worth_it(tmp_path: Path) -> None:
-    # Privacy noise is not seeded. Over 40 draws (benchmarks/results/breast_cancer.json) the private AUROC lay 4.6 of its
-    # standard deviations above that of hospitals alone on average, and far above 0.97.
+    # Privacy noise is not seeded. Over 40 draws (benchmarks/results/breast_cancer.json) the private AUROC lay 4.6 of
+    # its standard deviations above that of hospitals alone on average, and far above 0.97.
     # The figures without privacy are drawn with the study's seed.
     result = _run("simulate", "--out", str(tmp_path))
 
