@@ -65,8 +65,8 @@ def cnn() -> nn.Module:
 
 
 CASES = {
-    "mlp": Case(build=mlp, shape=(30,), batch_size=256, steps=50, turns=15),
-    "cnn": Case(build=cnn, shape=(1, 28, 28), batch_size=64, steps=6, turns=4),
+    "mlp": Case(build=mlp, shape=(30,), batch_size=256, steps=100, turns=20),
+    "cnn": Case(build=cnn, shape=(1, 28, 28), batch_size=64, steps=6, turns=6),
     "resnet18": Case(
         build=lambda: Resnet18Settings(kind="resnet18").build((3, 28, 28), 2),
         shape=(3, 28, 28),

@@ -91,13 +91,14 @@ class BookKeeping:
         parts = [part for layer in layers for part in layer.parts]
         held = sum(part.num_bytes for part in parts) + max(layer.scratch_bytes for layer in layers)
         self.bytes_per_record = max(self.bytes_per_record, held // len(losses))
-        norms = torch.linalg.vector_norm(torch.stack([part.norms() for part in parts]), dim=0)
+        norms = torch.stack([norms for part in parts for norms in part.norms()]).double().square_().sum(dim=0).sqrt_()
         if not math.isfinite(norms.sum()):
             for part in parts:
                 part.drop(~norms.isfinite())
         factors = clip_factors(norms, clip_norm).to(losses.dtype)
         for part in parts:
-            sums[self._position[part.parameter]].add_(part.weighted_sum(factors))
+            for parameter, weighted in zip(part.parameters, part.weighted_sums(factors), strict=True):
+                sums[self._position[parameter]].add_(weighted)
 
     def _layer_gradients(self, losses: Tensor, batch: UnitBatch) -> list[LayerGradient]:
         calls, self._calls = self._calls, []

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ from privacy.units import UnitBatch, Units
 
 CHUNK_BYTES = 16 * 2**20
 """A batch whose activations and gradients would take more, about, is worked off in parts; the noise is added once."""
+
+_CHECKED_BATCHES = 10
+"""Batches of two or more records in which a round's loss is held against the loss of a record alone."""
 
 _NOISE_BLOCK = 2**20
 
@@ -70,8 +74,8 @@ def train_privately(
           outliers, NaN, infinity, one class, or no record at all.
         - Batches and noise come from the operating system; seeds have no influence on them.
         - The model comes back without hooks and gradients, each module in the mode it had; also after an error.
-        - Refuses layers that `check_dp_compatible` refuses, losses that are not one per record or change with the other
-          records of the batch, and models whose buffers change (they would leave the site without noise).
+        - Refuses layers that `check_dp_compatible` refuses, losses that are not one per record, losses that change with
+          the other records in a round's first batches, and models whose buffers change, whose change has no noise.
         - Memory does not grow with the batch: see ``CHUNK_BYTES``. The noise does not depend on it.
 
     An error can depend on records, so its text stays at the site. After one, discard the weights.
@@ -114,10 +118,11 @@ class _Step:
     ) -> None:
         self._model, self._clipping, self._plan = model, clipping, plan
         self._fetch, self._loss_per_record = fetch, loss_per_record
+        self._batches_to_check = _CHECKED_BATCHES
         self._parameters = [parameter for _, parameter in trainable_parameters(model)]
         sizes = [parameter.numel() for parameter in self._parameters]
         self._total = torch.zeros(sum(sizes), dtype=torch.float32, device=self._parameters[0].device)
-        num_draws = 4 if len(self._total) <= FOUR_DRAW_COUNT else 1
+        num_draws: Literal[1, 4] = 4 if len(self._total) <= FOUR_DRAW_COUNT else 1
         self._noise = [(part, NormalSource(len(part), num_draws=num_draws)) for part in self._total.split(_NOISE_BLOCK)]
         self._parts = [
             part.view_as(parameter) for part, parameter in zip(self._total.split(sizes), self._parameters, strict=True)
@@ -153,7 +158,10 @@ class _Step:
                 )
         outputs = self._model(inputs)
         losses = self._loss_per_record(outputs, targets)
-        _require_separate_losses(losses, outputs.detach(), targets, self._loss_per_record)
+        _require_one_each(losses, len(outputs))
+        if self._batches_to_check and len(outputs) > 1:
+            self._batches_to_check -= 1
+            _require_separate_losses(losses, outputs.detach(), targets, self._loss_per_record)
         if not batch.has_one_record_each:
             losses = losses / batch.records_per_unit[batch.unit_of_record].to(losses.device)
         self._clipping.add_clipped(self._parts, losses, batch, self._plan.clip_norm)
@@ -166,17 +174,20 @@ class _Step:
             part.copy_(noise.to(part.device).add_(part))
 
 
+def _require_one_each(losses: Tensor, num_records: int) -> None:
+    if losses.shape != (num_records,):
+        raise PrivacySettingError(
+            f"loss_per_record gave shape {tuple(losses.shape)}; expected ({num_records},), one loss per record; "
+            "use reduction='none', and for one logit per record outputs.squeeze(-1)"
+        )
+
+
 def _require_separate_losses(losses: Tensor, outputs: Tensor, targets: Tensor, loss_per_record: LossPerRecord) -> None:
-    """Refuse a loss of the wrong shape, or whose value for a record changes when the record stands alone.
+    """Refuse a loss whose value for a record changes when the record stands alone.
 
     A weighted mean, for example, divides by the weights of the whole batch: one record then moves the gradients of all
     others, by twenty times the clip norm in a measured case, and clipping cannot see it.
     """
-    if losses.shape != (len(outputs),):
-        raise PrivacySettingError(
-            f"loss_per_record gave shape {tuple(losses.shape)}; expected ({len(outputs)},), one loss per record; "
-            "use reduction='none', and for one logit per record outputs.squeeze(-1)"
-        )
     with torch.no_grad():
         alone = float(loss_per_record(outputs[:1], targets[:1]))
     together = float(losses[0].detach())

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.bounds import require_count, require_rate
-from privacy.noise import secure_uniform
+from privacy.noise import secure_words
 
 
 def sample_poisson(num_units: int, sampling_rate: float) -> NDArray[np.int64]:
@@ -24,5 +24,6 @@ def sample_poisson(num_units: int, sampling_rate: float) -> NDArray[np.int64]:
     array([0, 1, 2, 3])
     """
     require_count("num_units", num_units, at_least=0)
-    require_rate("sampling_rate", sampling_rate)
-    return np.flatnonzero(secure_uniform(num_units) < sampling_rate).astype(np.int64)
+    if require_rate("sampling_rate", sampling_rate) == 1.0:
+        return np.arange(num_units)
+    return np.flatnonzero(secure_words(num_units) < np.uint64(sampling_rate * 2.0**64))

@@ -149,9 +149,8 @@ class Units:
         """
         chosen = sample_poisson(len(self), sampling_rate)
         if self.unit == "record":
-            return UnitBatch(
-                records=torch.from_numpy(chosen), unit_of_record=torch.arange(len(chosen)), num_units=len(chosen)
-            )
+            count_up = torch.from_numpy(self.starts[: len(chosen)])
+            return UnitBatch(records=torch.from_numpy(chosen), unit_of_record=count_up, num_units=len(chosen))
         counts = self.starts[chosen + 1] - self.starts[chosen]
         unit_of_record = np.repeat(np.arange(len(chosen)), counts)
         rank = np.arange(len(unit_of_record)) - np.repeat(np.cumsum(counts) - counts, counts)

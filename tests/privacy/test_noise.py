@@ -3,6 +3,7 @@
 import math
 import os
 import random
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_uniforms_are_uniform() -> None:
 
 @pytest.mark.parametrize("num_draws", [1, 4])
 @pytest.mark.parametrize("count", [COUNT, COUNT + 1])
-def test_normals_are_standard_normal(count: int, num_draws: int) -> None:
+def test_normals_are_standard_normal(count: int, num_draws: Literal[1, 4]) -> None:
     normal = secure_normal(count, num_draws=num_draws)
 
     assert normal.shape == (count,)
@@ -68,12 +69,18 @@ def test_neighbouring_normals_are_uncorrelated() -> None:
     assert max(map(abs, correlations)) < 4.9 / np.sqrt(half)
 
 
-def test_each_normal_is_made_of_so_many_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    # With draws 1, 2, 3, ... the columns of 4 x 3 are 1+4+7+10 = 22, 26 and 30; over the root of 4, 11, 13, 15.
-    monkeypatch.setattr(noise, "_box_muller", lambda count: np.arange(1.0, count + 1))
+def test_each_normal_is_made_of_four_uniforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Radii sqrt(-ln u) 1, 2, 3 and 4; angles of a quarter, a half, three quarters and a quarter of a turn.
+    uniform = [*np.exp([-1.0, -4.0, -9.0, -16.0]), 0.25, 0.5, 0.75, 0.25]
+    monkeypatch.setattr(noise, "secure_uniform", lambda count: np.array(uniform[:count]))
 
-    assert secure_normal(3, num_draws=4).tolist() == [11.0, 13.0, 15.0]
-    assert secure_normal(3, num_draws=1).tolist() == [1.0, 2.0, 3.0]
+    assert secure_normal(2) == pytest.approx([1 - 3, 0 + 4])
+
+
+def test_two_normals_share_two_uniforms_where_speed_is_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "secure_uniform", lambda _: np.array([np.exp(-2.0), 0.125]))
+
+    assert secure_normal(2, num_draws=1) == pytest.approx([2**0.5, 2**0.5])  # radius 2 at 45 degrees
 
 
 @pytest.mark.parametrize("count", [1, 1000, 30_000])
