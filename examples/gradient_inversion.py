@@ -40,9 +40,8 @@ from torch.func import functional_call, grad, vmap
 
 from fl_client.data.records import Records
 from fl_client.preprocessing import Examples, prepare
-from fl_contract.models import build_model
 from fl_contract.study import Study, load_study
-from fl_contract.tasks import loss_per_example, num_outputs
+from fl_contract.tasks import loss_per_example
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
 from privacy.units import Units
@@ -84,12 +83,7 @@ def load_records(study: Study) -> Examples:
 
 def initial_model(study: Study) -> nn.Module:
     """The model as the coordinator sends it in round 1."""
-    return build_model(
-        study.model,
-        input_shape=study.data_schema.input_shape,
-        num_outputs=num_outputs(study.num_classes),
-        seed=study.seed,
-    )
+    return study.build_model()
 
 
 def plain_update(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

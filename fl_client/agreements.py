@@ -9,7 +9,7 @@ from typing import Any
 from fl_client.outbox import flush_folder
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import Request
-from fl_contract.metrics import Evaluation
+from fl_contract.metrics import Measurement, measurement_from_json
 
 
 class Agreements:
@@ -42,7 +42,7 @@ class Agreements:
                 RefusalCode.NO_AGREEMENT, f"run {request.run!r} was not agreed; the plan is asked for before round 1"
             )
 
-    def measured(self, request: Request) -> Evaluation | None:
+    def measured(self, request: Request) -> Measurement | None:
         """The measurement that was made in this round, which a retried request gets again.
 
         Raises:
@@ -58,9 +58,9 @@ class Agreements:
             )
         if kept["evaluation"] is None:
             raise RefusalError(RefusalCode.NO_AGREEMENT, f"round {request.server_round} failed to be measured before")
-        return Evaluation.from_json(kept["evaluation"])
+        return measurement_from_json(kept["evaluation"])
 
-    def keep_measurement(self, request: Request, evaluation: Evaluation | None) -> None:
+    def keep_measurement(self, request: Request, evaluation: Measurement | None) -> None:
         """Keep a measurement durably, before it is sent; None for one that failed, and is not tried again."""
         content = None if evaluation is None else evaluation.to_json()
         measured = {"server-round": request.server_round, "evaluation": content}

@@ -14,7 +14,6 @@ from fl_client.inputs import (
     model_state,
     privacy_units,
     record_contents,
-    site_model,
     training_examples,
 )
 from fl_client.measurement import agree_on_measurement, measure
@@ -112,7 +111,7 @@ def _check_agreed(site: Site, request: Request) -> None:
 
 
 def _agree_on_privacy(site: Site, request: Request, records: Records) -> PrivacyPlan:
-    check_dp_compatible(site_model(site))
+    check_dp_compatible(site.study.build_model())
     plan = make_plan(site.settings, site.study)
     with site.open_ledger() as ledger:
         if ledger.load_plan(request.run) is None:

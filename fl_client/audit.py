@@ -21,9 +21,8 @@ from fl_client.settings import read_site_settings
 from fl_client.site import Site
 from fl_client.training import round_generator, train, train_with_privacy
 from fl_contract.errors import SettingError
-from fl_contract.models import build_model
 from fl_contract.study import STUDIES, Scalar, Study, load_study
-from fl_contract.tasks import loss_per_example, num_outputs
+from fl_contract.tasks import loss_per_example
 from privacy.audit import shorten
 from privacy.membership import (
     MembershipResult,
@@ -119,17 +118,8 @@ def attack_model(
     return ModelAudit(loss=measure(target), likelihood_ratio=measure(likelihood_ratios(target, shadows, is_in)))
 
 
-def _build_model(study: Study) -> nn.Module:
-    return build_model(
-        study.model,
-        input_shape=study.data_schema.input_shape,
-        num_outputs=num_outputs(study.num_classes),
-        seed=study.seed,
-    )
-
-
 def _load_model(study: Study, path: Path) -> nn.Module:
-    model = _build_model(study)
+    model = study.build_model()
     try:
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -139,7 +129,7 @@ def _load_model(study: Study, path: Path) -> nn.Module:
 
 def _train_shadow(study: Study, pool: Examples, rows: NDArray[np.int64]) -> nn.Module:
     """Train as this study does, all its rounds at one hospital that holds these rows, each of another patient."""
-    model = _build_model(study)
+    model = study.build_model()
     chosen = torch.from_numpy(rows)
     examples = Examples(inputs=pool.inputs[chosen], labels=pool.labels[chosen])
     plan, units = None, Units.alone(study.privacy.unit, len(examples))

@@ -25,7 +25,11 @@ ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
     TRAIN: {CONFIG: {"site": str}, METRICS: {NUM_EXAMPLES: int, "epsilon": float, "delta": float, "steps": int}},
     EVALUATE: {
         CONFIG: {"site": str},
-        METRICS: {NUM_EXAMPLES: int, "loss": float, "loss-sum": float, "num-correct": int, "score-counts": list[int]},
+        METRICS: {
+            **{NUM_EXAMPLES: int, "loss": float, "loss-sum": float},
+            **{"num-correct": int, "score-counts": list[int]},
+            **{"concordant": int, "tied": int, "comparable": int},
+        },
     },
     NOISED_EVALUATE: {
         CONFIG: {"site": str},

@@ -6,13 +6,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fl_client.preprocessing import Examples
-from fl_contract.metrics import Evaluation, ScoreHistogram, cells_of_patients
+from fl_contract.metrics import Evaluation, Measurement, ScoreHistogram, cells_of_patients
+from fl_contract.survival import SurvivalEvaluation
 from fl_contract.tasks import class_logits, loss_per_example, predict_classes
 
 BATCH_SIZE = 1024
 
 
-def evaluate(model: nn.Module, examples: Examples) -> Evaluation:
+def evaluate(model: nn.Module, examples: Examples) -> Measurement:
     """Measure a model.
 
     Args:
@@ -20,7 +21,8 @@ def evaluate(model: nn.Module, examples: Examples) -> Evaluation:
         examples: At least one.
 
     Returns:
-        Sums over the examples, in nats and counts; no score of a single patient.
+        Sums over the examples, in nats and counts; no score of a single patient. For times of follow-up those of
+        survival.
 
     Raises:
         ValueError: The model gives a NaN or an infinite output.
@@ -28,6 +30,8 @@ def evaluate(model: nn.Module, examples: Examples) -> Evaluation:
     outputs = _outputs(model, examples)
     if not outputs.isfinite().all():
         raise ValueError("the model's outputs are NaN or infinite; expected finite numbers")
+    if examples.labels.dim() == 2:
+        return SurvivalEvaluation.of(outputs.squeeze(1), examples.labels)
     losses = loss_per_example(outputs, examples.labels)
     return Evaluation(
         num_examples=len(examples),

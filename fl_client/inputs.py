@@ -14,8 +14,6 @@ from fl_client.preprocessing import Examples, check_trainable, prepare
 from fl_client.site import Site
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import Arrays
-from fl_contract.models import build_model
-from fl_contract.tasks import num_outputs
 from privacy.units import Units
 
 
@@ -28,7 +26,8 @@ def training_examples(site: Site, records: Records) -> Examples:
     schema = site.study.data_schema
     examples = prepare(records, schema)
     policy = site.settings.policy
-    check_trainable(examples, schema, min_examples=policy.min_examples, allow_one_class=site.study.is_private)
+    one_class = site.study.is_private or policy.allow_one_class
+    check_trainable(examples, schema, min_examples=policy.min_examples, allow_one_class=one_class)
     return examples
 
 
@@ -66,19 +65,9 @@ def held_out_examples(site: Site, records: Records) -> Examples:
 
 def record_contents(records: Records) -> Iterator[bytes]:
     """Each record's content in a fixed form, for the ledger's fingerprint."""
-    for features, label in zip(records.features, records.labels, strict=True):
-        yield np.ascontiguousarray(features).tobytes() + str(label).encode()
-
-
-def site_model(site: Site) -> nn.Module:
-    """The study's model, before anything was received."""
-    study = site.study
-    return build_model(
-        study.model,
-        input_shape=study.data_schema.input_shape,
-        num_outputs=num_outputs(study.num_classes),
-        seed=study.seed,
-    )
+    times = [b""] * len(records) if records.times is None else [time.tobytes() for time in records.times]
+    for features, label, time in zip(records.features, records.labels, times, strict=True):
+        yield np.ascontiguousarray(features).tobytes() + str(label).encode() + time
 
 
 def load_model(site: Site, received: Arrays) -> nn.Module:
@@ -87,7 +76,7 @@ def load_model(site: Site, received: Arrays) -> nn.Module:
     Raises:
         RefusalError: INVALID_REQUEST: they are not the study's model, or not finite.
     """
-    model = site_model(site)
+    model = site.study.build_model()
     expected = {name: (tuple(tensor.shape), str(tensor.numpy().dtype)) for name, tensor in model.state_dict().items()}
     if {name: (array.shape, str(array.dtype)) for name, array in received.items()} != expected:
         raise _invalid("the received arrays are not the study's model; expected its names and shapes")

@@ -21,7 +21,7 @@ from fl_contract.messages import (
     evaluation_content,
     noised_evaluation_content,
 )
-from fl_contract.metrics import Evaluation, NoisedCounts
+from fl_contract.metrics import Evaluation, Measurement, NoisedCounts
 from privacy.errors import BudgetExceededError
 from privacy.ledger import Ledger
 from privacy.noised_sum import noise_scale, release_noised_sum
@@ -33,12 +33,13 @@ logger = logging.getLogger("fl_client")
 def agree_on_measurement(site: Site, request: Request, held_out: Records) -> None:
     """Fix the noise of the run's measurements before round 1, where the hospital's policy asks for noise.
 
-    A hospital whose held-out patients have no budget left takes part all the same and measures nothing.
+    A hospital whose held-out patients have no budget left takes part all the same and measures nothing; so does one
+    whose policy asks for noise in a study of survival, whose measurement cannot be noised.
 
     Raises:
         RefusalError: BUDGET_EXHAUSTED: the policy gives nothing to any run.
     """
-    if site.settings.policy.measurements != "noised":
+    if site.settings.policy.measurements != "noised" or site.study.is_survival:
         return
     check_room(site.settings)
     plan = make_measurement_plan(site.settings, site.study)
@@ -72,11 +73,15 @@ def measure(site: Site, request: Request, received: Arrays) -> tuple[RecordDict,
         raise RefusalError(RefusalCode.POLICY, "policy.measurements='none'; no measurement leaves")
     if site.settings.policy.measurements == "exact":
         return evaluation_content(site.name, _measure_exactly(site, request, received)), EVALUATE
+    if site.study.is_survival:
+        raise RefusalError(
+            RefusalCode.POLICY, "policy.measurements='noised'; there is no noised measurement of survival, only 'exact'"
+        )
     noised, spent = _measure_with_noise(site, request, number, received)
     return noised_evaluation_content(site.name, noised, spent), NOISED_EVALUATE
 
 
-def _measure_exactly(site: Site, request: Request, received: Arrays) -> Evaluation:
+def _measure_exactly(site: Site, request: Request, received: Arrays) -> Measurement:
     agreements = Agreements(site.folder)
     with Outbox(site.folder).locked(request.run):
         if (evaluation := agreements.measured(request)) is None:

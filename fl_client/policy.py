@@ -6,7 +6,6 @@ from fl_client.settings import SiteSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.metrics import cells_sensitivity
 from fl_contract.study import Study
-from fl_contract.tasks import num_outputs
 from privacy.accounting import PRV_ERROR
 from privacy.errors import PrivacySettingError
 from privacy.plan import PrivacyPlan
@@ -92,7 +91,7 @@ def make_measurement_plan(settings: SiteSettings, study: Study) -> PrivacyPlan:
         unit=privacy.unit,
         epsilon=min(privacy.measurement_epsilon, policy.largest_study_epsilon),
         delta=min(privacy.delta, policy.delta),
-        clip_norm=cells_sensitivity(num_outputs(study.num_classes)),
+        clip_norm=cells_sensitivity(study.num_outputs),
         sampling_rate=1.0,
         steps_per_round=1,
         num_rounds=study.num_measurements,

@@ -18,7 +18,7 @@ class Examples:
 
     Attributes:
         inputs: float32 [N, ...], each value in [-1, 1].
-        labels: int64 [N], index of the class in the schema.
+        labels: int64 [N], index of the class in the schema; for survival float32 [N, 2], times and events.
     """
 
     inputs: Tensor
@@ -40,7 +40,8 @@ def prepare(records: Records, schema: TableSchema | ImageSchema) -> Examples:
         RefusalError: INVALID_DATA, with the feature, the count and the rule for the hospital's own log.
     """
     inputs = _prepare_table(records, schema) if isinstance(schema, TableSchema) else _prepare_images(records, schema)
-    return Examples(inputs=torch.from_numpy(inputs.astype(np.float32)), labels=_prepare_labels(records, schema))
+    labels = _prepare_outcomes(records, schema) if schema.task == "survival" else _prepare_labels(records, schema)
+    return Examples(inputs=torch.from_numpy(inputs.astype(np.float32)), labels=labels)
 
 
 def check_trainable(
@@ -52,17 +53,22 @@ def check_trainable(
     and a refusal would say it.
 
     Raises:
-        RefusalError: TOO_FEW_PATIENTS or ONE_CLASS.
+        RefusalError: TOO_FEW_PATIENTS, or ONE_CLASS, which for survival is that no event came.
     """
     if len(examples) < min_examples:
         raise RefusalError(
             RefusalCode.TOO_FEW_PATIENTS,
             f"{len(examples)} training records; policy.min-examples expects at least {min_examples}",
         )
+    if schema.task == "survival":
+        if not bool((examples.labels[:, 1] == 1).any()):
+            raise RefusalError(RefusalCode.ONE_CLASS, f"{schema.label!r} came for no training record; expected one")
+        return
     if len(present := examples.labels.unique()) < 2 and not allow_one_class:
         raise RefusalError(
             RefusalCode.ONE_CLASS,
-            f"every training record has {schema.label}={schema.classes[int(present[0])]!r}; expected two classes",
+            f"every training record has {schema.label}={schema.classes[int(present[0])]!r}; expected two classes, "
+            "or policy.allow-one-class = true",
         )
 
 
@@ -98,6 +104,27 @@ def _scale(values: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]
         clipped, low, high = np.log(clipped), float(np.log(low)), float(np.log(high))
     scaled: NDArray[np.float64] = 2 * (clipped - low) / (high - low) - 1
     return scaled
+
+
+def _prepare_outcomes(records: Records, schema: TableSchema | ImageSchema) -> Tensor:
+    if records.times is None:
+        raise RefusalError(
+            RefusalCode.INVALID_DATA,
+            "the source has no times of follow-up, which the study needs; name their column as source.time",
+        )
+    if bad := int((~(np.isfinite(records.times) & (records.times >= 0))).sum()):
+        raise RefusalError(
+            RefusalCode.INVALID_DATA,
+            f"times of follow-up: {bad} are missing, negative or infinite; expected numbers >= 0",
+        )
+    events = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}
+    if unknown := int(sum(label not in events for label in records.labels)):
+        raise RefusalError(
+            RefusalCode.INVALID_DATA,
+            f"event {schema.label!r}: {unknown} records hold neither 0 nor 1; expected 1 where the event came",
+        )
+    outcomes = np.stack([records.times, [events[label] for label in records.labels]], axis=1)
+    return torch.from_numpy(outcomes.astype(np.float32))
 
 
 def _prepare_labels(records: Records, schema: TableSchema | ImageSchema) -> Tensor:

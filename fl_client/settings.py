@@ -51,7 +51,8 @@ class TableSourceSettings(Settings):
         train: File of the training records, or of all where ``fold`` is set; relative to the folder of ``site.toml``.
         test: File of the held-out records.
         fold: Column that says ``train`` or ``test``.
-        label: Column of the class.
+        label: Column of the class, or of the event.
+        time: Column of the times of follow-up, for a study of survival.
         patient: Column that says whose record a row is, if there can be several of one patient.
     """
 
@@ -60,6 +61,7 @@ class TableSourceSettings(Settings):
     test: str | None = Field(default=None, min_length=1)
     fold: str | None = Field(default=None, min_length=1)
     label: str = Field(min_length=1)
+    time: str | None = Field(default=None, min_length=1)
     patient: str | None = Field(default=None, min_length=1)
 
     @property
@@ -89,6 +91,8 @@ class PolicySettings(Settings):
         ledger_receipt: File that says how the ledger ends, so that an older copy of it is noticed; best on another
             disk. ``receipts/ledger.receipt`` beside ``site.toml`` if it is not set.
         require_privacy: Refuse a study without differential privacy.
+        allow_one_class: Take part also where all training records carry one label, as at a specialised hospital. A
+            study with differential privacy never asks.
         min_examples: Fewest training records with which the hospital takes part, and fewest held-out ones with which it
             measures.
         measurements: How held-out patients are measured for a coordinator, once a round of a run that was agreed:
@@ -102,6 +106,7 @@ class PolicySettings(Settings):
     unit: Literal["record", "patient"] = "patient"
     ledger_receipt: str | None = Field(default=None, min_length=1)
     require_privacy: bool = True
+    allow_one_class: bool = False
     min_examples: int = Field(default=10, ge=1)
     measurements: Literal["noised", "exact", "none"] = "noised"
 

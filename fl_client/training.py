@@ -1,13 +1,14 @@
 """The only place where a hospital trains a model on its patients."""
 
 import hashlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from fl_client.preprocessing import Examples
 from fl_contract.study import TrainingSettings
-from fl_contract.tasks import loss_per_example
+from fl_contract.tasks import batch_loss, loss_per_example
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
 from privacy.units import Units
@@ -34,11 +35,19 @@ def train(model: nn.Module, examples: Examples, settings: TrainingSettings, gene
     """Train in place by mini-batches, each record once an epoch, without differential privacy."""
     optimizer = make_optimizer(model, settings, settings.learning_rate)
     model.train()
-    for _ in range(settings.local_epochs):
-        for rows in torch.randperm(len(examples), generator=generator).split(settings.batch_size):
-            optimizer.zero_grad()
-            loss_per_example(model(examples.inputs[rows]), examples.labels[rows]).mean().backward()
-            optimizer.step()
+    for rows in _batches(len(examples), settings, generator):
+        optimizer.zero_grad()
+        batch_loss(model(examples.inputs[rows]), examples.labels[rows]).backward()
+        optimizer.step()
+
+
+def _batches(num_examples: int, settings: TrainingSettings, generator: torch.Generator) -> Iterator[Tensor]:
+    """Rows of each step: whole epochs, or as many steps as the study says, over as many epochs as they need."""
+    steps_an_epoch = -(-num_examples // settings.batch_size)
+    steps = settings.local_steps or settings.local_epochs * steps_an_epoch
+    for epoch in range(-(-steps // steps_an_epoch)):
+        rows = torch.randperm(num_examples, generator=generator).split(settings.batch_size)
+        yield from rows[: steps - epoch * steps_an_epoch]
 
 
 def train_with_privacy(

@@ -17,7 +17,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 
 from fl_contract.errors import MessageError, RefusalCode
-from fl_contract.metrics import NUM_BINS, Evaluation, NoisedCounts, ScoreHistogram, count_scored_classes
+from fl_contract.metrics import NUM_BINS, Evaluation, Measurement, NoisedCounts, ScoreHistogram, count_scored_classes
+from fl_contract.survival import PairCounts, SurvivalEvaluation
 
 Arrays = dict[str, NDArray[Any]]
 """A model's state, or an update: one array per name."""
@@ -206,22 +207,20 @@ def privacy_spent(message: Message) -> PrivacySpent | None:
     return spent
 
 
-def evaluation_content(site: str, evaluation: Evaluation) -> RecordDict:
+def evaluation_content(site: str, evaluation: Measurement) -> RecordDict:
     """A hospital's exact measurement as Flower carries it."""
-    return RecordDict(
-        {
-            METRICS: MetricRecord(
-                {
-                    NUM_EXAMPLES: evaluation.num_examples,
-                    LOSS: evaluation.loss,
-                    "loss-sum": evaluation.loss_sum,
-                    "num-correct": evaluation.num_correct,
-                    "score-counts": [int(count) for count in evaluation.scores.counts.ravel()],
-                }
-            ),
-            CONFIG: ConfigRecord({"site": site}),
-        }
-    )
+    metrics: dict[str, Any] = {
+        NUM_EXAMPLES: evaluation.num_examples,
+        LOSS: evaluation.loss,
+        "loss-sum": evaluation.loss_sum,
+    }
+    if isinstance(evaluation, SurvivalEvaluation):
+        pairs = evaluation.pairs
+        metrics |= {"concordant": pairs.concordant, "tied": pairs.tied, "comparable": pairs.comparable}
+    else:
+        metrics["num-correct"] = evaluation.num_correct
+        metrics["score-counts"] = [int(count) for count in evaluation.scores.counts.ravel()]
+    return RecordDict({METRICS: MetricRecord(metrics), CONFIG: ConfigRecord({"site": site})})
 
 
 def noised_evaluation_content(site: str, noised: NoisedCounts, spent: PrivacySpent) -> RecordDict:
@@ -236,7 +235,7 @@ def noised_evaluation_content(site: str, noised: NoisedCounts, spent: PrivacySpe
     return RecordDict({METRICS: MetricRecord(metrics), CONFIG: ConfigRecord({"site": site})})
 
 
-def read_evaluation(message: Message) -> Evaluation:
+def read_evaluation(message: Message) -> Measurement:
     """Read a measurement at the coordinator, an exact or a noised one.
 
     Raises:
@@ -245,6 +244,8 @@ def read_evaluation(message: Message) -> Evaluation:
     metrics = _metrics(message)
     if "noised-cells" in metrics:
         return Evaluation.from_noised(_read_noised(metrics))
+    if "comparable" in metrics:
+        return _read_survival(metrics)
     counts = np.asarray(_field(metrics, "score-counts", list))
     if counts.dtype.kind != "i" or not counts.size or counts.size % (2 * NUM_BINS):
         raise MessageError(f"score-counts has {counts.size} entries; expected integers, a multiple of {2 * NUM_BINS}")
@@ -258,18 +259,35 @@ def read_evaluation(message: Message) -> Evaluation:
         num_correct=_field(metrics, "num-correct", int),
         scores=scores,
     )
-    if not 1 <= evaluation.num_examples <= MAX_EXAMPLES:
-        raise MessageError(f"num-examples={evaluation.num_examples}; expected 1 to {MAX_EXAMPLES}")
+    _check_sums(evaluation)
     _check_scores(scores, evaluation.num_examples)
-    if (
-        not 0 <= evaluation.loss_sum <= MAX_LOSS * evaluation.num_examples
-        or not 0 <= evaluation.num_correct <= evaluation.num_examples
-    ):
+    if not 0 <= evaluation.num_correct <= evaluation.num_examples:
+        raise MessageError("num-correct is out of range; expected 0 to num-examples correct")
+    return evaluation
+
+
+def _read_survival(metrics: MetricRecord) -> SurvivalEvaluation:
+    concordant, tied, comparable = (_field(metrics, key, int) for key in ("concordant", "tied", "comparable"))
+    try:
+        pairs = PairCounts(concordant=concordant, tied=tied, comparable=comparable)
+    except ValueError as error:
+        raise MessageError(str(error)) from error
+    evaluation = SurvivalEvaluation(
+        num_examples=_field(metrics, NUM_EXAMPLES, int), loss_sum=_field(metrics, "loss-sum", float), pairs=pairs
+    )
+    _check_sums(evaluation)
+    if comparable > evaluation.num_examples * (evaluation.num_examples - 1) // 2:
         raise MessageError(
-            f"loss-sum or num-correct is out of range; expected 0 to {MAX_LOSS:g} nats a patient, "
-            "0 to num-examples correct"
+            f"comparable={comparable}; expected no more pairs than {evaluation.num_examples} patients have"
         )
     return evaluation
+
+
+def _check_sums(evaluation: Measurement) -> None:
+    if not 1 <= evaluation.num_examples <= MAX_EXAMPLES:
+        raise MessageError(f"num-examples={evaluation.num_examples}; expected 1 to {MAX_EXAMPLES}")
+    if not 0 <= evaluation.loss_sum <= MAX_LOSS * evaluation.num_examples:
+        raise MessageError(f"loss-sum is out of range; expected 0 to {MAX_LOSS:g} nats a patient")
 
 
 def _read_noised(metrics: MetricRecord) -> NoisedCounts:

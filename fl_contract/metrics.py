@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_contract.simplex import apportion
+from fl_contract.survival import SurvivalEvaluation
 
 LOGIT_BOUND = 8.0
 """Scores are histogrammed by their logit in [-8, 8]; beyond lies less than one chance in 2,980."""
@@ -304,6 +305,37 @@ class Evaluation:
     def auroc(self) -> float:
         """Area under the ROC curve, see `ScoreHistogram.auroc`."""
         return self.scores.auroc()
+
+    def figures(self) -> dict[str, float]:
+        """What is reported of it, the measure that models are compared by first; NaN where it is not defined."""
+        return {"auroc": self.auroc, "accuracy": self.accuracy}
+
+
+Measurement = Evaluation | SurvivalEvaluation
+"""A model measured on patients, whose outcome is a class or a time."""
+
+MEASURES = {"auroc": "AUROC", "accuracy": "accuracy", "c_index": "C-index"}
+"""What is reported of a measurement, and what it is called."""
+
+
+def measurement_from_json(fields: Mapping[str, Any]) -> Measurement:
+    """Take back what a measurement's ``to_json`` gave."""
+    return (SurvivalEvaluation if fields.get("pairs") is not None else Evaluation).from_json(fields)
+
+
+def merge_measurements(measurements: Iterable[Measurement]) -> Measurement:
+    """The measurement of all hospitals' patients together; does not depend on the order.
+
+    Raises:
+        ValueError: There is none, or they measure different outcomes.
+    """
+    parts = list(measurements)
+    survival = [part for part in parts if isinstance(part, SurvivalEvaluation)]
+    if len(survival) not in (0, len(parts)):
+        raise ValueError("some measurements are of survival and some of classes; they cannot be merged")
+    if survival:
+        return SurvivalEvaluation.merge(survival)
+    return merge_evaluations(part for part in parts if isinstance(part, Evaluation))
 
 
 def merge_evaluations(evaluations: Iterable[Evaluation]) -> Evaluation:

@@ -42,15 +42,30 @@ class TableSchema(Settings):
     """A table with one row a patient.
 
     Attributes:
-        label: Name of the label.
-        classes: Values of the label. With two classes the second is the positive one.
+        task: ``classification``, or ``survival``: a time of follow-up, and whether the event came then.
+        label: Name of the label; for survival of the event, which is 1 where it came and 0 where it had not come yet.
+        classes: Values of the label. With two classes the second is the positive one. None for survival.
+        time_unit: Of the times of follow-up, such as ``days``; for survival.
         features: Columns, in the model's order.
     """
 
     kind: Literal["table"]
+    task: Literal["classification", "survival"] = "classification"
     label: str = Field(min_length=1)
-    classes: Classes
+    classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    time_unit: str = ""
     features: Annotated[tuple[Feature, ...], Field(min_length=1, strict=False)]
+
+    @model_validator(mode="after")
+    def _check_outcome(self) -> Self:
+        is_survival = self.task == "survival"
+        if (is_survival and self.classes) or (not is_survival and len(self.classes) < 2):
+            raise ValueError(
+                f"classes={list(self.classes)}; expected two or more for classification, none for survival"
+            )
+        if is_survival != bool(self.time_unit):
+            raise ValueError(f"time-unit={self.time_unit!r}; expected one for task = 'survival', and for it only")
+        return self
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -62,6 +77,7 @@ class ImageSchema(Settings):
     """Images of one size, one a patient.
 
     Attributes:
+        task: Only ``classification``.
         label: Name of the label.
         classes: Values of the label. With two classes the second is the positive one.
         height: In pixels.
@@ -72,6 +88,7 @@ class ImageSchema(Settings):
     """
 
     kind: Literal["image"]
+    task: Literal["classification"] = "classification"
     label: str = Field(min_length=1)
     classes: Classes
     height: int = Field(ge=4)

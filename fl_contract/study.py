@@ -15,14 +15,17 @@ from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
+from torch import nn
 
 from fl_contract.errors import SettingError
-from fl_contract.models import ModelSettings
+from fl_contract.models import ModelSettings, build_model
+from fl_contract.models.cox import CoxSettings
 from fl_contract.models.resnet18 import Resnet18Settings
 from fl_contract.models.small_cnn import SmallCnnSettings
 from fl_contract.private_defaults import fill_private_defaults
 from fl_contract.schema import ImageSchema, Schema
 from fl_contract.settings import Settings, read_toml, scalar_keys, suggest_key
+from fl_contract.tasks import num_outputs
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 """The folder of studies that ships beside our packages, in a checkout and in a bundle."""
@@ -52,6 +55,7 @@ class TrainingSettings(Settings):
         optimizer_options: Further arguments of that class, such as ``momentum``.
         batch_size: Patients a step. Under differential privacy the sampling rate says it instead.
         local_epochs: Passes over a hospital's patients in a round. Under differential privacy the steps say it instead.
+        local_steps: Steps in a round instead of ``local_epochs``, the same at a small hospital as at a large one.
     """
 
     optimizer: str = "SGD"
@@ -60,6 +64,7 @@ class TrainingSettings(Settings):
     optimizer_options: dict[str, int | float | bool] = Field(default_factory=dict)
     batch_size: int = Field(default=32, ge=1)
     local_epochs: int = Field(default=1, ge=1)
+    local_steps: int | None = Field(default=None, ge=1, le=100_000)
 
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:
@@ -81,21 +86,28 @@ class StrategySettings(Settings):
     """How the coordinator makes one model of the hospitals' models.
 
     Attributes:
-        name: ``fedavg`` (McMahan 2017) or ``fedavgm`` (Hsu 2019).
+        name: ``fedavg`` (McMahan 2017), ``fedavgm`` (Hsu 2019) or ``fedadam`` (Reddi 2021).
         weighting: A hospital counts by its ``examples``, the same as any other (``equal``), or by ``institution``.
         institution_weights: For ``institution``: a positive weight for every hospital by name.
-        server_learning_rate: Share of the mean update that is applied; 1 replaces the model by the mean.
+        server_learning_rate: Share of the mean update that is applied; 1 replaces the model by the mean. For
+            ``fedadam`` about the size of a number's step, 0.1 for example.
         server_momentum: For ``fedavgm``: share of the last step that is kept, in [0, 1).
         server_dampening: For ``fedavgm``: share of the new update that is left out, in [0, 1]. Equal to the momentum
             it makes the step a running mean of updates.
+        server_beta1: For ``fedadam``: share of the mean update that is kept, in [0, 1).
+        server_beta2: For ``fedadam``: share of the mean squared update that is kept, in [0, 1).
+        server_tau: For ``fedadam``: updates much smaller than this move the model in proportion to their size.
     """
 
-    name: Literal["fedavg", "fedavgm"] = "fedavg"
+    name: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
     weighting: Literal["examples", "equal", "institution"] = "examples"
     institution_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     server_learning_rate: float = Field(default=1.0, gt=0)
     server_momentum: float = Field(default=0.9, ge=0, lt=1)
     server_dampening: float = Field(default=0.0, ge=0, le=1)
+    server_beta1: float = Field(default=0.9, ge=0, lt=1)
+    server_beta2: float = Field(default=0.99, ge=0, lt=1)
+    server_tau: float = Field(default=1e-3, gt=0)
 
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
@@ -255,6 +267,15 @@ class Study(Settings):
             raise ValueError(
                 f"model.kind={self.model.kind!r} needs schema.kind = 'image'; a table goes with 'logistic' or 'mlp'"
             )
+        if isinstance(self.model, CoxSettings) != self.is_survival:
+            raise ValueError(
+                f"model.kind={self.model.kind!r} and schema.task={self.data_schema.task!r}; 'cox' goes with 'survival'"
+            )
+        if self.is_survival and self.is_private:
+            raise ValueError(
+                "privacy.mechanism='dp-sgd' with schema.task='survival'; the loss of a patient depends on the others' "
+                "times, so no patient's gradient can be clipped alone; set privacy.mechanism = 'none'"
+            )
         return self
 
     @model_validator(mode="after")
@@ -277,9 +298,28 @@ class Study(Settings):
         return self.central_privacy is not None and self.central_privacy.mechanism != "none"
 
     @property
+    def is_survival(self) -> bool:
+        """Whether the outcome is a time of follow-up."""
+        return self.data_schema.task == "survival"
+
+    @property
     def num_classes(self) -> int:
-        """Classes of the label."""
+        """Classes of the label; none for survival."""
         return len(self.data_schema.classes)
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the model."""
+        return 1 if self.is_survival else num_outputs(self.num_classes)
+
+    def build_model(self) -> nn.Module:
+        """The model before the first round; the same weights everywhere."""
+        return build_model(
+            self.model,
+            input_shape=self.data_schema.input_shape,
+            num_outputs=self.num_outputs,
+            seed=self.seed,
+        )
 
     @property
     def num_measurements(self) -> int:

@@ -1,4 +1,4 @@
-"""The only place for the loss of a task and for reading classes and scores off a model's outputs.
+"""The only place for the losses of tasks and for reading classes and scores off a model's outputs.
 
 Shape legend: B = patients in a batch, K = outputs of the model: 1 for two classes, else one per class.
 """
@@ -6,6 +6,8 @@ Shape legend: B = patients in a batch, K = outputs of the model: 1 for two class
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fl_contract.survival import cox_loss
 
 
 def num_outputs(num_classes: int) -> int:
@@ -24,6 +26,18 @@ def loss_per_example(outputs_BK: Tensor, labels_B: Tensor) -> Tensor:
             outputs_BK.squeeze(1), labels_B.to(outputs_BK.dtype), reduction="none"
         )
     return F.cross_entropy(outputs_BK, labels_B, reduction="none")
+
+
+def batch_loss(outputs_BK: Tensor, labels: Tensor) -> Tensor:
+    """What a step without privacy makes smaller: the mean over patients, or for survival over events.
+
+    Args:
+        outputs_BK: Of the model.
+        labels: Classes, int64 [B], or times and events, float [B, 2].
+    """
+    if labels.dim() == 2:
+        return cox_loss(outputs_BK.squeeze(1), labels)
+    return loss_per_example(outputs_BK, labels).mean()
 
 
 def predict_classes(outputs_BK: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from torch import nn
 
 from fl_contract.errors import CheckpointError, ConsiliumError, SettingError
 from fl_contract.messages import Arrays, Request, SitePlan
-from fl_contract.models import buffer_names, build_model
+from fl_contract.models import buffer_names
 from fl_contract.study import Study
-from fl_contract.tasks import num_outputs
 from fl_server.averaging import ModelAverage, first_averaged_round
 from fl_server.checkpoint import Checkpoint, read_checkpoint
 from fl_server.local_grid import LocalGrid
@@ -81,12 +80,7 @@ def _read_checkpoint(settings: RunSettings) -> Checkpoint | None:
 def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, record: RunRecord) -> None:
     started = time.monotonic()
     study = settings.study
-    torch_model = build_model(
-        study.model,
-        input_shape=study.data_schema.input_shape,
-        num_outputs=num_outputs(study.num_classes),
-        seed=study.seed,
-    )
+    torch_model = study.build_model()
     model = {name: tensor.numpy() for name, tensor in torch_model.state_dict().items()}
     request = Request(run=checkpoint.run if checkpoint else uuid.uuid4().hex, fingerprint=study.fingerprint)
     record.begin(

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fl_contract.metrics import MEASURES
 from fl_server.summary import natural_order, summarise
 
 COLUMNS = {
@@ -18,7 +19,7 @@ COLUMNS = {
 
 
 def print_comparison(out: Path, console: Console) -> None:
-    """Print AUROC per hospital and on all held-out patients, for each way to train that the folder holds.
+    """Print the measure per hospital and on all held-out patients, for each way to train that the folder holds.
 
     Raises:
         RunError: The folder holds no run.
@@ -26,17 +27,19 @@ def print_comparison(out: Path, console: Console) -> None:
     summary = summarise(out)
     variants: dict[str, Any] = summary["variants"]
     kinds = [kind for kind in COLUMNS if kind in variants]
-    table = Table(title="\nWas it worth joining? AUROC on held-out patients", title_justify="left", pad_edge=False)
+    measure = summary["measure"]
+    title = f"\nWas it worth joining? {MEASURES[measure]} on held-out patients"
+    table = Table(title=title, title_justify="left", pad_edge=False)
     table.add_column("hospital")
     for kind in kinds:
         table.add_column(COLUMNS[kind], justify="right")
     if summary["epsilon"]:
         table.add_column("ε spent", justify="right")
-    for site in natural_order({site for kind in kinds for site in variants[kind]["auroc"]["sites"]}):
-        cells = [_number(variants[kind]["auroc"]["sites"].get(site)) for kind in kinds]
+    for site in natural_order({site for kind in kinds for site in variants[kind][measure]["sites"]}):
+        cells = [_number(variants[kind][measure]["sites"].get(site)) for kind in kinds]
         table.add_row(Text(site), *cells, *([_number(summary["epsilon"].get(site))] if summary["epsilon"] else []))
     table.add_section()
-    pooled = [_number(variants[kind]["auroc"]["pooled"]) for kind in kinds]
+    pooled = [_number(variants[kind][measure]["pooled"]) for kind in kinds]
     table.add_row("all patients", *pooled, *([""] if summary["epsilon"] else []), style="bold")
     console.print(table)
 

@@ -3,12 +3,9 @@
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
-from torch import nn
 
 from fl_contract.errors import SettingError
-from fl_contract.models import build_model
 from fl_contract.study import Study
-from fl_contract.tasks import num_outputs
 from privacy.model_check import check_dp_compatible
 from privacy.plan import PrivacyPlan
 
@@ -40,7 +37,7 @@ def check_simulation(study: Study) -> None:
                 f"{list(trainers)}"
             )
     if study.is_private:
-        check_dp_compatible(_build_model(study))
+        check_dp_compatible(study.build_model())
 
 
 def describe_noise(study: Study, console: Console) -> None:
@@ -68,18 +65,9 @@ def describe_noise(study: Study, console: Console) -> None:
     console.print(Padding(Text(line), (0, 0, 0, 2)))
 
 
-def _build_model(study: Study) -> nn.Module:
-    return build_model(
-        study.model,
-        input_shape=study.data_schema.input_shape,
-        num_outputs=num_outputs(study.num_classes),
-        seed=study.seed,
-    )
-
-
 def describe_simulation(study: Study, console: Console) -> None:
     """Print the study in a few lines: hospitals, model, rounds and bytes, privacy."""
-    model = _build_model(study)
+    model = study.build_model()
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     sites = study.simulation.num_sites

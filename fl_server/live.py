@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fl_contract.metrics import MEASURES
 from fl_server.run_record import read_header
 from fl_server.summary import read_round_lines
 
@@ -83,19 +84,20 @@ def _progress_line(header: dict[str, Any], rounds: list[dict[str, Any]]) -> Text
     mean_seconds = sum(entry["seconds"] for entry in rounds) / len(rounds)
     left = mean_seconds * (planned - last["round"])
     ended = {"completed": "done", "converged": "converged", "failed": "failed"}.get(header["status"])
-    pooled = last["pooled"] or {}
+    pooled, (measure, name) = last["pooled"] or {}, _measure(last)
     return Text.assemble(
         (f"{header['title']}\n", "bold"),
         f"round {last['round']} of {planned}",
-        f" · pooled AUROC {_number(pooled.get('auroc'))} · loss {_number(pooled.get('loss'))}",
+        f" · pooled {name} {_number(pooled.get(measure))} · loss {_number(pooled.get('loss'))}",
         f" · {ended}" if ended else f" · about {left:.0f} s left",
     )
 
 
 def _sites(header: dict[str, Any], last: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
+    measure, name_of_measure = _measure(last)
     table.add_column("hospital")
-    for title in ("trains on", "held out", "loss", "AUROC", "ε of target"):
+    for title in ("trains on", "held out", "loss", name_of_measure, "ε of target"):
         table.add_column(title, justify="right")
     table.add_column("")
     absent = {**header["refused"], **last["missing"]}
@@ -106,11 +108,17 @@ def _sites(header: dict[str, Any], last: dict[str, Any]) -> Table:
             _number(entry.get("num_examples"), "d"),
             _number(entry.get("test_examples"), "d"),
             _number(entry.get("loss")),
-            _number(entry.get("auroc")),
+            _number(entry.get(measure)),
             _spent(header, entry),
             Text(absent[name]["code"], style="yellow") if name in absent else "",
         )
     return table
+
+
+def _measure(entry: dict[str, Any]) -> tuple[str, str]:
+    """Key and name of what models are compared by in a round."""
+    key = "c_index" if (entry["pooled"] or {}).get("c_index") is not None else "auroc"
+    return key, MEASURES[key]
 
 
 def _spent(header: dict[str, Any], entry: dict[str, Any]) -> str:
@@ -120,12 +128,12 @@ def _spent(header: dict[str, Any], entry: dict[str, Any]) -> str:
 
 
 def _round_line(header: dict[str, Any], entry: dict[str, Any]) -> str:
-    pooled = entry["pooled"] or {}
+    pooled, (measure, name) = entry["pooled"] or {}, _measure(entry)
     spent = [site["epsilon"] for site in entry["sites"].values() if site["epsilon"] is not None]
     parts = [
         f"round {entry['round']:>3} of {header['num_rounds']}",
         f"loss {_number(pooled.get('loss'))}",
-        f"AUROC {_number(pooled.get('auroc'))}",
+        f"{name} {_number(pooled.get(measure))}",
     ]
     if spent:
         parts.append(f"ε {max(spent):.3f} of {header['settings']['privacy']['epsilon']:g}")

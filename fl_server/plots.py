@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -19,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from fl_contract.metrics import Evaluation, ScoreHistogram
+from fl_contract.metrics import MEASURES, Evaluation, ScoreHistogram
 from fl_server.summary import Figures, Round
 
 _WIDTH = 5.4  # inches: two plots side by side on a screen, one across a phone with its text still legible
@@ -78,8 +77,14 @@ def site_styles(sites: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def plot_rounds(rounds: Sequence[Round], measure: Literal["loss", "auroc"], styles: Mapping[str, Style]) -> Plot:
-    """A measure on held-out patients over rounds: each hospital's, and in bold that of all patients together."""
+def plot_rounds(rounds: Sequence[Round], measure: str, styles: Mapping[str, Style]) -> Plot:
+    """A measure on held-out patients over rounds: each hospital's, and in bold that of all patients together.
+
+    Args:
+        rounds: In their order.
+        measure: ``loss``, or a key of `fl_contract.metrics.MEASURES`.
+        styles: Of each hospital.
+    """
     figure, axes = _one_plot(height=_height_with_legend(len(styles)))
     numbers = [each.round for each in rounds]
     for site in styles:
@@ -87,9 +92,9 @@ def plot_rounds(rounds: Sequence[Round], measure: Literal["loss", "auroc"], styl
         _draw_site(axes, numbers, values, site, styles, width=1.4)
     together = [_value(each.pooled, measure) for each in rounds]
     axes.plot(numbers, together, color=_BLACK, linewidth=3, label="all patients together", zorder=5)
-    axes.set_ylabel("loss on held-out patients (nats)" if measure == "loss" else "AUROC on held-out patients")
+    name = "Loss" if measure == "loss" else MEASURES[measure]
+    axes.set_ylabel("loss on held-out patients (nats)" if measure == "loss" else f"{name} on held-out patients")
     _finish_round_axis(axes)
-    name = "Loss" if measure == "loss" else "AUROC"
     known = [value for value in together if math.isfinite(value)]
     course = f"{known[0]:.3f} at first, {known[-1]:.3f} at last" if known else "not defined in any round"
     return Plot(
@@ -183,30 +188,31 @@ def plot_calibration(evaluations: Mapping[str, Evaluation], labels: Mapping[str,
     )
 
 
-def plot_comparison(variants: Figures, sites: Sequence[str], labels: Mapping[str, str]) -> Plot:
-    """AUROC by hospital and for all patients together, one mark a variant; ``variants`` as `summarise` gives them."""
+def plot_comparison(variants: Figures, measure: str, sites: Sequence[str], labels: Mapping[str, str]) -> Plot:
+    """The measure by hospital and for all patients together, one mark a variant; ``variants`` as in the summary."""
+    name = MEASURES[measure]
     shown = list(sites[:_MAX_BARS])
     figure, axes = _one_plot(height=1.7 + 0.36 * (len(shown) + 1))
     axes.axhline(0, color="#bbbbbb", linewidth=14, alpha=0.25)
     for kind, figures in variants.items():
-        style, auroc = VARIANT_STYLES[kind], figures["auroc"]
-        values = [_number(auroc["pooled"]), *(_number(auroc["sites"].get(site)) for site in shown)]
+        style, measured = VARIANT_STYLES[kind], figures[measure]
+        values = [_number(measured["pooled"]), *(_number(measured["sites"].get(site)) for site in shown)]
         face = "white" if kind == "local" else style.colour
         size = 64 if kind == "local" else 40
         axes.scatter(values, range(len(values)), marker=style.marker, s=size, facecolors=face,
                      edgecolors=style.colour, linewidths=1.6, label=labels[kind], zorder=3)  # fmt: skip
     axes.set_yticks(range(len(shown) + 1), ["all together", *map(_plain, shown)])
     axes.set_ylim(len(shown) + 0.5, -0.5)
-    axes.set_xlabel("AUROC on held-out patients")
+    axes.set_xlabel(f"{name} on held-out patients")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     _tidy(axes)
     _add_legend(axes, columns=1)
-    pooled = [f"{labels[kind]} {_number(figures['auroc']['pooled']):.3f}" for kind, figures in variants.items()]
+    pooled = [f"{labels[kind]} {_number(figures[measure]['pooled']):.3f}" for kind, figures in variants.items()]
     omitted = f" The first {_MAX_BARS} of {len(sites)}." if len(shown) < len(sites) else ""
     return Plot(
-        caption="AUROC by hospital",
+        caption=f"{name} by hospital",
         note=f"One mark for each way to train, on the hospital's own held-out patients.{omitted}",
-        alt=f"Marks of AUROC by hospital and way to train, as in the table. All together: {_join(pooled)}.",
+        alt=f"Marks of {name} by hospital and way to train, as in the table. All together: {_join(pooled)}.",
         uri=_to_data_uri(figure),
     )
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fl_contract.metrics import Evaluation, ScoreHistogram
+from fl_contract.metrics import MEASURES, Evaluation, Measurement, ScoreHistogram
+from fl_contract.survival import SurvivalEvaluation
 from fl_server import plots
 from fl_server.report_privacy import describe_central, describe_privacy, say_why_no_privacy
 from fl_server.report_template import (
@@ -28,7 +29,7 @@ from fl_server.run_record import write_atomically
 from fl_server.summary import Absence, RunFolder, Variant, last_spend, local_sites, subtract
 
 NO_CLEAR_CHANGE = 0.005
-"""A change of AUROC that is smaller than this, as printed to three decimals, is called none."""
+"""A change of AUROC or C-index that is smaller than this, as printed to three decimals, is called none."""
 
 FEW_PATIENTS = 20
 """Held-out patients with or without the label below which a hospital's figures are called hints."""
@@ -70,13 +71,17 @@ def auroc_standard_error(scores: ScoreHistogram) -> float | None:
     return float(np.mean(errors))
 
 
-def auroc_error(evaluation: Evaluation) -> float | None:
+def auroc_error(evaluation: Measurement) -> float | None:
     """Standard error of a measurement's AUROC: by chance of the patients, and of the noise where it was sent with some.
+
+    None for survival, whose C-index has no error of this form.
 
     The noise's part is the root mean square by which drawing as much noise once more moves the AUROC, over
     `NOISE_DRAWS` draws: it holds what noise adds in spread and what it takes off on average. None as for
     `auroc_standard_error`.
     """
+    if isinstance(evaluation, SurvivalEvaluation):
+        return None
     by_patients = auroc_standard_error(evaluation.scores)
     if evaluation.noised is None or by_patients is None:
         return by_patients
@@ -107,6 +112,7 @@ def _build_view(folder: RunFolder) -> dict[str, Any]:
         "columns": [(folder.labels | {"change": "Change by joining"})[name] for name in columns],
         "rows": [_score_row(folder, columns, site) for site in (None, *folder.sites)],
         "is_multiclass": _is_multiclass(folder),
+        "measure": folder.measure,
         "notes": _list_notes(folder),
         "plots": _draw_plots(folder),
         "main_label": folder.labels[folder.main_kind],
@@ -153,18 +159,22 @@ def _say_headline(folder: RunFolder, changes: Mapping[str, float]) -> str:
 def _say_joint(folder: RunFolder, joint: str) -> str:
     evaluation = folder.together[joint]
     error = auroc_error(evaluation)
-    bound = "at most " if len(evaluation.scores.counts) > 1 else ""
+    bound = "at most " if _is_multiclass(folder) else ""
     margin = f" (standard error {bound}{error:.3f})" if error is not None else ""
     about = "" if evaluation.noised is None else "about "
     how = " with privacy" if joint == "private" and folder.variants[joint].is_private else ""
     return (
         f"On all {about}{evaluation.num_examples:,} held-out patients together, the model that the hospitals trained "
-        f"jointly{how} reaches an AUROC of {write_figure(folder.auroc(joint))}{margin}."
+        f"jointly{how} reaches {_article(folder)} of {write_figure(folder.figure(joint))}{margin}."
     )
 
 
+def _article(folder: RunFolder) -> str:
+    return {"auroc": "an AUROC", "c_index": "a C-index"}[folder.measure]
+
+
 def _say_gain(folder: RunFolder) -> str:
-    alone, gain = folder.auroc("local"), folder.change()
+    alone, gain = folder.figure("local"), folder.change()
     if alone is None or gain is None:
         return "Whether that is better than staying alone cannot be told: there are no models trained alone to compare."
     start = f"A model trained at one hospital alone reaches {write_figure(alone)} on the same patients on average"
@@ -190,17 +200,17 @@ def _say_accuracy(folder: RunFolder, joint: str) -> str:
 
 def _say_cost(folder: RunFolder) -> str:
     private = folder.variants.get("private")
-    cost = subtract(folder.auroc("federated"), folder.auroc("private"))
+    cost = subtract(folder.figure("federated"), folder.figure("private"))
     if private is None or not private.is_private or cost is None:
         return ""
-    without = write_figure(folder.auroc("federated"))
+    without = write_figure(folder.figure("federated"))
     if round(cost, 3) < NO_CLEAR_CHANGE:
         return f"Privacy cost no clear loss: the same training without noise reaches {without}."
     return f"Privacy cost {cost:.3f}: the same training without noise reaches {without}."
 
 
 def _say_ideal(folder: RunFolder) -> str:
-    ideal = folder.auroc("pooled")
+    ideal = folder.figure("pooled")
     return "" if ideal is None else f"With all data in one place it would have been {write_figure(ideal)}."
 
 
@@ -240,14 +250,15 @@ def _list_alerts(folder: RunFolder) -> list[str]:
 
 
 def _list_tiles(folder: RunFolder) -> list[dict[str, str]]:
+    measure = MEASURES[folder.measure]
     names = {
-        "local": "AUROC alone (mean of the hospitals' own models)",
-        **{kind: f"AUROC {folder.labels[kind][0].lower()}{folder.labels[kind][1:]}" for kind in _ORDER[1:]},
+        "local": f"{measure} alone (mean of the hospitals' own models)",
+        **{kind: f"{measure} {folder.labels[kind][0].lower()}{folder.labels[kind][1:]}" for kind in _ORDER[1:]},
     }
     tiles = [
         {"value": write_figure(value), "label": names[kind]}
         for kind in _ORDER
-        if (value := folder.auroc(kind)) is not None
+        if (value := folder.figure(kind)) is not None
     ]
     spend = [report.epsilon for report in last_spend(folder.variants).values() if report.epsilon is not None]
     if spend:
@@ -281,7 +292,7 @@ def _score_row(folder: RunFolder, columns: Sequence[str], site: str | None) -> d
 def _score_cell(folder: RunFolder, kind: str, site: str | None) -> dict[str, Any]:
     measures = folder.numbers["variants"][kind]
     picked = {name: each["pooled"] if site is None else each["sites"].get(site) for name, each in measures.items()}
-    return {"is_change": False} | picked
+    return {"is_change": False, "value": picked[folder.measure], "accuracy": picked.get("accuracy")}
 
 
 def _change_cell(folder: RunFolder, site: str | None) -> dict[str, Any]:
@@ -306,8 +317,13 @@ def _list_notes(folder: RunFolder) -> list[str]:
             f"Take the figures of {write_names(few)} as hints: fewer than {FEW_PATIENTS} held-out patients with, or "
             "without, a label."
         )
-    if undefined := [site for site in folder.sites if site in folder.own and math.isnan(folder.own[site].auroc)]:
-        notes.append(f"No AUROC for {write_names(undefined)}: the held-out patients there all carry the same label.")
+    values = {site: next(iter(folder.own[site].figures().values())) for site in folder.sites if site in folder.own}
+    if undefined := [site for site, value in values.items() if math.isnan(value)]:
+        why = {"auroc": "all carry the same label", "c_index": "hold no pair whose order of events is known"}
+        notes.append(
+            f"No {MEASURES[folder.measure]} for {write_names(undefined)}: the held-out patients there "
+            f"{why[folder.measure]}."
+        )
     if scales := [each.noised.noise_scale for each in folder.own.values() if each.noised is not None]:
         notes.append(
             f"Measurements were sent with noise: standard deviation up to {max(scales):.1f} patients in each count of "
@@ -321,32 +337,38 @@ def _list_notes(folder: RunFolder) -> list[str]:
     return notes
 
 
-def _has_few_patients(evaluation: Evaluation) -> bool:
+def _has_few_patients(evaluation: Measurement) -> bool:
+    if isinstance(evaluation, SurvivalEvaluation):
+        return evaluation.num_examples < FEW_PATIENTS
     counts = evaluation.scores.counts
     sides = counts[0] if len(counts) == 1 else counts[:, 1]
     return bool(sides.sum(axis=1).min() < FEW_PATIENTS)
 
 
 def _is_multiclass(folder: RunFolder) -> bool:
-    return any(len(evaluation.scores.counts) > 1 for evaluation in folder.own.values())
+    return any(len(evaluation.scores.counts) > 1 for evaluation in _of_classes(folder.own).values())
+
+
+def _of_classes(measured: Mapping[str, Measurement]) -> dict[str, Evaluation]:
+    return {name: each for name, each in measured.items() if isinstance(each, Evaluation)}
 
 
 def _draw_plots(folder: RunFolder) -> list[plots.Plot]:
     styles, labels, rounds = plots.site_styles(folder.sites), folder.labels, folder.main.rounds
     variants = {kind: folder.numbers["variants"][kind] for kind in _ORDER if kind in folder.numbers["variants"]}
     declared = {site: each.num_examples for site, each in folder.main.run.sites.items()}
-    drawn = [plots.plot_comparison(variants, folder.sites, labels)] if variants else []
-    if folder.sites:
-        drawn.append(plots.plot_sizes(declared, folder.own, _class_names(folder), styles))
+    drawn = [plots.plot_comparison(variants, folder.measure, folder.sites, labels)] if variants else []
+    if folder.sites and folder.measure == "auroc":
+        drawn.append(plots.plot_sizes(declared, _of_classes(folder.own), _class_names(folder), styles))
     if rounds:
-        drawn += [plots.plot_rounds(rounds, "loss", styles), plots.plot_rounds(rounds, "auroc", styles)]
-    if folder.together:
-        drawn += [plots.plot_roc(folder.together, labels), plots.plot_calibration(folder.together, labels)]
+        drawn += [plots.plot_rounds(rounds, "loss", styles), plots.plot_rounds(rounds, folder.measure, styles)]
+    if scored := _of_classes(folder.together):
+        drawn += [plots.plot_roc(scored, labels), plots.plot_calibration(scored, labels)]
     return drawn
 
 
 def _class_names(folder: RunFolder) -> list[str]:
-    widths = {len(evaluation.scores.counts) for evaluation in folder.own.values()}
+    widths = {len(evaluation.scores.counts) for evaluation in _of_classes(folder.own).values()}
     num_classes = max(2, *widths) if widths else 2
     schema = folder.main.run.settings.get("schema") or {}
     names = [str(name) for name in schema.get("classes") or ()]

@@ -77,7 +77,7 @@ PAGE = (
 {%- macro score(cell) -%}
   {%- set words = {"gained": "▲ gained", "lost": "▼ lost", "same": "● no clear change"} -%}
   {%- if not cell.is_change -%}
-    {{ cell.auroc | figure }}<small>{{ cell.accuracy | percent }}</small>
+    {{ cell.value | figure }}{% if cell.accuracy is not none %}<small>{{ cell.accuracy | percent }}</small>{% endif %}
   {%- elif cell.change is none -%} <span class="same">n/a</span>
   {%- else -%} <span class="{{ cell.sign }}">{{ cell.change | change }}<small>{{ words[cell.sign] }}</small></span>
   {%- endif -%}
@@ -125,9 +125,14 @@ PAGE = (
 
 {% if columns %}
 <h2>Every hospital, every way to train</h2>
+{% if measure == "c_index" %}
+<p>C-index on held-out patients: of two patients of one hospital whose order of events is known, the chance that the
+model gives the earlier one the higher risk. 0.5 is a coin, 1 is perfect.</p>
+{% else %}
 <p>AUROC on held-out patients: the chance that the model ranks a random patient with the label above one without it. 0.5
 is a coin, 1 is perfect{{ "; here the mean over the classes, each against the rest" if is_multiclass else "" }}. Below
 it, in grey: the share of patients whose class was predicted.</p>
+{% endif %}
 <div class="scroll"><table>
 {{ head(["Hospital"] + columns + ["Held-out patients"]) }}
 <tbody>

@@ -26,9 +26,9 @@ from fl_contract.messages import (
     site_of_reply,
     to_array_record,
 )
-from fl_contract.metrics import Evaluation, merge_evaluations
+from fl_contract.metrics import Evaluation, Measurement, merge_measurements
 from fl_contract.study import Study
-from fl_contract.tasks import num_outputs
+from fl_contract.survival import SurvivalEvaluation
 from fl_server.averaging import ModelAverage
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.exchange import exchange
@@ -70,7 +70,7 @@ class RoundLoop:
     average: ModelAverage
     held_out: dict[str, int | None] = field(default_factory=dict)
 
-    def run(self, model: Arrays, *, last_round: int, seconds_before: float) -> tuple[Arrays, dict[str, Evaluation]]:
+    def run(self, model: Arrays, *, last_round: int, seconds_before: float) -> tuple[Arrays, dict[str, Measurement]]:
         """Run the rounds that are left.
 
         Args:
@@ -85,7 +85,7 @@ class RoundLoop:
             QuorumError: A round had too few usable replies; the checkpoint is that of the round before.
         """
         started = time.monotonic() - seconds_before
-        evaluations: dict[str, Evaluation] = {}
+        evaluations: dict[str, Measurement] = {}
         if last_round == 0:
             self._save(0, model, started)
         while last_round < self.study.num_rounds and not self.stopping.has_converged:
@@ -97,17 +97,17 @@ class RoundLoop:
             evaluations = self._measure(result, RoundRecord(server_round=last_round))
         return result, evaluations
 
-    def _run_one(self, server_round: int, model: Arrays) -> tuple[Arrays, dict[str, Evaluation]]:
+    def _run_one(self, server_round: int, model: Arrays) -> tuple[Arrays, dict[str, Measurement]]:
         started = time.monotonic()
         record = RoundRecord(server_round=server_round)
         model = self._train(model, record)
         record.central = self.strategy.spent if isinstance(self.strategy, CentralPrivacy) else None
         self.average.observe(server_round, model)
-        evaluations: dict[str, Evaluation] = {}
+        evaluations: dict[str, Measurement] = {}
         if self.study.measurement_number(server_round) is not None:
             evaluations = self._measure(self.average.of(model), record)
         if evaluations:
-            record.pooled = merge_evaluations(evaluations.values())
+            record.pooled = merge_measurements(evaluations.values())
             self.stopping.observe(record.pooled.loss)
         record.seconds = time.monotonic() - started
         self.record.append(record)
@@ -185,7 +185,7 @@ class RoundLoop:
             raise MessageError(f"delta={spent.delta}; expected the study's own, {self.study.privacy.delta}")
         return spent
 
-    def _measure(self, model: Arrays, record: RoundRecord) -> dict[str, Evaluation]:
+    def _measure(self, model: Arrays, record: RoundRecord) -> dict[str, Measurement]:
         config = self.request.to_config()
         requests = list(
             self.strategy.configure_evaluate(record.server_round, to_array_record(model), config, self.grid)
@@ -193,7 +193,7 @@ class RoundLoop:
         sites = [Request.from_message(request).site for request in requests]
         timeout = self.study.federation.round_timeout_seconds
         silent = set(sites)
-        evaluations: dict[str, Evaluation] = {}
+        evaluations: dict[str, Measurement] = {}
         absences: dict[str, Absence] = {}
         for position, reply in exchange(self.grid, requests, timeout_seconds=timeout):
             site = sites[position]
@@ -217,11 +217,12 @@ class RoundLoop:
             raise RunError(f"round {record.server_round}: no hospital measured the model. {reasons}")
         return evaluations
 
-    def _read_evaluation(self, reply: Message, site: str) -> Evaluation:
+    def _read_evaluation(self, reply: Message, site: str) -> Measurement:
         evaluation = read_evaluation(reply)
-        scored, expected = len(evaluation.scores.counts), num_outputs(self.study.num_classes)
-        if scored != expected:
-            raise MessageError(f"score-counts are of {scored} classes; expected {expected}")
+        if isinstance(evaluation, SurvivalEvaluation) != self.study.is_survival:
+            raise MessageError("the measurement is of another task; expected the study's")
+        if isinstance(evaluation, Evaluation) and (scored := len(evaluation.scores.counts)) != self.study.num_outputs:
+            raise MessageError(f"score-counts are of {scored} classes; expected {self.study.num_outputs}")
         counted = evaluation.num_examples if evaluation.noised is None else None
         first = self.held_out.setdefault(site, counted)
         if counted != first:

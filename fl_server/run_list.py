@@ -28,8 +28,8 @@ def print_runs(folder: Path, console: Console) -> None:
         except RunError as error:
             damaged[run] = str(error)
     table = Table(pad_edge=False)
-    for title in ("run", "study", "started", "ended", "rounds", "AUROC"):
-        table.add_column(title, justify="right" if title in ("rounds", "AUROC") else "left")
+    for title in ("run", "study", "started", "ended", "rounds", "AUROC or C-index"):
+        table.add_column(title, justify="right" if title in ("rounds", "AUROC or C-index") else "left")
     for run in sorted(readable, key=lambda each: readable[each].run.started, reverse=True):
         table.add_row(Text(str(run)), *(Text(cell) for cell in _cells(readable[run])))
     for run in damaged:
@@ -41,10 +41,11 @@ def print_runs(folder: Path, console: Console) -> None:
 
 def _cells(variant: Variant) -> list[str]:
     pooled = variant.rounds[-1].pooled if variant.rounds else None
+    figure = next((value for value in (pooled.auroc, pooled.c_index) if value is not None), None) if pooled else None
     return [
         variant.run.study,
         f"{variant.run.started:%Y-%m-%d %H:%M}",
         variant.run.status,
         f"{len(variant.rounds)} of {variant.run.num_rounds}",
-        f"{pooled.auroc:.3f}" if pooled and pooled.auroc is not None else "–",
+        f"{figure:.3f}" if figure is not None else "–",
     ]

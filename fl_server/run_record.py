@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fl_contract.messages import PrivacySpent
-from fl_contract.metrics import Evaluation
+from fl_contract.metrics import MEASURES, Measurement
 from fl_contract.study import Study
 from fl_server.averaging import first_averaged_round
 from strategies.central_privacy import CentralSpend
@@ -58,7 +58,7 @@ class SiteRound:
     """
 
     num_examples: int | None = None
-    evaluation: Evaluation | None = None
+    evaluation: Measurement | None = None
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: float = 0.0
@@ -74,8 +74,7 @@ class SiteRound:
             "num_examples": self.num_examples,
             "test_examples": measured.num_examples if measured else None,
             "loss": measured.loss if measured else None,
-            "accuracy": measured.accuracy if measured else None,
-            "auroc": _finite(measured.auroc) if measured else None,
+            **_figures(measured),
             "bytes_down": self.bytes_down,
             "bytes_up": self.bytes_up,
             "seconds": round(self.seconds, 4),
@@ -103,7 +102,7 @@ class RoundRecord:
     server_round: int
     seconds: float = 0.0
     sites: dict[str, SiteRound] = field(default_factory=dict)
-    pooled: Evaluation | None = None
+    pooled: Measurement | None = None
     missing: dict[str, Absence] = field(default_factory=dict)
     central: CentralSpend | None = None
 
@@ -118,16 +117,17 @@ class RoundRecord:
             "round": self.server_round,
             "seconds": round(self.seconds, 4),
             "sites": {name: self.sites[name].to_json() for name in sorted(self.sites)},
-            "pooled": {"loss": pooled.loss, "accuracy": pooled.accuracy, "auroc": _finite(pooled.auroc)}
-            if pooled
-            else None,
+            "pooled": {"loss": pooled.loss, **_figures(pooled)} if pooled else None,
             "missing": {name: self.missing[name].to_json() for name in sorted(self.missing)},
             "central": self.central.to_json() if self.central else None,
         }
 
     def in_words(self, num_rounds: int) -> str:
         """One line for a log."""
-        measured = f"loss {self.pooled.loss:.3f}, AUROC {self.pooled.auroc:.3f}" if self.pooled else "not measured"
+        measured = "not measured"
+        if self.pooled:
+            measure, value = next(iter(self.pooled.figures().items()))
+            measured = f"loss {self.pooled.loss:.3f}, {MEASURES[measure]} {value:.3f}"
         spent = max((site.epsilon for site in self.sites.values() if site.epsilon is not None), default=None)
         privacy = "" if spent is None else f", epsilon {spent:.2f}"
         privacy += f", hospital-level epsilon {self.central.epsilon:.2f}" if self.central else ""
@@ -240,6 +240,11 @@ def _own_version() -> str:
     if path.exists():
         return str(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"])
     return version("consilium")
+
+
+def _figures(measured: Measurement | None) -> dict[str, float | None]:
+    figures = measured.figures() if measured else {}
+    return {measure: _finite(figures[measure]) if measure in figures else None for measure in MEASURES}
 
 
 def _finite(value: float) -> float | None:

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fl_contract.errors import RunError
-from fl_contract.metrics import Evaluation, merge_evaluations
+from fl_contract.metrics import Measurement, measurement_from_json, merge_measurements
 from fl_server.run_lock import is_run_live
 from fl_server.run_record import ROUNDS_FILE, RUN_FILE, write_atomically
 
@@ -106,6 +106,7 @@ class SiteRound(_Record):
     loss: float | None
     accuracy: float | None
     auroc: float | None
+    c_index: float | None = None
     bytes_down: int
     bytes_up: int
     seconds: float
@@ -122,6 +123,7 @@ class PooledRound(_Record):
     loss: float | None
     accuracy: float | None
     auroc: float | None
+    c_index: float | None = None
 
 
 class CentralSpend(_Record):
@@ -150,8 +152,9 @@ class Round(_Record):
 class _EvaluationFields(_Record):
     num_examples: int = Field(ge=1)
     loss_sum: float
-    num_correct: int
-    score_counts: list[list[list[int]]]
+    num_correct: int | None = None
+    score_counts: list[list[list[int]]] | None = None
+    pairs: dict[str, int] | None = None
     noised_cells: list[int] | None = None
     noise_scale: float | None = None
 
@@ -171,7 +174,7 @@ class Variant:
 
     run: Run
     rounds: tuple[Round, ...]
-    evaluations: Mapping[str, Evaluation]
+    evaluations: Mapping[str, Measurement]
 
     @property
     def is_private(self) -> bool:
@@ -193,13 +196,13 @@ def natural_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: [part.zfill(20) if part.isdigit() else part for part in _split(name)])
 
 
-def write_evaluations(path: Path, evaluations: Mapping[str, Evaluation]) -> Path:
+def write_evaluations(path: Path, evaluations: Mapping[str, Measurement]) -> Path:
     """Write ``evaluation.json``: the final model on each hospital's held-out patients."""
     write_atomically(path, json.dumps({site: evaluation.to_json() for site, evaluation in evaluations.items()}))
     return path
 
 
-def read_evaluations(path: Path) -> dict[str, Evaluation]:
+def read_evaluations(path: Path) -> dict[str, Measurement]:
     """Read what `write_evaluations` wrote.
 
     Raises:
@@ -207,7 +210,7 @@ def read_evaluations(path: Path) -> dict[str, Evaluation]:
     """
     try:
         fields = _EVALUATIONS.validate_json(path.read_bytes())
-        return {site: Evaluation.from_json(part.model_dump()) for site, part in fields.items()}
+        return {site: measurement_from_json(part.model_dump()) for site, part in fields.items()}
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
 
@@ -298,6 +301,7 @@ def summarise_variants(variants: Mapping[str, Variant]) -> Figures:
     figures = {kind: _figures_of_kind(kind, variants) for kind in KINDS}
     return {
         "study": main.run.study,
+        "measure": next((next(iter(figure)) for figure in figures.values() if figure), "auroc"),
         "rounds": len({each.round for each in main.rounds}) if has_federation else 0,
         "seconds": sum(variant.run.seconds for variant in variants.values()),
         "variants": {kind: figure for kind, figure in figures.items() if figure is not None},
@@ -317,18 +321,18 @@ def _figures_of_kind(kind: str, variants: Mapping[str, Variant]) -> Figures | No
     if kind == "local":
         alone = {site: variant for site, variant in local_sites(variants).items() if variant.evaluations}
         own = {site: variant.evaluations[site] for site, variant in alone.items() if site in variant.evaluations}
-        together = [merge_evaluations(variant.evaluations.values()) for variant in alone.values()]
+        together = [merge_measurements(variant.evaluations.values()) for variant in alone.values()]
     else:
         own = dict(variants[kind].evaluations) if kind in variants else {}
-        together = [merge_evaluations(own.values())] if own else []
+        together = [merge_measurements(own.values())] if own else []
     if not together:
         return None
     return {
         measure: {
-            "pooled": _mean([getattr(evaluation, measure) for evaluation in together]),
-            "sites": {site: _or_none(getattr(own[site], measure)) for site in natural_order(own)},
+            "pooled": _mean([measurement.figures()[measure] for measurement in together]),
+            "sites": {site: _or_none(own[site].figures()[measure]) for site in natural_order(own)},
         }
-        for measure in ("auroc", "accuracy")
+        for measure in together[0].figures()
     }
 
 
@@ -358,8 +362,8 @@ class RunFolder:
     main: Variant
     numbers: Figures
     sites: Sequence[str]
-    together: Mapping[str, Evaluation]
-    own: Mapping[str, Evaluation]
+    together: Mapping[str, Measurement]
+    own: Mapping[str, Measurement]
 
     @classmethod
     def read(cls, out: Path) -> Self:
@@ -376,7 +380,7 @@ class RunFolder:
             numbers=summarise_variants(variants),
             sites=natural_order([*main.run.sites, *main.run.refused, *main.evaluations, *alone, *in_rounds]),
             together={
-                kind: merge_evaluations(variants[kind].evaluations.values())
+                kind: merge_measurements(variants[kind].evaluations.values())
                 for kind in ("private", "federated", "pooled")
                 if kind in variants and variants[kind].evaluations
             },
@@ -407,15 +411,20 @@ class RunFolder:
         """The kind of the main variant."""
         return next((kind for kind in ("private", "federated", "pooled") if kind in self.variants), "local")
 
-    def auroc(self, kind: str | None, site: str | None = None) -> float | None:
+    @property
+    def measure(self) -> str:
+        """What models are compared by, a key of `fl_contract.metrics.MEASURES`."""
+        return str(self.numbers["measure"])
+
+    def figure(self, kind: str | None, site: str | None = None) -> float | None:
         """A figure of the summary; of all patients together without a site. None where there is none."""
-        figures = self.numbers["variants"].get(kind, {}).get("auroc", {"pooled": None, "sites": {}})
+        figures = self.numbers["variants"].get(kind, {}).get(self.measure, {"pooled": None, "sites": {}})
         value: float | None = figures["pooled"] if site is None else figures["sites"].get(site)
         return value
 
     def change(self, site: str | None = None) -> float | None:
-        """AUROC together minus AUROC alone."""
-        return subtract(self.auroc(self.joint, site), self.auroc("local", site))
+        """The measure together minus the measure alone."""
+        return subtract(self.figure(self.joint, site), self.figure("local", site))
 
 
 def subtract(left: float | None, right: float | None) -> float | None:

@@ -8,6 +8,7 @@ from fl_contract.errors import SettingError
 from fl_contract.study import Study
 from privacy.central import CentralPlan
 from strategies.central_privacy import CentralPrivacy, SpentRounds
+from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
 from strategies.participation import Roster, SiteSampling, SiteWeighting
@@ -40,6 +41,16 @@ def make_strategy(
             sampling=sampling,
             weighting=weighting,
             server_learning_rate=settings.server_learning_rate,
+            buffer_names=buffer_names,
+            roster=roster,
+        )
+    if settings.name == "fedadam":
+        return FedAdam(
+            sampling=sampling,
+            weighting=weighting,
+            server_learning_rate=settings.server_learning_rate,
+            server_betas=(settings.server_beta1, settings.server_beta2),
+            server_tau=settings.server_tau,
             buffer_names=buffer_names,
             roster=roster,
         )

@@ -14,14 +14,16 @@ class Records:
     Attributes:
         features: [N, F] for a table, [N, height, width] or [N, height, width, channels] for images.
         feature_names: F column names; empty for images.
-        labels: [N] class names.
+        labels: [N] class names; for survival 1 where the event came and 0 where it had not come yet, as text.
         patients: [N] whose record it is; None if the source does not say.
+        times: [N] times of follow-up, for survival; NaN where one is missing.
     """
 
     features: NDArray[np.float64]
     feature_names: tuple[str, ...]
     labels: NDArray[np.str_]
     patients: NDArray[Any] | None = None
+    times: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Number of records N."""
@@ -34,6 +36,7 @@ class Records:
             feature_names=self.feature_names,
             labels=self.labels[rows],
             patients=None if self.patients is None else self.patients[rows],
+            times=None if self.times is None else self.times[rows],
         )
 
 

@@ -53,6 +53,7 @@ class TableFileSource:
     def _read(self, name: str) -> pd.DataFrame:
         settings, path = self._settings, self._folder / name
         texts = [column for column in (settings.label, settings.fold, settings.patient) if column is not None]
+        times = [settings.time] if settings.time is not None else []
         try:
             if path.suffix == ".parquet":
                 table = pd.read_parquet(path)
@@ -60,7 +61,7 @@ class TableFileSource:
                 table = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
         except (OSError, ValueError) as error:
             raise _refusal(f"{path}: cannot be read ({error}); expected a table in CSV or Parquet") from error
-        if missing := [column for column in (*self._features, *texts) if column not in table.columns]:
+        if missing := [column for column in (*self._features, *texts, *times) if column not in table.columns]:
             raise _refusal(f"{path}: columns {missing} are missing; the study and site.toml name them")
         for column in texts:
             if empty := int(table[column].isna().sum()):
@@ -68,12 +69,13 @@ class TableFileSource:
         return table
 
     def _records(self, table: pd.DataFrame) -> Records:
-        patient = self._settings.patient
+        patient, time = self._settings.patient, self._settings.time
         return Records(
             features=np.stack([_numbers(table, name) for name in self._features], axis=1),
             feature_names=self._features,
             labels=table[self._settings.label].to_numpy(dtype=str),
             patients=table[patient].to_numpy(dtype=str) if patient is not None else None,
+            times=_numbers(table, time) if time is not None else None,
         )
 
 

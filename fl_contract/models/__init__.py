@@ -6,13 +6,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from fl_contract.models.cox import CoxSettings
 from fl_contract.models.logistic import LogisticSettings
 from fl_contract.models.mlp import MlpSettings
 from fl_contract.models.resnet18 import Resnet18Settings
 from fl_contract.models.small_cnn import SmallCnnSettings
 
 ModelSettings = Annotated[
-    LogisticSettings | MlpSettings | SmallCnnSettings | Resnet18Settings, Field(discriminator="kind")
+    LogisticSettings | MlpSettings | SmallCnnSettings | Resnet18Settings | CoxSettings, Field(discriminator="kind")
 ]
 
 

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from fl_contract.errors import QuorumError
 from fl_contract.messages import ARRAYS, CONFIG, METRICS, Arrays, from_array_record, to_array_record
 from fl_server.local_grid import LocalGrid
+from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
 from strategies.participation import Roster, SiteSampling
@@ -25,6 +26,7 @@ STRATEGIES: dict[str, Make] = {
     "fedavgm": lambda **common: FedAvgM(server_momentum=0.9, **common),
     "fedavgm as a running mean": lambda **common: FedAvgM(server_momentum=0.1, server_dampening=0.1, **common),
     "fedavgm without momentum": lambda **common: FedAvgM(server_momentum=0.0, **common),
+    "fedadam": FedAdam,
 }
 
 SITES = ("a", "b", "c", "d")
@@ -109,15 +111,17 @@ def bits(arrays: Arrays) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
-def test_the_first_round_of_one_site_takes_its_model(make: Make, grid: LocalGrid) -> None:
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "fedadam"])
+def test_the_first_round_of_one_site_takes_its_model(name: str, grid: LocalGrid) -> None:
+    make = STRATEGIES[name]
     model = run_rounds(make(roster=roster_of("b"), buffer_names=BUFFERS), random_model(0), grid, [1], "b")
 
     expected = random_model(100 + ord("b"))
-    for name, array in expected.items():
-        if name == "double":  # through a weight, a float64 comes back to within roundings
-            assert model[name] == pytest.approx(array, rel=1e-14)
+    for key, array in expected.items():
+        if key == "double":  # through a weight, a float64 comes back to within roundings
+            assert model[key] == pytest.approx(array, rel=1e-14)
         else:
-            assert model[name].tobytes() == array.tobytes(), name
+            assert model[key].tobytes() == array.tobytes(), key
 
 
 def test_the_order_of_replies_does_not_matter_to_the_bit(make: Make, grid: LocalGrid) -> None:

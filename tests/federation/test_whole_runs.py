@@ -9,11 +9,12 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 from federation_harness import PLAIN, PRIVATE, Federation, Handler
 from flwr.app import Context, Message
+from measurements import of_classes
 
 import fl_server.round_loop as round_loop
 from fl_contract.errors import SettingError
 from fl_contract.messages import EVALUATE, Arrays, PrivacySpent, noised_evaluation_content, site_of_reply
-from fl_contract.metrics import NoisedCounts, merge_evaluations
+from fl_contract.metrics import NoisedCounts, merge_measurements
 from fl_contract.study import Scalar
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.report import write_report
@@ -74,7 +75,7 @@ def test_pooled_figures_are_those_of_all_held_out_patients_together(tmp_path: Pa
 
     evaluations = read_evaluations(outcome.folder / "evaluation.json")
 
-    correct = sum(evaluation.num_correct for evaluation in evaluations.values())
+    correct = sum(of_classes(evaluation).num_correct for evaluation in evaluations.values())
     patients = sum(evaluation.num_examples for evaluation in evaluations.values())
     assert outcome.rounds[-1]["pooled"]["accuracy"] == correct / patients
 
@@ -171,7 +172,7 @@ def test_a_run_whose_hospitals_measure_with_noise_ends_with_estimates_and_their_
     for site in outcome.rounds[-1]["sites"].values():
         assert 3.9 < site["measured_epsilon"] <= 4.0
         assert site["noise_scale"] > 0.5
-    merged = merge_evaluations(read_evaluations(outcome.folder / "evaluation.json").values())
+    merged = merge_measurements(read_evaluations(outcome.folder / "evaluation.json").values())
     assert merged.noised is not None
     assert abs(merged.num_examples - 172) < 60  # held out of 569; the noise in 4 x 16 counts is 8 x 1.3 or so
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
+from measurements import of_classes
 
 from fl_client.data.records import SiteRecords
 from fl_client.disclosure import OUTBOUND_LOG
@@ -318,7 +319,7 @@ class TestEvaluation:
         edit_records(look)
         ask(PLAN)
 
-        evaluation = read_evaluation(ask(EVALUATE, server_round=1, arrays=model))
+        evaluation = of_classes(read_evaluation(ask(EVALUATE, server_round=1, arrays=model)))
 
         # A logistic model starts at probability 1/2 for everybody: a loss of ln 2, and the first class for all.
         assert evaluation.num_examples == held_out[-1]

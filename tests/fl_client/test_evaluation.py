@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from measurements import of_classes
 from torch import nn
 
 from fl_client.evaluation import BATCH_SIZE, evaluate
@@ -20,7 +21,7 @@ def test_two_classes_are_measured_as_by_hand() -> None:
     logits, labels = np.array([-3.0, -0.1, 0.6, 2.0, 0.3]), np.array([0, 1, 1, 1, 0])
     examples = Examples(inputs=torch.tensor(logits, dtype=torch.float32).unsqueeze(1), labels=torch.tensor(labels))
 
-    evaluation = evaluate(identity_model(1), examples)
+    evaluation = of_classes(evaluate(identity_model(1), examples))
 
     chance = 1 / (1 + np.exp(-logits))
     assert evaluation.num_examples == 5
@@ -35,7 +36,7 @@ def test_scores_are_counted_in_bins_of_a_quarter_of_a_logit() -> None:
     logits, labels = np.array([-9.0, -8.0, 0.0, 0.24, 0.26, 7.9, 50.0]), np.array([0, 0, 1, 1, 0, 1, 1])
     examples = Examples(inputs=torch.tensor(logits, dtype=torch.float32).unsqueeze(1), labels=torch.tensor(labels))
 
-    counts = evaluate(identity_model(1), examples).scores.counts
+    counts = of_classes(evaluate(identity_model(1), examples)).scores.counts
 
     expected = np.zeros((1, 2, 64), dtype=np.int64)
     expected[0, 0, [0, 33]] = [2, 1]
@@ -48,7 +49,7 @@ def test_several_classes_are_measured_as_by_hand() -> None:
     labels = np.arange(20) % 4
     examples = Examples(inputs=torch.tensor(outputs, dtype=torch.float32), labels=torch.tensor(labels))
 
-    evaluation = evaluate(identity_model(4), examples)
+    evaluation = of_classes(evaluate(identity_model(4), examples))
 
     chances = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
     assert evaluation.loss_sum == pytest.approx(-np.log(chances[np.arange(20), labels]).sum(), rel=1e-6)
@@ -66,7 +67,7 @@ def test_batches_do_not_change_the_sums() -> None:
     logits = torch.linspace(-4, 4, count).unsqueeze(1)
     examples = Examples(inputs=logits, labels=torch.ones(count, dtype=torch.int64))
 
-    evaluation = evaluate(identity_model(1), examples)
+    evaluation = of_classes(evaluate(identity_model(1), examples))
 
     assert evaluation.num_examples == count
     assert evaluation.loss_sum == pytest.approx(np.log1p(np.exp(-logits.double().numpy())).sum(), rel=1e-6)
@@ -79,7 +80,7 @@ def test_an_output_that_is_no_number_is_refused(output: float) -> None:
     examples = Examples(inputs=inputs, labels=torch.tensor([0, 1, 0]))
 
     with pytest.raises(ValueError, match="outputs are NaN or infinite"):
-        evaluate(identity_model(1), examples)
+        of_classes(evaluate(identity_model(1), examples))
 
 
 def test_measuring_changes_no_weight_and_no_statistic_of_the_model() -> None:

@@ -50,7 +50,7 @@ def test_every_shipped_study_is_valid(name: str) -> None:
     study = load_study(name)
 
     assert study.name == name
-    assert study.num_classes == len(study.data_schema.classes) >= 2
+    assert study.num_outputs == (1 if study.is_survival or study.num_classes == 2 else study.num_classes)
 
 
 def test_the_shipped_studies_are_a_table_and_images() -> None:
@@ -112,8 +112,22 @@ def test_the_shipped_studies_are_a_table_and_images() -> None:
         ("privacy.mechanism", "dp", "privacy.mechanism='dp'; expected 'dp-sgd' or 'none'"),
         ("strategy.server-momentum", 1.0, "strategy.server-momentum=1.0; expected below 1.0"),
         ("schema.features", [], "schema.features=[]; expected a list of length 1 or more"),
-        ("schema.classes", ["benign"], "schema.classes=['benign']; expected a list of length 2 or more"),
-        ("model.kind", "resnet", "model.kind='resnet'; expected one of 'logistic', 'mlp', 'small-cnn', 'resnet18'"),
+        (
+            "schema.classes",
+            ["benign"],
+            "schema.classes=['benign']; expected two or more for classification, none for survival",
+        ),
+        (
+            "schema.task",
+            "survival",
+            "schema.classes=['benign', 'malignant']; expected two or more for classification, none for survival",
+        ),
+        ("schema.time-unit", "days", "schema.time-unit='days'; expected one for task = 'survival', and for it only"),
+        (
+            "model.kind",
+            "resnet",
+            "model.kind='resnet'; expected one of 'logistic', 'mlp', 'small-cnn', 'resnet18', 'cox'",
+        ),
         ("name", "Breast Cancer", "name='Breast Cancer'; expected lower-case letters, digits and hyphens, at most 64"),
         # rules of a whole table
         (
@@ -402,11 +416,15 @@ CHANGES: dict[str, Scalar] = {
     "training.private-learning-rate": 0.07,
     "training.batch-size": 7,
     "training.local-epochs": 7,
+    "training.local-steps": 9,
     "strategy.name": "fedavg",
     "strategy.weighting": "equal",
     "strategy.server-learning-rate": 0.7,
     "strategy.server-momentum": 0.7,
     "strategy.server-dampening": 0.7,
+    "strategy.server-beta1": 0.8,
+    "strategy.server-beta2": 0.95,
+    "strategy.server-tau": 0.01,
     "federation.min-sites": 2,
     "federation.fraction-sites": 0.7,
     "federation.max-update-norm": 3.5,

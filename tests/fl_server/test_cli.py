@@ -78,7 +78,7 @@ def test_a_simulation_compares_all_ways_to_train_and_writes_summary_and_report(t
     assert "round   2 of 2" in result.output
     assert "Was it worth joining?" in result.output
     summary = json.loads((out / "summary.json").read_text())
-    assert set(summary) == {"study", "rounds", "seconds", "variants", "epsilon", "delta"}
+    assert set(summary) == {"study", "measure", "rounds", "seconds", "variants", "epsilon", "delta"}
     assert set(summary["variants"]) == {"local", "federated", "private", "pooled"}
     for figures in summary["variants"].values():
         assert set(figures) == {"auroc", "accuracy"}

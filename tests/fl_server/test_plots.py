@@ -65,7 +65,7 @@ def test_every_plot_takes_any_name(names: list[str]) -> None:
         plots.plot_rounds(rounds, "loss", styles),
         plots.plot_rounds(rounds, "auroc", styles),
         plots.plot_epsilon(rounds, 8.0, styles),
-        plots.plot_comparison(make_figures(names), names, LABELS),
+        plots.plot_comparison(make_figures(names), "auroc", names, LABELS),
         plots.plot_sizes(dict.fromkeys(names, 10), own, ["no", "yes"], styles),
     ]
 
@@ -154,7 +154,7 @@ def test_more_hospitals_than_can_be_told_apart_are_drawn_as_a_crowd() -> None:
 
     loss = read_svg(plots.plot_rounds(rounds, "loss", styles))
     epsilon = read_svg(plots.plot_epsilon(rounds, 8.0, styles))
-    comparison = plots.plot_comparison(make_figures(names), names, LABELS)
+    comparison = plots.plot_comparison(make_figures(names), "auroc", names, LABELS)
     sizes = plots.plot_sizes(dict.fromkeys(names, 1) | {"site-40": 2}, {}, ["no", "yes"], styles)
 
     assert loss.count("each of 41 hospitals") == 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measurements import of_classes
 
 from fl_contract.errors import RunError
 from fl_contract.metrics import NUM_BINS, Evaluation, ScoreHistogram
@@ -96,9 +97,10 @@ def test_an_evaluation_survives_its_file_unchanged(tmp_path: Path) -> None:
     read = read_evaluations(path)
 
     assert list(read) == ["a"]
-    assert (read["a"].num_examples, read["a"].loss_sum, read["a"].num_correct) == (4, 1.25, 3)
-    np.testing.assert_array_equal(read["a"].scores.counts, written.scores.counts)
-    assert read["a"].scores.counts.dtype == np.int64
+    evaluation = of_classes(read["a"])
+    assert (evaluation.num_examples, evaluation.loss_sum, evaluation.num_correct) == (4, 1.25, 3)
+    np.testing.assert_array_equal(evaluation.scores.counts, written.scores.counts)
+    assert evaluation.scores.counts.dtype == np.int64
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,321 @@
+"""Federated training without privacy at real hospitals, against FLamby's published figures on the same patients.
+
+Fed-Heart-Disease (four hospitals, accuracy) by FLamby's protocol: 15 rounds of 100 local updates of batch 4. And
+Fed-TCGA-BRCA (six regions, C-index of a linear Cox model). Both in FLamby's own split. Each hospital reads a file of
+its own through its own site.toml, and the runs are the product's. Features are scaled by the study's public ranges,
+where FLamby standardises the heart data by each hospital's own statistics.
+
+Learning rates were chosen once for all seeds, by ``--tune``: the mean over four folds of the training patients. A
+figure is the final model's on all hospitals' held-out patients together, for the C-index with pairs across hospitals,
+as FLamby's "Pooled Test". The last line is JSON.
+
+    python benchmarks/flamby.py --results benchmarks/results/flamby.json --commit $(git rev-parse --short HEAD)
+"""
+
+import itertools
+import json
+import logging
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from flwr.app import Context, RecordDict
+from safetensors.torch import load_file
+
+from fl_client.evaluation import evaluate
+from fl_client.preprocessing import prepare
+from fl_client.settings import read_site_settings
+from fl_client.site import Site
+from fl_contract.study import STUDIES, Scalar, Study, load_study
+from fl_server.app import app as server_app
+from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+SEEDS = (42, 43, 44, 45, 46)
+NUM_FOLDS = 4
+
+Tables = dict[str, pd.DataFrame]
+"""Each hospital's patients: the study's features, ``outcome``, ``time`` for survival, ``fold`` and ``patient``."""
+
+HEART_FILES = ("cleveland", "hungarian", "switzerland", "va")
+HEART_COLUMNS = ["age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak"]
+HEART_CATEGORIES = {"cp": (1, 2, 3, 4), "restecg": (0, 1, 2)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A data set and the ways to train on it.
+
+    Attributes:
+        study: By its name.
+        measure: That models are compared by.
+        protocol: What all methods have in common.
+        methods: Settings of each method; chosen by ``--tune``.
+        grid: What ``--tune`` chooses from, by setting, for each method.
+        theirs: FLamby's name of each method.
+    """
+
+    study: str
+    measure: str
+    protocol: Mapping[str, Scalar]
+    methods: Mapping[str, Mapping[str, Scalar]]
+    grid: Mapping[str, Mapping[str, tuple[Scalar, ...]]]
+    theirs: Mapping[str, str] = field(
+        default_factory=lambda: {"fedavg": "FedAvg100", "fedadam": "FedAdam100", "pooled": "Pooled Training"}
+    )
+
+
+BENCHMARKS = {
+    "heart": Benchmark(
+        study="heart-disease",
+        measure="accuracy",
+        protocol={
+            "privacy.mechanism": "none",
+            "num-rounds": 15,
+            "training.local-steps": 100,
+            "training.batch-size": 4,
+        },
+        methods={
+            "fedavg": {"training.learning-rate": 0.03},
+            "fedadam": {"training.learning-rate": 0.03, "strategy.server-learning-rate": 0.1},
+            "pooled": {"training.learning-rate": 0.03},
+        },
+        grid={
+            "fedavg": {"training.learning-rate": (0.01, 0.03, 0.1)},
+            "fedadam": {"training.learning-rate": (0.03,), "strategy.server-learning-rate": (0.03, 0.1)},
+            "pooled": {"training.learning-rate": (0.003, 0.01, 0.03)},
+        },
+    ),
+    "tcga": Benchmark(
+        study="tcga-brca",
+        measure="c_index",
+        protocol={},
+        methods={
+            "fedavg": {"training.learning-rate": 0.05},
+            "fedadam": {"training.learning-rate": 0.05, "strategy.server-learning-rate": 0.03},
+            "pooled": {"training.learning-rate": 0.05},
+        },
+        grid={
+            "fedavg": {"training.learning-rate": (0.03, 0.1, 0.3)},
+            "fedadam": {"training.learning-rate": (0.03, 0.1), "strategy.server-learning-rate": (0.03, 0.1)},
+            "pooled": {"training.learning-rate": (0.03, 0.1, 0.3)},
+        },
+    ),
+}
+
+
+def read_heart(data: Path) -> Tables:
+    """The four hospitals of FLamby's split, one column a category."""
+    split = pd.read_csv(data / "heart_disease" / "flamby_split.csv")
+    tables = {}
+    for hospital in HEART_FILES:
+        rows = split[split["center"] == hospital]
+        path = data / "heart_disease" / f"processed.{hospital}.data"
+        raw = pd.read_csv(path, header=None, na_values="?").iloc[rows["file_row"], : len(HEART_COLUMNS)]
+        raw.columns = pd.Index(HEART_COLUMNS)
+        table = raw.drop(columns=list(HEART_CATEGORIES))
+        for name, values in HEART_CATEGORIES.items():
+            table = table.assign(**{f"{name}_{value}": (raw[name] == value).astype(int) for value in values})
+        tables[hospital] = table.assign(
+            outcome=rows["label"].to_numpy(), fold=rows["fold"].to_numpy(), patient=rows["file_row"].to_numpy()
+        )
+    return tables
+
+
+def read_tcga(data: Path) -> Tables:
+    """The six regions of FLamby's split."""
+    patients = pd.read_csv(data / "tcga_brca" / "brca.csv")
+    split = pd.read_csv(data / "tcga_brca" / "train_test_split.csv")
+    table = patients.merge(split, on="pid").rename(columns={"E": "outcome", "T": "time", "pid": "patient"})
+    region = table.pop("fold2").str.rpartition("_")[2]
+    return {f"region-{number}": rows for number, rows in table.groupby(region)}
+
+
+def pool(tables: Tables) -> pd.DataFrame:
+    """All hospitals' patients in one table."""
+    named = [table.assign(patient=hospital + "/" + table["patient"].astype(str)) for hospital, table in tables.items()]
+    return pd.concat(named, ignore_index=True)
+
+
+def train(benchmark: Benchmark, tables: Tables, method: Mapping[str, Scalar], seed: int) -> dict[str, float]:
+    """Run the product once.
+
+    Returns:
+        The final model's figure on all held-out patients together (``pooled``), and on each hospital's.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sites = [_write_site(folder / hospital, hospital, table) for hospital, table in tables.items()]
+        everyone = _write_site(folder / "everyone", "everyone", pool(tables))
+        run_config: dict[str, Scalar] = {
+            "study": benchmark.study,
+            "out": str(folder / "run"),
+            "seed": seed,
+            "federation.min-sites": len(sites),
+            **benchmark.protocol,
+            **method,
+        }
+        nodes: list[dict[str, Scalar]] = [{"site-file": str(path), "studies": str(STUDIES)} for path in sites]
+        grid = LocalGrid(load_client_app(), nodes, run_config=run_config)
+        try:
+            server_app(grid, Context(1, COORDINATOR_NODE, {"studies": str(STUDIES)}, RecordDict(), run_config))
+        finally:
+            grid.close()
+        (weights,) = (folder / "run").glob("*/model.safetensors")
+        study = load_study(
+            benchmark.study, overrides={key: run_config[key] for key in run_config if key not in ("study", "out")}
+        )
+        paths = {"pooled": everyone, **dict(zip(tables, sites, strict=True))}
+        return {name: _measure(study, path, weights, benchmark.measure) for name, path in paths.items()}
+
+
+def _measure(study: Study, site_file: Path, weights: Path, measure: str) -> float:
+    site = Site(settings=read_site_settings(site_file), folder=site_file.parent, study=study)
+    model = study.build_model()
+    model.load_state_dict(load_file(weights))
+    return evaluate(model, prepare(site.load_records().test, study.data_schema)).figures()[measure]
+
+
+def _write_site(folder: Path, name: str, table: pd.DataFrame) -> Path:
+    folder.mkdir()
+    table.to_csv(folder / "patients.csv", index=False)
+    time = 'time = "time"\n' if "time" in table else ""
+    (folder / "site.toml").write_text(f"""name = "{name}"
+declared-examples = {10 * round((table["fold"] == "train").sum() / 10)}
+
+[source]
+kind = "table"
+train = "patients.csv"
+fold = "fold"
+label = "outcome"
+patient = "patient"
+{time}
+[policy]
+epsilon-budget = 0.0
+delta = 1e-4
+require-privacy = false
+min-examples = 1
+allow-one-class = true
+measurements = "exact"
+""")
+    return folder / "site.toml"
+
+
+def train_method(
+    benchmark: Benchmark, tables: Tables, name: str, seed: int, settings: Mapping[str, Scalar]
+) -> dict[str, float]:
+    """Run a method: a strategy over all hospitals, or ``pooled``, which is one hospital with everybody's patients."""
+    if name == "pooled":
+        return train(benchmark, {"one": pool(tables)}, settings, seed)
+    return train(benchmark, tables, {"strategy.name": name, **settings}, seed)
+
+
+def tune(benchmark: Benchmark, tables: Tables) -> None:
+    """Print the mean validation figure of every choice, over folds of the training patients alone."""
+    generator = np.random.default_rng(0)
+    training = {hospital: table[table["fold"] == "train"] for hospital, table in tables.items()}
+    parts = {hospital: generator.permutation(len(table)) % NUM_FOLDS for hospital, table in training.items()}
+    for name, choices in benchmark.grid.items():
+        found = {}
+        for values in itertools.product(*choices.values()):
+            settings = dict(zip(choices, values, strict=True))
+            figures = []
+            for fold in range(NUM_FOLDS):
+                folds = {
+                    hospital: table.assign(fold=np.where(parts[hospital] == fold, "test", "train"))
+                    for hospital, table in training.items()
+                }
+                figures.append(train_method(benchmark, folds, name, SEEDS[0], settings)["pooled"])
+            found[values] = float(np.mean(figures))
+            print(f"{benchmark.study} {name} {settings}: {found[values]:.4f}", flush=True)
+        print(f"{benchmark.study} {name}: best {max(found, key=lambda values: found[values])}\n", flush=True)
+
+
+def published(path: Path, prefix: str) -> dict[str, dict[str, float]]:
+    """FLamby's mean and worst figure on the pooled test, by its own name of the method."""
+    tables = [pd.read_csv(path / f"{prefix}_seed{seed}.csv") for seed in SEEDS]
+    pooled = pd.concat(table[table["Test"] == "Pooled Test"] for table in tables)
+    figures = pooled.groupby("Method")["Metric"].agg(["mean", "min"])
+    return {str(name): {"mean": float(row["mean"]), "worst": float(row["min"])} for name, row in figures.iterrows()}
+
+
+def compare(
+    name: str, benchmark: Benchmark, tables: Tables, theirs: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """Run every method with every seed, and each hospital alone; print our table beside theirs."""
+    ours: dict[str, list[dict[str, float]]] = {}
+    for method, settings in benchmark.methods.items():
+        ours[method] = [train_method(benchmark, tables, method, seed, settings) for seed in SEEDS]
+        print(f"{name} {method}: {[round(run['pooled'], 4) for run in ours[method]]}", flush=True)
+    for number, (hospital, table) in enumerate(tables.items()):
+        tested = pool(tables)
+        alone = pd.concat([table[table["fold"] == "train"], tested[tested["fold"] == "test"]], ignore_index=True)
+        runs = [train(benchmark, {hospital: alone}, benchmark.methods["pooled"], seed) for seed in SEEDS]
+        ours[f"local {number}"] = runs
+    print(f"\n{benchmark.study}: {benchmark.measure} on all held-out patients, mean (worst) of seeds {SEEDS}")
+    print(f"{'method':<12}{'Consilium':>18}{'FLamby':>18}")
+    rows = {}
+    for method, runs in ours.items():
+        values = [run["pooled"] for run in runs]
+        rows[method] = {"mean": float(np.mean(values)), "worst": float(np.min(values)), "runs": runs}
+        label = benchmark.theirs.get(method, method.capitalize())
+        other = f"{theirs[label]['mean']:.3f} ({theirs[label]['worst']:.3f})" if label in theirs else "–"
+        print(f"{method:<12}{f'{np.mean(values):.3f} ({np.min(values):.3f})':>18}{other:>18}")
+    best = max((row["mean"], label) for label, row in theirs.items() if label.endswith("100"))
+    print(f"FLamby's best federated: {best[1]} {best[0]:.3f}\n", flush=True)
+    return rows
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with the data sets and FLamby's figures.")] = SHARED,
+    only: Annotated[str, typer.Option(help="heart or tcga; both if empty.")] = "",
+    tune_only: Annotated[bool, typer.Option("--tune", help="Choose settings on training patients and stop.")] = False,
+    results: Annotated[Path | None, typer.Option(help="File to keep the result in.")] = None,
+    commit: Annotated[str, typer.Option(help="Said in the result: git rev-parse --short HEAD.")] = "not said",
+) -> None:
+    """Run all methods, print the tables and the figures."""
+    if not (data / "flamby_reference").is_dir():
+        raise SystemExit(f"{data} does not hold the data sets; give their folder with --data")
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    readers = {"heart": read_heart, "tcga": read_tcga}
+    chosen = [only] if only else list(BENCHMARKS)
+    if tune_only:
+        for name in chosen:
+            tune(BENCHMARKS[name], readers[name](data))
+        return
+    rows = {
+        name: compare(name, BENCHMARKS[name], readers[name](data), published(data / "flamby_reference", name))
+        for name in chosen
+    }
+    figures = {name: _figures(methods) for name, methods in rows.items()}
+    if "tcga" in figures:
+        figures["tcga"]["fedavg_worst_seed"] = round(rows["tcga"]["fedavg"]["worst"], 4)
+    if results is not None:
+        about = {
+            "script": "benchmarks/flamby.py",
+            "commit": commit,
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "hardware": f"{platform.machine()}, CPU",
+            "seeds": list(SEEDS),
+            "measure": "final model on all hospitals' held-out patients together",
+            "not_measured": "methods of FLamby that are not built yet: FedProx, SCAFFOLD, FedYogi, FedAdagrad, cyclic",
+        }
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text(json.dumps({"about": about, "figures": figures, "rows": rows}, indent=2) + "\n")
+    print(json.dumps(figures))
+
+
+def _figures(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    federated = [row["mean"] for name, row in methods.items() if name.startswith("fed")]
+    return {"fedavg": round(methods["fedavg"]["mean"], 4), "best": round(max(federated), 4)}
+
+
+if __name__ == "__main__":
+    typer.run(main)

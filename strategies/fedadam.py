@@ -1,0 +1,75 @@
+"""FedAdam: the mean update as the gradient of Adam at the server (Reddi et al. 2021, algorithm 2; arXiv 2003.00295)."""
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_contract.messages import Arrays
+from strategies.fedavg import FedAvg
+from strategies.participation import Roster, SiteSampling, SiteWeighting
+
+_FIRST, _SECOND = "first-moment/", "second-moment/"
+
+
+class FedAdam(FedAvg):
+    """Each number of the model moves by its mean update over the root of its mean squared update.
+
+    With update u = mean - model, betas b and c, adaptivity t and rate r::
+
+        m = b * m + (1 - b) * u          from 0
+        v = c * v + (1 - c) * u * u      from t * t
+        model = model + r * m / (sqrt(v) + t)
+
+    without the bias correction of Adam, as in the paper.
+
+    Args:
+        sampling: See `FedAvg`.
+        weighting: See `FedAvg`.
+        server_learning_rate: r; about the size of a number's step, so well below 1.
+        server_betas: b and c, in [0, 1).
+        server_tau: t, above 0: updates much smaller than this move the model in proportion.
+        buffer_names: See `FedAvg`.
+        roster: See `FedAvg`.
+    """
+
+    def __init__(
+        self,
+        *,
+        sampling: SiteSampling | None = None,
+        weighting: SiteWeighting | None = None,
+        server_learning_rate: float = 0.1,
+        server_betas: tuple[float, float] = (0.9, 0.99),
+        server_tau: float = 1e-3,
+        buffer_names: Collection[str] = (),
+        roster: Roster | None = None,
+    ) -> None:
+        super().__init__(
+            sampling=sampling,
+            weighting=weighting,
+            server_learning_rate=server_learning_rate,
+            buffer_names=buffer_names,
+            roster=roster,
+        )
+        self.server_betas = server_betas
+        self.server_tau = server_tau
+        self._first: Arrays = {}
+        self._second: Arrays = {}
+
+    def state(self) -> Arrays:
+        """Both moments of each trained array, float64."""
+        first = {f"{_FIRST}{name}": array for name, array in self._first.items()}
+        return first | {f"{_SECOND}{name}": array for name, array in self._second.items()}
+
+    def load_state(self, state: Arrays) -> None:
+        """Take back what `state` gave."""
+        self._first = {name.removeprefix(_FIRST): array for name, array in state.items() if name.startswith(_FIRST)}
+        self._second = {name.removeprefix(_SECOND): array for name, array in state.items() if name.startswith(_SECOND)}
+
+    def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+        update, (beta1, beta2) = mean - old, self.server_betas
+        first = self._first.get(name, np.zeros_like(update))
+        second = self._second.get(name, np.full_like(update, self.server_tau**2))
+        self._first[name] = beta1 * first + (1.0 - beta1) * update
+        self._second[name] = beta2 * second + (1.0 - beta2) * update**2
+        return old + self.server_learning_rate * self._first[name] / (np.sqrt(self._second[name]) + self.server_tau)

@@ -1,0 +1,9 @@
+"""Measurements as tests look at them."""
+
+from fl_contract.metrics import Evaluation, Measurement
+
+
+def of_classes(measurement: Measurement | None) -> Evaluation:
+    """The measurement, which must be one of classes."""
+    assert isinstance(measurement, Evaluation)
+    return measurement
