@@ -20,11 +20,13 @@ from fl_client.measurement import agree_on_measurement, measure
 from fl_client.policy import check_policy, check_room, make_plan
 from fl_client.private_round import answer_private_round
 from fl_client.site import Site, open_sites
+from fl_client.statistics import add_up_features, check_statistics_allowed
 from fl_client.training import round_generator, train
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import (
     PLAN,
     ROSTER,
+    STATISTICS,
     TRAIN,
     Arrays,
     Request,
@@ -32,6 +34,7 @@ from fl_contract.messages import (
     TrainReply,
     request_arrays,
     roster_content,
+    statistics_content,
 )
 from privacy.model_check import check_dp_compatible
 from privacy.plan import PrivacyPlan
@@ -56,6 +59,7 @@ def answer_plan(message: Message, context: Context) -> Message:
     site, request = _open(message, context)
     if site.study.is_private:
         check_room(site.settings)
+    check_statistics_allowed(site)
     records = site.load_records()
     training_examples(site, records.train)
     if site.study.is_private or site.settings.policy.measurements == "noised":
@@ -69,6 +73,15 @@ def answer_plan(message: Message, context: Context) -> Message:
         noise_multiplier=plan.noise_multiplier if plan else 0.0,
     )
     return Message(release(answer.to_content(), PLAN, request, folder=site.folder), reply_to=message)
+
+
+@app.query("statistics")
+def answer_statistics(message: Message, context: Context) -> Message:
+    """Add up this hospital's features, before round 1 of a run that was agreed."""
+    site, request = _open(message, context)
+    Agreements(site.folder).check(request)
+    content = statistics_content(site.name, add_up_features(site))
+    return Message(release(content, STATISTICS, request, folder=site.folder), reply_to=message)
 
 
 @app.train()

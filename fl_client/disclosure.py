@@ -14,7 +14,19 @@ from typing import Any, get_args
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from fl_contract.errors import DisclosureError, MessageError, RefusalCode
-from fl_contract.messages import ARRAYS, CONFIG, EVALUATE, METRICS, NUM_EXAMPLES, PLAN, ROSTER, TRAIN, Arrays, Request
+from fl_contract.messages import (
+    ARRAYS,
+    CONFIG,
+    EVALUATE,
+    METRICS,
+    NUM_EXAMPLES,
+    PLAN,
+    ROSTER,
+    STATISTICS,
+    TRAIN,
+    Arrays,
+    Request,
+)
 
 NOISED_EVALUATE = "evaluate.noised"
 """An answer to an evaluate request whose counts have noise."""
@@ -22,6 +34,10 @@ NOISED_EVALUATE = "evaluate.noised"
 ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
     ROSTER: {CONFIG: {"sites": list[str]}},
     PLAN: {CONFIG: {"site": str, NUM_EXAMPLES: int, "noise-multiplier": float}},
+    STATISTICS: {
+        CONFIG: {"site": str},
+        METRICS: {"counts": list[int], "sums": list[float], "square-sums": list[float]},
+    },
     TRAIN: {CONFIG: {"site": str}, METRICS: {NUM_EXAMPLES: int, "epsilon": float, "delta": float, "steps": int}},
     EVALUATE: {
         CONFIG: {"site": str},

@@ -17,7 +17,7 @@ class Examples:
     """Model inputs and labels.
 
     Attributes:
-        inputs: float32 [N, ...], each value in [-1, 1].
+        inputs: float32 [N, ...], each value in [-1, 1]; NaN where one is missing that the model fills in.
         labels: int64 [N], index of the class in the schema; for survival float32 [N, 2], times and events.
     """
 
@@ -34,7 +34,8 @@ def prepare(records: Records, schema: TableSchema | ImageSchema) -> Examples:
 
     Guarantees:
         - Values outside a feature's range are taken as its nearest bound.
-        - Nothing is dropped: a NaN, an infinity, a missing column or an unknown class refuses the whole data set.
+        - Nothing is dropped: a NaN that the study does not fill in, an infinity, a missing column or an unknown class
+          refuses the whole data set.
 
     Raises:
         RefusalError: INVALID_DATA, with the feature, the count and the rule for the hospital's own log.
@@ -88,15 +89,19 @@ def _prepare_images(records: Records, schema: ImageSchema) -> NDArray[np.float64
             RefusalCode.INVALID_DATA,
             f"images are {list(images.shape[1:])}; expected height, width, channels {list(expected)}",
         )
-    pixel = Feature.model_construct(name="pixel", minimum=schema.minimum, maximum=schema.maximum, scale="linear")
+    pixel = Feature.model_construct(
+        name="pixel", minimum=schema.minimum, maximum=schema.maximum, scale="linear", missing="refuse"
+    )
     return _scale(images, pixel).transpose(0, 3, 1, 2)
 
 
 def _scale(values: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
-    if bad := int((~np.isfinite(values)).sum()):
+    may_miss = feature.missing == "mean"
+    if bad := int((np.isinf(values) if may_miss else ~np.isfinite(values)).sum()):
         raise RefusalError(
             RefusalCode.INVALID_DATA,
-            f"feature {feature.name!r}: {bad} values are NaN or infinite; expected finite numbers",
+            f"feature {feature.name!r}: {bad} values are NaN or infinite; expected finite numbers"
+            + (" or nothing" if may_miss else ""),
         )
     low, high = feature.minimum, feature.maximum
     clipped = np.clip(values, low, high)

@@ -95,6 +95,9 @@ class PolicySettings(Settings):
             study with differential privacy never asks.
         min_examples: Fewest training records with which the hospital takes part, and fewest held-out ones with which it
             measures.
+        statistics: What is said of the training records' features before round 1, where a study standardises or fills
+            in by statistics of all hospitals: ``exact`` sums, outside every epsilon, or nothing (``none``).
+        min_count: Features with fewer values are left out of statistics.
         measurements: How held-out patients are measured for a coordinator, once a round of a run that was agreed:
             ``noised`` and charged to their own budget, ``exact`` and outside every epsilon, or not at all (``none``).
     """
@@ -108,6 +111,8 @@ class PolicySettings(Settings):
     require_privacy: bool = True
     allow_one_class: bool = False
     min_examples: int = Field(default=10, ge=1)
+    statistics: Literal["exact", "none"] = "none"
+    min_count: int = Field(default=10, ge=1)
     measurements: Literal["noised", "exact", "none"] = "noised"
 
     @property

@@ -162,6 +162,7 @@ def _virtual_settings(name: str, study: Study) -> SiteSettings:
         "minimum-noise-multiplier": 0.0,
         "unit": "record",
         "require-privacy": simulation.require_privacy,
+        "statistics": "exact",
         "measurements": simulation.measurements,
     }
     return SiteSettings.model_construct(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fl_contract.errors import MessageError, RefusalCode
 from fl_contract.metrics import NUM_BINS, Evaluation, Measurement, NoisedCounts, ScoreHistogram, count_scored_classes
+from fl_contract.statistics import FeatureSums
 from fl_contract.survival import PairCounts, SurvivalEvaluation
 
 Arrays = dict[str, NDArray[Any]]
@@ -43,6 +44,7 @@ _IDENTITY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 ROSTER = "query.roster"
 PLAN = "query.plan"
+STATISTICS = "query.statistics"
 TRAIN = "train"
 EVALUATE = "evaluate"
 
@@ -311,6 +313,36 @@ def _check_scores(scores: ScoreHistogram, num_examples: int) -> None:
             raise MessageError(f"num-examples={num_examples} and {scored} scores of class {column}; expected the same")
     if len(counts) > 1 and (labelled := counts[:, 1].sum()) != num_examples:
         raise MessageError(f"num-examples={num_examples} and {labelled} labels; expected one class for each patient")
+
+
+def statistics_content(site: str, sums: FeatureSums) -> RecordDict:
+    """A hospital's sums over its features as Flower carries them."""
+    metrics: dict[str, Any] = {
+        "counts": [int(count) for count in sums.counts],
+        "sums": [float(value) for value in sums.sums],
+        "square-sums": [float(value) for value in sums.square_sums],
+    }
+    return RecordDict({METRICS: MetricRecord(metrics), CONFIG: ConfigRecord({"site": site})})
+
+
+def read_statistics(message: Message, *, num_features: int) -> FeatureSums:
+    """Read a hospital's sums at the coordinator.
+
+    Raises:
+        MessageError: A field is absent, of another type or length, or contradicts another.
+    """
+    metrics = _metrics(message)
+    counts, sums, squares = (_field(metrics, key, list) for key in ("counts", "sums", "square-sums"))
+    if not len(counts) == len(sums) == len(squares) == num_features:
+        raise MessageError(f"statistics of {len(counts)} features; expected {num_features}")
+    if not all(isinstance(count, int) and 0 <= count <= MAX_EXAMPLES for count in counts):
+        raise MessageError(f"counts hold what is not a whole number from 0 to {MAX_EXAMPLES}")
+    if not all(isinstance(value, float) and math.isfinite(value) for value in (*sums, *squares)):
+        raise MessageError("sums or square-sums hold what is not a finite number")
+    try:
+        return FeatureSums(counts=np.array(counts, dtype=np.int64), sums=np.array(sums), square_sums=np.array(squares))
+    except ValueError as error:
+        raise MessageError(str(error)) from error
 
 
 def roster_content(sites: list[str]) -> RecordDict:

@@ -20,14 +20,22 @@ class Feature(Settings):
         unit: Of the value; empty for a ratio.
         minimum: Smallest plausible value; smaller ones are taken as this. Above 0 for a log scale.
         maximum: Largest plausible value, above the minimum; larger ones are taken as this.
-        scale: ``linear`` or ``log``; both map the range onto [-1, 1].
+        scale: ``linear`` or ``log``; both map the range onto [-1, 1]. ``standard`` maps it linearly and then subtracts
+            the mean and divides by the deviation of all hospitals' training records together.
+        missing: ``refuse`` a record without a value, or take the ``mean`` of all hospitals' training records for it.
     """
 
     name: str = Field(min_length=1)
     unit: str = ""
     minimum: float
     maximum: float
-    scale: Literal["linear", "log"] = "linear"
+    scale: Literal["linear", "log", "standard"] = "linear"
+    missing: Literal["refuse", "mean"] = "refuse"
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether it is standardised or filled in by statistics of all hospitals."""
+        return self.scale == "standard" or self.missing == "mean"
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -66,6 +74,11 @@ class TableSchema(Settings):
         if is_survival != bool(self.time_unit):
             raise ValueError(f"time-unit={self.time_unit!r}; expected one for task = 'survival', and for it only")
         return self
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether a feature is standardised or filled in by statistics of all hospitals."""
+        return any(feature.needs_statistics for feature in self.features)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 import tomllib
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,13 +23,17 @@ from fl_contract.models import ModelSettings, build_model
 from fl_contract.models.cox import CoxSettings
 from fl_contract.models.resnet18 import Resnet18Settings
 from fl_contract.models.small_cnn import SmallCnnSettings
+from fl_contract.models.standardise import Standardise
 from fl_contract.private_defaults import fill_private_defaults
-from fl_contract.schema import ImageSchema, Schema
+from fl_contract.schema import ImageSchema, Schema, TableSchema
 from fl_contract.settings import Settings, read_toml, scalar_keys, suggest_key
 from fl_contract.tasks import num_outputs
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 """The folder of studies that ships beside our packages, in a checkout and in a bundle."""
+
+STANDARDISE = "standardise"
+"""Name in the model of the layer that holds statistics of all hospitals."""
 
 Scalar = str | int | float | bool
 
@@ -271,6 +276,11 @@ class Study(Settings):
             raise ValueError(
                 f"model.kind={self.model.kind!r} and schema.task={self.data_schema.task!r}; 'cox' goes with 'survival'"
             )
+        if self.needs_statistics and self.is_private:
+            raise ValueError(
+                "privacy.mechanism='dp-sgd' with a feature of scale = 'standard' or missing = 'mean'; these statistics "
+                "have no noise; scale by ranges ('linear', 'log') and refuse gaps, or set privacy.mechanism = 'none'"
+            )
         if self.is_survival and self.is_private:
             raise ValueError(
                 "privacy.mechanism='dp-sgd' with schema.task='survival'; the loss of a patient depends on the others' "
@@ -312,14 +322,28 @@ class Study(Settings):
         """Outputs of the model."""
         return 1 if self.is_survival else num_outputs(self.num_classes)
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether hospitals send statistics of their features before round 1."""
+        return isinstance(self.data_schema, TableSchema) and self.data_schema.needs_statistics
+
     def build_model(self) -> nn.Module:
         """The model before the first round; the same weights everywhere."""
-        return build_model(
+        model = build_model(
             self.model,
             input_shape=self.data_schema.input_shape,
             num_outputs=self.num_outputs,
             seed=self.seed,
         )
+        first = self.standardise()
+        return model if first is None else nn.Sequential(OrderedDict([(STANDARDISE, first), ("network", model)]))
+
+    def standardise(self) -> Standardise | None:
+        """The model's first layer, without statistics yet; None where the study needs none."""
+        schema = self.data_schema
+        if not isinstance(schema, TableSchema) or not schema.needs_statistics:
+            return None
+        return Standardise([feature.scale == "standard" for feature in schema.features])
 
     @property
     def num_measurements(self) -> int:

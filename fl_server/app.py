@@ -24,6 +24,7 @@ from fl_server.round_loop import RoundLoop
 from fl_server.run_lock import hold_run
 from fl_server.run_record import MODEL_FILE, RUN_FILE, RunRecord, read_header, write_atomically
 from fl_server.settings import RunSettings, read_run_settings, variant_of
+from fl_server.statistics import standardise_by_all
 from fl_server.stopping import Stopping
 from fl_server.summary import write_evaluations
 from privacy.book_keeping import is_covered
@@ -99,7 +100,9 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
     generator = np.random.default_rng(study.seed)
     strategy = _make_strategy(study, roster.of_those(plans), plans, generator, torch_model, record)
     stopping, average = Stopping(study.stopping), ModelAverage(first_averaged_round(study))
-    if checkpoint is not None:
+    if checkpoint is None:
+        model = standardise_by_all(model, grid, study, request, roster.of_those(plans))
+    else:
         model = checkpoint.model
         strategy.load_state(checkpoint.strategy)
         stopping.load_state(checkpoint.stopping)
