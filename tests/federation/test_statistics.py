@@ -9,15 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from flwr.app import Context, RecordDict
 from safetensors.torch import load_file
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
+from table_hospitals import run_at_hospitals
 
 from fl_contract.errors import QuorumError, RunError, SettingError
-from fl_contract.study import Scalar, load_study
-from fl_server.app import app as server_app
-from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
+from fl_contract.study import load_study
 
 STUDY = """
 name = "gaps"
@@ -76,38 +74,7 @@ def hospital(number: int, num_records: int) -> pd.DataFrame:
 
 def run(folder: Path, tables: list[pd.DataFrame], policy: str = 'statistics = "exact"') -> Path:
     """Run the study at these hospitals; the folder of the run."""
-    (folder / "studies").mkdir()
-    (folder / "studies" / "gaps.toml").write_text(STUDY)
-    nodes: list[dict[str, Scalar]] = []
-    for number, table in enumerate(tables):
-        place = folder / f"hospital-{number}"
-        place.mkdir()
-        table.to_csv(place / "patients.csv", index=False)
-        (place / "site.toml").write_text(f"""
-name = "hospital-{number}"
-declared-examples = {10 * (number + 3)}
-[source]
-kind = "table"
-train = "patients.csv"
-fold = "fold"
-label = "disease"
-[policy]
-epsilon-budget = 0.0
-delta = 1e-3
-require-privacy = false
-measurements = "exact"
-{policy}
-""")
-        nodes.append({"site-file": str(place / "site.toml"), "studies": str(folder / "studies")})
-    run_config: dict[str, Scalar] = {"study": "gaps", "out": str(folder / "run")}
-    grid = LocalGrid(load_client_app(), nodes, run_config=run_config)
-    try:
-        node_config: dict[str, Scalar] = {"studies": str(folder / "studies")}
-        server_app(grid, Context(1, COORDINATOR_NODE, node_config, RecordDict(), run_config))
-    finally:
-        grid.close()
-    (model,) = (folder / "run").glob("*/model.safetensors")
-    return model.parent
+    return run_at_hospitals(folder, STUDY, tables, source='label = "disease"', policy=policy, name="gaps")
 
 
 def scaled(table: pd.DataFrame) -> np.ndarray:
