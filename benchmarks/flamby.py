@@ -83,9 +83,9 @@ BENCHMARKS = {
             "training.batch-size": 4,
         },
         methods={
-            "fedavg": {"training.learning-rate": 0.03},
-            "fedadam": {"training.learning-rate": 0.03, "strategy.server-learning-rate": 0.1},
-            "pooled": {"training.learning-rate": 0.03},
+            "fedavg": {"training.learning-rate": 0.01},
+            "fedadam": {"training.learning-rate": 0.03, "strategy.server-learning-rate": 0.03},
+            "pooled": {"training.learning-rate": 0.01},
         },
         grid={
             "fedavg": {"training.learning-rate": (0.01, 0.03, 0.1)},

@@ -197,3 +197,12 @@ def test_a_hospital_trains_with_enough_patients_of_both_classes_only(
         found = refusal.code
 
     assert found == code
+
+
+def test_one_class_is_allowed_where_the_policy_says_so() -> None:
+    examples = Examples(inputs=torch.zeros(10, 2), labels=torch.ones(10, dtype=torch.int64))
+
+    check_trainable(examples, TABLE, min_examples=10, allow_one_class=True)
+
+    with pytest.raises(RefusalError, match=r"policy\.allow-one-class = true"):
+        check_trainable(examples, TABLE, min_examples=10)

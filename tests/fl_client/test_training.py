@@ -91,6 +91,28 @@ def test_each_record_is_used_once_an_epoch(examples: Examples) -> None:
         assert sorted(torch.cat(epoch).tolist()) == sorted(examples.inputs.tolist())
 
 
+def test_steps_instead_of_epochs_go_on_over_as_many_epochs_as_they_need(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def count(outputs: Tensor, _: Tensor) -> Tensor:
+        sizes.append(len(outputs))
+        return outputs.sum()
+
+    monkeypatch.setattr("fl_client.training.batch_loss", count)
+
+    weights_after(examples, settings_of(batch_size=16, local_steps=7))
+
+    assert sizes == [16, 16, 8] * 2 + [16]  # 40 records an epoch
+
+
+def test_as_many_steps_as_an_epoch_has_are_that_epoch(examples: Examples) -> None:
+    by_steps = weights_after(examples, settings_of(local_steps=10))
+
+    assert torch.equal(by_steps, weights_after(examples, settings_of(local_epochs=2)))
+
+
 def test_a_step_moves_the_weights_by_the_rate_times_the_mean_gradient() -> None:
     model = nn.Linear(1, 1)
     nn.init.zeros_(model.weight)
