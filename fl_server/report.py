@@ -124,8 +124,14 @@ def _build_view(folder: RunFolder) -> dict[str, Any]:
         "unprotected": [
             name for name, each in folder.variants.items() if not each.is_private and each.central_spend is None
         ],
+        "statistics": _has_statistics(folder),
         "dataset": simulation.get("dataset", ""),
     }
+
+
+def _has_statistics(folder: RunFolder) -> bool:
+    features = (folder.main.run.settings.get("schema") or {}).get("features") or ()
+    return any(each.get("scale") == "standard" or each.get("missing") == "mean" for each in features)
 
 
 def _answer(folder: RunFolder) -> tuple[str, list[str]]:

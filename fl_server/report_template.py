@@ -273,8 +273,11 @@ models or figures.</b></li>
 {% else %}
 <p><b>No differential privacy{{ " for single records" if central }}.</b> {{ no_privacy_reason }}
 The updates that hospitals sent were not noised, and nothing bounds what they tell about a single patient.</p>
-<p>Released exactly: every update; in every round the number, losses, correct predictions and score histograms by class
-of held-out patients; the number of training records that each hospital declared.</p>
+<p>Released exactly: every update; in every round the number of held-out patients, the sum of their losses, and
+{{ "how many pairs of them are ranked rightly" if measure == "c_index" else
+"how many were classified correctly with a histogram of their scores by class" }};
+{{ "before round 1 count, sum and sum of squares of each feature of the training records; " if statistics }}the number
+of training records that each hospital declared.</p>
 {% endif %}
 
 {% if central %}
@@ -306,8 +309,8 @@ single updates. It does not cover what hospitals measure and declare, nor that t
 <li>It does not stop conclusions about groups. That a finding predicts a disease is what the study is meant to
 learn.</li>
 {% endif %}
-{% if run.engine == "local" %}
-<li>The hospitals are simulated, a split of one data set{{ " (" ~ dataset ~ ")" if dataset else "" }} on one machine.
+{% if run.engine == "local" and dataset %}
+<li>The hospitals are simulated, a split of one data set ({{ dataset }}) on one machine.
 Real hospitals differ in devices, coding and patients, and these figures say nothing about that.</li>
 {% else %}
 <li>If the hospitals were virtual ones of a simulation, they are a split of one data set. Real hospitals differ in

@@ -16,6 +16,7 @@ from table_hospitals import run_at_hospitals
 
 from fl_contract.errors import QuorumError, RunError, SettingError
 from fl_contract.study import load_study
+from fl_server.report import write_report
 
 STUDY = """
 name = "gaps"
@@ -143,6 +144,8 @@ def test_what_left_is_in_the_outbound_log(tmp_path: Path, tables: list[pd.DataFr
     lines = (tmp_path / "hospital-1" / "outbound.jsonl").read_text().splitlines()
     (sent,) = [entry for entry in map(json.loads, lines) if entry["kind"] == "query.statistics"]
     assert sent["fields"] == {"config": ["site"], "metrics": ["counts", "square-sums", "sums"]}
+    page = " ".join(write_report(tmp_path / "run").read_text().split())
+    assert "before round 1 count, sum and sum of squares of each feature" in page
 
 
 def test_a_private_study_cannot_ask_for_statistics(tmp_path: Path) -> None:
