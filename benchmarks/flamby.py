@@ -98,9 +98,9 @@ BENCHMARKS = {
         measure="c_index",
         protocol={},
         methods={
-            "fedavg": {"training.learning-rate": 0.05},
-            "fedadam": {"training.learning-rate": 0.05, "strategy.server-learning-rate": 0.03},
-            "pooled": {"training.learning-rate": 0.05},
+            "fedavg": {"training.learning-rate": 0.1},
+            "fedadam": {"training.learning-rate": 0.03, "strategy.server-learning-rate": 0.1},
+            "pooled": {"training.learning-rate": 0.1},
         },
         grid={
             "fedavg": {"training.learning-rate": (0.03, 0.1, 0.3)},
