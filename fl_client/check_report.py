@@ -21,8 +21,11 @@ def print_check(report: CheckReport, console: Console) -> None:
         console.print(_feature_table(report.features))
     if report.images is not None:
         console.print(_image_table(report.images))
+    console.print()
+    if report.is_admitted:
+        console.print("The hospital's policy admits the study.")
     if report.train is not None:
-        console.print("\nNo record is dropped. A value outside its range is taken as the nearest bound.")
+        console.print("No record is dropped. A value outside its range is taken as the nearest bound.")
     if report.warnings:
         console.print("\n[yellow]To look at[/]")
         _print_list(console, [escape(warning) for warning in report.warnings], bullets=["·"] * len(report.warnings))

@@ -24,11 +24,15 @@ from fl_client.policy import check_room, policy_errors
 from fl_client.refusals import gather
 from fl_client.settings import SourceSettings
 from fl_client.site import Site
-from fl_contract.errors import RefusalError
+from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import TableSchema
 from privacy.errors import PrivacySettingError
 
 SiteError = RefusalError | PrivacySettingError
+
+ADMISSION_CODES = {
+    code.label for code in (RefusalCode.POLICY, RefusalCode.PRIVACY_SETTING, RefusalCode.BUDGET_EXHAUSTED)
+}
 
 DECLARED_DIFFERENCE = 0.2
 """Share of the training records by which the declared number may differ from theirs without a warning."""
@@ -86,6 +90,11 @@ class CheckReport:
     warnings: tuple[str, ...] = ()
 
     @property
+    def is_admitted(self) -> bool:
+        """Whether the hospital's policy and budget admit the study, whatever the records are."""
+        return not {problem.code for problem in self.problems} & ADMISSION_CODES
+
+    @property
     def is_ok(self) -> bool:
         """Whether the hospital could take part."""
         return not self.problems
@@ -116,14 +125,18 @@ def check_site(site: Site) -> CheckReport:
 def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckReport:
     schema = site.study.data_schema
     folds = (records.train, records.test)
-    train, test = (summarise_fold(fold, schema) for fold in folds)
+    digests = [content_digests(fold) for fold in folds]
+    train, test = (
+        summarise_fold(fold, schema, num_different=len(different))
+        for fold, different in zip(folds, digests, strict=True)
+    )
     features = summarise_features(schema, folds) if isinstance(schema, TableSchema) else ()
     images = None if isinstance(schema, TableSchema) else summarise_images(schema, folds)
     total = train.records + test.records
     warnings = [
         *_mapping_warnings(site),
         *_fold_warnings(site, train, test),
-        *_repeat_warnings(records),
+        *_repeat_warnings(len(digests[0] & digests[1])),
         *(warning for feature in features for warning in _feature_warnings(feature, total)),
         *(_image_warnings(images) if images is not None else ()),
     ]
@@ -182,11 +195,10 @@ def _has_one_class(fold: FoldSummary) -> bool:
     return sum(count > 0 for count in fold.classes.values()) == 1
 
 
-def _repeat_warnings(records: SiteRecords) -> Iterator[str]:
-    both = content_digests(records.train) & content_digests(records.test)
-    if both:
+def _repeat_warnings(num_in_both: int) -> Iterator[str]:
+    if num_in_both:
         yield (
-            f"{len(both)} different records are in training and held-out records alike; if they are copies, what is "
+            f"{num_in_both} different records are in training and held-out records alike; if they are copies, what is "
             "measured is too good"
         )
 

@@ -94,15 +94,15 @@ class ImageSummary:
     is_dark: bool
 
 
-def summarise_fold(records: Records, schema: Schema) -> FoldSummary:
-    """Count records, patients and classes."""
+def summarise_fold(records: Records, schema: Schema, *, num_different: int) -> FoldSummary:
+    """Count records, patients and classes; ``num_different`` records are, by `content_digests`."""
     counts = class_counts(records, schema)
     per_patient = None if records.patients is None else np.unique(records.patients, return_counts=True)[1]
     return FoldSummary(
         records=len(records),
         patients=None if per_patient is None else len(per_patient),
         patients_with_several=None if per_patient is None else int((per_patient > 1).sum()),
-        repeated_records=len(records) - len(content_digests(records)),
+        repeated_records=len(records) - num_different,
         classes=dict(zip(schema.classes, counts, strict=True)),
         unknown_labels=len(records) - sum(counts),
     )

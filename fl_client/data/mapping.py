@@ -34,11 +34,11 @@ def map_features(
     Raises:
         RefusalError: INVALID_DATA, with a line for each feature that holds a value of no meaning.
     """
-    arrays, broken = [], []
-    for feature, column in site_columns(features, columns).items():
+    mapped = np.empty((len(table), len(features)))
+    broken = []
+    for position, (feature, column) in enumerate(site_columns(features, columns).items()):
         settings = columns.get(feature, _AS_IT_IS)
-        numbers, num_unknown = map_column(table[column], settings)
-        arrays.append(numbers)
+        mapped[:, position], num_unknown = map_column(table[column], settings)
         if num_unknown:
             expected = "the codes that it lists" if settings.codes else "numbers"
             broken.append(
@@ -47,7 +47,7 @@ def map_features(
             )
     if broken:
         raise RefusalError(RefusalCode.INVALID_DATA, "\n".join(broken))
-    return np.stack(arrays, axis=1)
+    return mapped
 
 
 def map_column(values: pd.Series, settings: ColumnSettings) -> tuple[NDArray[np.float64], int]:
@@ -60,8 +60,9 @@ def map_column(values: pd.Series, settings: ColumnSettings) -> tuple[NDArray[np.
     """
     if pd.api.types.is_numeric_dtype(values) and not settings.codes:
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        missing = np.isin(numbers, [key for key in settings.missing_keys if isinstance(key, float)])
-        return np.where(missing, np.nan, numbers) * settings.factor + settings.offset, 0
+        if marks := [key for key in settings.missing_keys if isinstance(key, float)]:
+            numbers = np.where(np.isin(numbers, marks), np.nan, numbers)
+        return numbers * settings.factor + settings.offset, 0
     codes, missing_keys = code_meanings(settings.codes), settings.missing_keys
     positions, distinct = pd.factorize(values)  # an empty cell is -1, which finds the NaN at the end
     meanings, unknown = np.full(len(distinct) + 1, np.nan), np.zeros(len(distinct) + 1, dtype=bool)

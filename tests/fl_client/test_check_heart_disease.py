@@ -1,5 +1,6 @@
 """The check on four real hospitals: every `?`, the cholesterol of 0 for "not measured", and rows without gaps."""
 
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from fl_client.cli import app
 from fl_client.data_check import CheckReport, check_site
 from fl_client.inputs import training_examples
 from fl_client.settings import SiteSettings
@@ -108,6 +111,23 @@ def test_a_cholesterol_of_0_at_every_swiss_patient_is_doubted_and_then_counted_a
     assert any(warning.startswith(found) for warning in before.warnings)
     assert counts(after, "missing")["chol"] == 123
     assert not any("'chol'" in warning for warning in after.warnings)
+
+
+def test_the_example_in_the_documents_is_what_the_command_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "data-check.md").read_text(encoding="utf-8")
+    (site,) = re.findall(r"```toml\n(.*?)```", document, flags=re.DOTALL)
+    (output,) = re.findall(r"```\n(switzerland for .*?)```", document, flags=re.DOTALL)
+    (tmp_path / "site.toml").write_text(site, encoding="utf-8")
+    raw_table("switzerland").to_csv(tmp_path / "patients.csv", index=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    result = CliRunner().invoke(app, ["check", str(tmp_path / "site.toml"), "--study", "heart-disease"])
+
+    assert result.exit_code == 1
+    assert [line.rstrip() for line in result.stdout.splitlines()] == output.splitlines()
 
 
 def categories(column: str, values: tuple[int, ...]) -> dict[str, Any]:

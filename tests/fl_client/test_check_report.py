@@ -48,6 +48,7 @@ def test_a_hospital_that_could_take_part_ends_with_zero_and_ok(
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1] == "OK"
     assert result.stdout.startswith("st-anna for breast-cancer: read, not trained; nothing charged or sent")
+    assert "The hospital's policy admits the study." in result.stdout
     assert "To put right" not in result.stdout
     assert [name.name for name in path.parent.iterdir()] == ["site.toml"]
 
@@ -60,6 +61,7 @@ def test_a_hospital_that_could_not_ends_with_one_and_a_numbered_list(
 
     assert result.exit_code == 1
     assert "OK" not in result.stdout
+    assert "admits" not in result.stdout
     ends = result.stdout.partition("To put right\n")[2].splitlines()
     assert [line.split(";")[0] for line in ends] == [
         "1. privacy.delta=0.001",

@@ -69,7 +69,7 @@ def check(tmp_path: Path) -> Callable[..., CheckReport]:
         declared: int = TRAIN,
     ) -> CheckReport:
         (healthy_table() if table is None else table).to_csv(tmp_path / "patients.csv", index=False)
-        raw = {
+        raw: dict[str, Any] = {
             "name": "st-anna",
             "declared-examples": declared,
             "source": {
@@ -103,6 +103,7 @@ def test_healthy_records_are_counted_and_nothing_is_found(check: Callable[..., C
     report = check()
 
     assert report.is_ok
+    assert report.is_admitted
     assert (report.problems, report.warnings) == ((), ())
     assert report.train is not None
     assert report.test is not None
@@ -170,6 +171,7 @@ def test_values_that_cannot_be_read_are_all_named_beside_the_policys_refusals(
     report = check(healthy_table().assign(sex="m", chol="?"), policy={"delta": 1e-5})
 
     assert [line.split(":")[0] for line in problems(report)] == ["policy", "invalid-data", "invalid-data"]
+    assert not report.is_admitted
     assert (report.train, report.features) == (None, ())
 
 

@@ -143,20 +143,20 @@ def test_a_hospitals_own_columns_units_and_codes_become_the_studys(tmp_path: Pat
     table = pd.DataFrame(
         {
             "alter": ["70", "?", "55", "-9"],
-            "geschlecht": ["M", "F", " M", "None"],
-            "outcome": ["none", "None", "3", "01"],
+            "geschlecht": ["M", "F", " M", "NA"],
+            "outcome": ["none", "NA", "3", "01"],
             "fold": ["train", "train", "train", "test"],
         }
     )
     as_csv(table, tmp_path / "patients.csv")
     columns: dict[str, Any] = {
         "age": {"column": "alter", "missing": ["?", -9]},
-        "sex": {"column": "geschlecht", "codes": {"M": 1, "F": 0, "None": 0.5}},
+        "sex": {"column": "geschlecht", "codes": {"M": 1, "F": 0, "NA": 0.5}},
     }
 
-    site = load(tmp_path, columns=columns, labels={"none": "0", "None": "0", "1": "1", "3": "1"})
+    site = load(tmp_path, columns=columns, labels={"none": "0", "NA": "0", "1": "1", "3": "1"})
 
-    # "None" is a code of this hospital, not an empty cell; "01" is the number 1.
+    # "NA" is a code of this hospital, not an empty cell; "01" is the number 1.
     assert np.array_equal(site.train.features, [[1.0, 70.0], [0.0, np.nan], [1.0, 55.0]], equal_nan=True)
     assert site.train.labels.tolist() == ["0", "0", "1"]
     assert np.array_equal(site.test.features, [[0.5, np.nan]], equal_nan=True)
