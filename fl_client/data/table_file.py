@@ -68,9 +68,12 @@ class TableFileSource:
             table = pd.read_parquet(path) if path.suffix == ".parquet" else self._read_csv(path, texts)
         except (OSError, ValueError) as error:
             raise _refusal(f"{path}: cannot be read ({error}); expected a table in CSV or Parquet") from error
-        needed = (*site_columns(self._features, settings.columns).values(), *texts)
-        if missing := [column for column in dict.fromkeys(needed) if column not in table.columns]:
+        needed = dict.fromkeys((*site_columns(self._features, settings.columns).values(), *texts))
+        counts = {column: int((table.columns == column).sum()) for column in needed}
+        if missing := [column for column in needed if counts[column] == 0]:
             raise _refusal(f"{path}: columns {missing} are missing; the study and site.toml name them")
+        if twice := [column for column in needed if counts[column] > 1]:
+            raise _refusal(f"{path}: columns {twice} are there more than once; expected each once")
         empty = {column: count for column in texts if (count := int(table[column].isna().sum()))}
         broken = [f"column {column!r} is empty in {count} rows; expected a value" for column, count in empty.items()]
         if settings.fold is not None and (unknown := int((~table[settings.fold].dropna().isin(FOLDS)).sum())):
@@ -82,14 +85,17 @@ class TableFileSource:
         settings = self._settings
         coded = {mapped.column or feature for feature, mapped in settings.columns.items() if mapped.codes}
         coded |= {settings.label} if settings.labels else set()
-        header = pd.read_csv(path, nrows=0).columns
-        return pd.read_csv(
+        header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
+        table = pd.read_csv(
             path,
             dtype=dict.fromkeys(texts, str),
             keep_default_na=False,
             na_values={column: EMPTY_TEXTS[:1] if column in coded else EMPTY_TEXTS for column in header},
             low_memory=False,
         )
+        if not isinstance(table.index, pd.RangeIndex):  # pandas would shift every value by a column
+            raise ValueError("rows hold more fields than the first one names")
+        return table.set_axis(header, axis=1)  # pandas renames the second of two columns of one name
 
     def _records(self, table: pd.DataFrame) -> Records:
         settings = self._settings

@@ -190,3 +190,23 @@ def test_what_programs_write_for_an_empty_cell_is_a_gap(tmp_path: Path, text: st
     as_csv(TABLE.assign(age=["70", text, "55", "48"]), tmp_path / "patients.csv")
 
     assert np.isnan(load(tmp_path).train.features[1, 1])
+
+
+def test_rows_with_more_fields_than_the_header_are_refused_and_never_shifted(tmp_path: Path) -> None:
+    as_csv(TABLE, tmp_path / "patients.csv")
+    header, *rows = (tmp_path / "patients.csv").read_text().splitlines()
+    (tmp_path / "patients.csv").write_text("\n".join([header, *(f"9,{row}" for row in rows)]))
+
+    assert "rows hold more fields than the first one names" in refusal(tmp_path)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    as_csv(pd.concat([TABLE, TABLE[["age", "note"]]], axis=1), tmp_path / "patients.csv")
+
+    assert "columns ['age'] are there more than once" in refusal(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_columns_name(tmp_path: Path) -> None:
+    TABLE.to_csv(tmp_path / "patients.csv", index=False, encoding="utf-8-sig")
+
+    assert load(tmp_path).train.features[0].tolist() == [1, 70]
