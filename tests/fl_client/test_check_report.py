@@ -1,6 +1,7 @@
 """`fl-client check` ends with 0, 1 or 2, fits a terminal, and its JSON is the whole report."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from fl_client.cli import app
 from fl_client.data.records import Records, SiteRecords
+from fl_contract.study import STUDIES
 
 EditRecords = Callable[[Callable[[SiteRecords], SiteRecords]], None]
 
@@ -146,3 +148,39 @@ def test_a_study_of_another_folder_can_be_checked(
 
     assert result.exit_code == 2
     assert f"study='mine'; expected one of [] in {tmp_path.name}/" in result.stderr
+
+
+def write_table(folder: Path, *, sex: list[str], labels: list[str]) -> Path:
+    lines = [f"{a},{b},{fold}" for a, b, fold in zip(sex, labels, ["train"] * 3 + ["test"], strict=True)]
+    (folder / "patients.csv").write_text("\n".join(["sex,outcome,fold", *lines]))
+    (folder / "site.toml").write_text(
+        'name = "st-anna"\ndeclared-examples = 10\n[source]\nkind = "table"\ntrain = "patients.csv"\nfold = "fold"\n'
+        'label = "outcome"\n[policy]\nepsilon-budget = 10.0\ndelta = 0.0001\n'
+    )
+    study = (STUDIES / "heart-disease.toml").read_text(encoding="utf-8")
+    features = 'features = [{ name = "sex", minimum = 0.0, maximum = 1.0 }]\n'
+    study = re.sub(r"features = \[.*?^\]\n", features, study, flags=re.DOTALL | re.MULTILINE)
+    (folder / "mine.toml").write_text(study.replace('name = "heart-disease"', 'name = "mine"'))
+    return folder / "site.toml"
+
+
+def test_records_of_an_unknown_class_have_a_row_of_their_own(run: Callable[..., Result], tmp_path: Path) -> None:
+    path = write_table(tmp_path, sex=["1", "0", "1", "0"], labels=["1", "ill [4711]", "0", "0"])
+
+    result = run(path, "--study", "mine", "--studies", tmp_path)
+
+    assert result.exit_code == 1
+    assert re.search(r"none of these +│ +1 \(33%\) +│ +0 \(0%\)", result.stdout)
+    assert "4711" not in result.stdout
+
+
+def test_records_that_cannot_be_read_leave_only_the_list(run: Callable[..., Result], tmp_path: Path) -> None:
+    path = write_table(tmp_path, sex=["m", "f", "m", "[4711]"], labels=["1", "1", "0", "0"])
+
+    result = run(path, "--study", "mine", "--studies", tmp_path)
+
+    assert result.exit_code == 1
+    assert "1. column 'sex' of feature 'sex': 4 rows hold a text or code" in result.stdout
+    assert "Records" not in result.stdout
+    assert "No record is dropped" not in result.stdout
+    assert "4711" not in result.stdout
