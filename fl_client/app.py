@@ -12,13 +12,14 @@ from fl_client.guard import guard, log_to_site
 from fl_client.inputs import (
     load_model,
     model_state,
-    privacy_units,
     record_contents,
+    record_refusals,
     training_examples,
 )
 from fl_client.measurement import agree_on_measurement, measure
 from fl_client.policy import check_policy, check_room, make_plan
 from fl_client.private_round import answer_private_round
+from fl_client.refusals import refuse_if_any
 from fl_client.site import Site, open_sites
 from fl_client.statistics import add_up_features, check_statistics_allowed
 from fl_client.training import round_generator, train
@@ -61,9 +62,7 @@ def answer_plan(message: Message, context: Context) -> Message:
         check_room(site.settings)
     check_statistics_allowed(site)
     records = site.load_records()
-    training_examples(site, records.train)
-    if site.study.is_private or site.settings.policy.measurements == "noised":
-        privacy_units(site, records.train)
+    refuse_if_any(record_refusals(site, records))
     plan = _agree_on_privacy(site, request, records.train) if site.study.is_private else None
     agree_on_measurement(site, request, records.test)
     Agreements(site.folder).agree(request)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from privacy.audit import Audit
 
 app = typer.Typer(
-    help="Consilium at a hospital: the privacy budget and its ledger, and whether private training keeps its promise.",
+    help="Consilium at a hospital: its records, its privacy budget and ledger, and whether training keeps its promise.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -51,6 +51,40 @@ def budget(place: Place) -> None:
         console.print(_next_table(budgets))
     if any(len(site.runs) > 1 for site in budgets):
         console.print("Runs compose: spent is less than their sum.")
+
+
+@app.command()
+def check(
+    site: Annotated[Path, typer.Argument(help="The hospital's site.toml.")],
+    study: Annotated[str, typer.Option(help="The study's name.")],
+    studies: Annotated[
+        Path | None, typer.Option(help="Folder of the studies; that of this installation if not given.")
+    ] = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Read this hospital's records and say whether it could take part in a study, and what to put right if not.
+
+    Trains nothing, charges nothing, sends nothing. Prints counts, which no epsilon covers: keep them inside the
+    hospital. Exits with 0 if it could, 1 if not, 2 if a setting is wrong.
+    """
+    from fl_client.check_report import print_check, to_json
+    from fl_client.data_check import check_site
+    from fl_client.settings import read_site_settings
+    from fl_client.site import Site
+    from fl_contract.study import STUDIES, load_study
+
+    with _errors_in_words(exit_code=2):
+        opened = Site(
+            settings=read_site_settings(site), folder=site.parent, study=load_study(study, directory=studies or STUDIES)
+        )
+        report = check_site(opened)
+    if json:
+        typer.echo(to_json(report))
+    else:
+        print_check(report, Console(highlight=False))
+    if not report.is_ok:
+        raise typer.Exit(1)
 
 
 @ledger_app.command()
@@ -162,8 +196,8 @@ def _attack_model(study: "Study", site_file: Path, model_file: Path) -> tuple["A
 
 
 @contextmanager
-def _errors_in_words() -> Iterator[None]:
-    """End with 1 and one line on standard error for exceptions of ours and files that cannot be used."""
+def _errors_in_words(*, exit_code: int = 1) -> Iterator[None]:
+    """End with an exit code and one line on standard error for exceptions of ours and files that cannot be used."""
     from fl_contract.errors import ConsiliumError
     from privacy.errors import PrivacyError
 
@@ -171,7 +205,7 @@ def _errors_in_words() -> Iterator[None]:
         yield
     except (ConsiliumError, PrivacyError, OSError) as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(exit_code) from error
 
 
 def _label(site: "SiteBudget") -> str:

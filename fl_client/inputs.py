@@ -9,12 +9,36 @@ import numpy as np
 import torch
 from torch import nn
 
-from fl_client.data.records import Records
+from fl_client.data.records import Records, SiteRecords
+from fl_client.data_rules import class_counts, held_out_refusals, schema_refusals, training_refusals
 from fl_client.preprocessing import Examples, check_trainable, prepare
+from fl_client.refusals import gather, refuse_if_any
 from fl_client.site import Site
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import Arrays
 from privacy.units import Units
+
+
+def record_refusals(site: Site, records: SiteRecords) -> list[RefusalError]:
+    """Everything for which the hospital's records keep it out of a run, in the order in which it is refused.
+
+    Held-out records count where they would be measured on; that they are too few keeps nobody out.
+    """
+    study, policy = site.study, site.settings.policy
+    schema, train = study.data_schema, records.train
+    refusals = schema_refusals(schema, train, *([] if policy.measurements == "none" else [records.test]))
+    counts = class_counts(train, schema)
+    if sum(counts) == len(train):
+        refusals += training_refusals(
+            schema,
+            counts,
+            min_examples=policy.min_examples,
+            allow_one_class=study.is_private or policy.allow_one_class,
+        )
+    if study.is_private or policy.measurements == "noised":
+        with gather(refusals):
+            privacy_units(site, train)
+    return refusals
 
 
 def training_examples(site: Site, records: Records) -> Examples:
@@ -55,11 +79,7 @@ def held_out_examples(site: Site, records: Records) -> Examples:
         RefusalError: They break the study's schema or are too few.
     """
     examples = prepare(records, site.study.data_schema)
-    if len(examples) < (fewest := site.settings.policy.min_examples):
-        raise RefusalError(
-            RefusalCode.TOO_FEW_PATIENTS,
-            f"{len(examples)} held-out records; policy.min-examples expects at least {fewest}",
-        )
+    refuse_if_any(held_out_refusals(len(examples), min_examples=site.settings.policy.min_examples))
     return examples
 
 

@@ -1,5 +1,6 @@
 """The only place that holds a study against the hospital's policy, and makes the plan by which the hospital trains."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from fl_client.settings import SiteSettings
@@ -23,27 +24,30 @@ def check_policy(settings: SiteSettings, study: Study) -> None:
         RefusalError: POLICY.
         PrivacySettingError: The study's delta is too large for the hospital's declared number of patients.
     """
+    for error in policy_errors(settings, study):
+        raise error
+
+
+def policy_errors(settings: SiteSettings, study: Study) -> Iterator[RefusalError | PrivacySettingError]:
+    """Every rule of the hospital's policy that a study breaks, in the order in which `check_policy` refuses."""
     policy, privacy = settings.policy, study.privacy
-    if not study.is_private:
-        if policy.require_privacy:
-            raise _refusal("privacy.mechanism='none'; policy.require-privacy asks for differential privacy")
-        if policy.measurements == "noised":
-            _check_unit(settings, study)
-        return
-    if privacy.delta > policy.delta:
-        raise _refusal(f"privacy.delta={privacy.delta}; policy.delta allows at most {policy.delta}")
-    _check_unit(settings, study)
-    if privacy.delta >= (largest := 1 / settings.declared_examples):
-        raise PrivacySettingError(
+    if not study.is_private and policy.require_privacy:
+        yield _refusal("privacy.mechanism='none'; policy.require-privacy asks for differential privacy")
+    if study.is_private and privacy.delta > policy.delta:
+        yield _refusal(f"privacy.delta={privacy.delta}; policy.delta allows at most {policy.delta}")
+    if study.is_private or policy.measurements == "noised":
+        yield from _unit_errors(settings, study)
+    if study.is_private and privacy.delta >= (largest := 1 / settings.declared_examples):
+        yield PrivacySettingError(
             f"privacy.delta={privacy.delta}; expected below 1/declared-examples={largest:.3g}, or publishing one whole "
             "record at random would count as private"
         )
 
 
-def _check_unit(settings: SiteSettings, study: Study) -> None:
+def _unit_errors(settings: SiteSettings, study: Study) -> Iterator[RefusalError]:
     unit, weakest = study.privacy.unit, settings.policy.unit
     if UNITS.index(unit) < UNITS.index(weakest) and not settings.source.has_one_record_a_patient:
-        raise _refusal(f"privacy.unit={unit!r}; policy.unit asks for at least {weakest!r}")
+        yield _refusal(f"privacy.unit={unit!r}; policy.unit asks for at least {weakest!r}")
 
 
 def check_room(settings: SiteSettings) -> None:

@@ -8,7 +8,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fl_client.data.records import Records
-from fl_contract.errors import RefusalCode, RefusalError
+from fl_client.data_rules import (
+    EVENTS,
+    classes_of,
+    feature_values,
+    follow_up_times,
+    schema_refusals,
+    training_refusals,
+    with_channels,
+)
+from fl_client.refusals import refuse_if_any
 from fl_contract.schema import Feature, ImageSchema, TableSchema
 
 
@@ -38,10 +47,11 @@ def prepare(records: Records, schema: TableSchema | ImageSchema) -> Examples:
           refuses the whole data set.
 
     Raises:
-        RefusalError: INVALID_DATA, with the feature, the count and the rule for the hospital's own log.
+        RefusalError: INVALID_DATA, with a line for each broken rule for the hospital's own log.
     """
+    refuse_if_any(schema_refusals(schema, records))
     inputs = _prepare_table(records, schema) if isinstance(schema, TableSchema) else _prepare_images(records, schema)
-    labels = _prepare_outcomes(records, schema) if schema.task == "survival" else _prepare_labels(records, schema)
+    labels = _prepare_outcomes(records) if schema.task == "survival" else _prepare_labels(records, schema)
     return Examples(inputs=torch.from_numpy(inputs.astype(np.float32)), labels=labels)
 
 
@@ -56,53 +66,24 @@ def check_trainable(
     Raises:
         RefusalError: TOO_FEW_PATIENTS, or ONE_CLASS, which for survival is that no event came.
     """
-    if len(examples) < min_examples:
-        raise RefusalError(
-            RefusalCode.TOO_FEW_PATIENTS,
-            f"{len(examples)} training records; policy.min-examples expects at least {min_examples}",
-        )
-    if schema.task == "survival":
-        if not bool((examples.labels[:, 1] == 1).any()):
-            raise RefusalError(RefusalCode.ONE_CLASS, f"{schema.label!r} came for no training record; expected one")
-        return
-    if len(present := examples.labels.unique()) < 2 and not allow_one_class:
-        raise RefusalError(
-            RefusalCode.ONE_CLASS,
-            f"every training record has {schema.label}={schema.classes[int(present[0])]!r}; expected two classes, "
-            "or policy.allow-one-class = true",
-        )
+    labels = examples.labels[:, 1].long() if schema.task == "survival" else examples.labels
+    counts = torch.bincount(labels, minlength=len(classes_of(schema))).tolist()
+    refuse_if_any(training_refusals(schema, counts, min_examples=min_examples, allow_one_class=allow_one_class))
 
 
 def _prepare_table(records: Records, schema: TableSchema) -> NDArray[np.float64]:
-    columns = {name: column for column, name in enumerate(records.feature_names)}
-    if missing := [feature.name for feature in schema.features if feature.name not in columns]:
-        raise RefusalError(RefusalCode.INVALID_DATA, f"columns {missing} are missing; the study needs them")
-    scaled = [_scale(records.features[:, columns[feature.name]], feature) for feature in schema.features]
+    scaled = [_scale(feature_values(records, feature.name), feature) for feature in schema.features]
     return np.stack(scaled, axis=1)
 
 
 def _prepare_images(records: Records, schema: ImageSchema) -> NDArray[np.float64]:
-    images = records.features if records.features.ndim == 4 else records.features[..., np.newaxis]
-    expected = (schema.height, schema.width, schema.channels)
-    if images.shape[1:] != expected:
-        raise RefusalError(
-            RefusalCode.INVALID_DATA,
-            f"images are {list(images.shape[1:])}; expected height, width, channels {list(expected)}",
-        )
     pixel = Feature.model_construct(
         name="pixel", minimum=schema.minimum, maximum=schema.maximum, scale="linear", missing="refuse"
     )
-    return _scale(images, pixel).transpose(0, 3, 1, 2)
+    return _scale(with_channels(records), pixel).transpose(0, 3, 1, 2)
 
 
 def _scale(values: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
-    may_miss = feature.missing == "mean"
-    if bad := int((np.isinf(values) if may_miss else ~np.isfinite(values)).sum()):
-        raise RefusalError(
-            RefusalCode.INVALID_DATA,
-            f"feature {feature.name!r}: {bad} values are NaN or infinite; expected finite numbers"
-            + (" or nothing" if may_miss else ""),
-        )
     low, high = feature.minimum, feature.maximum
     clipped = np.clip(values, low, high)
     if feature.scale == "log":
@@ -111,33 +92,11 @@ def _scale(values: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]
     return scaled
 
 
-def _prepare_outcomes(records: Records, schema: TableSchema | ImageSchema) -> Tensor:
-    if records.times is None:
-        raise RefusalError(
-            RefusalCode.INVALID_DATA,
-            "the source has no times of follow-up, which the study needs; name their column as source.time",
-        )
-    if bad := int((~(np.isfinite(records.times) & (records.times >= 0))).sum()):
-        raise RefusalError(
-            RefusalCode.INVALID_DATA,
-            f"times of follow-up: {bad} are missing, negative or infinite; expected numbers >= 0",
-        )
-    events = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}
-    if unknown := int(sum(label not in events for label in records.labels)):
-        raise RefusalError(
-            RefusalCode.INVALID_DATA,
-            f"event {schema.label!r}: {unknown} records hold neither 0 nor 1; expected 1 where the event came",
-        )
-    outcomes = np.stack([records.times, [events[label] for label in records.labels]], axis=1)
+def _prepare_outcomes(records: Records) -> Tensor:
+    outcomes = np.stack([follow_up_times(records), [EVENTS[label] for label in records.labels]], axis=1)
     return torch.from_numpy(outcomes.astype(np.float32))
 
 
 def _prepare_labels(records: Records, schema: TableSchema | ImageSchema) -> Tensor:
     index = {name: position for position, name in enumerate(schema.classes)}
-    if unknown := int(sum(label not in index for label in records.labels)):
-        raise RefusalError(
-            RefusalCode.INVALID_DATA,
-            f"label {schema.label!r}: {unknown} records carry a class that the study does not name; "
-            f"expected one of {list(schema.classes)}",
-        )
     return torch.tensor([index[label] for label in records.labels], dtype=torch.int64)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fl_client.column_settings import ColumnSettings, LabelCodes
 from fl_contract.errors import SettingError
 from fl_contract.settings import Settings, read_toml
 from fl_contract.study import STUDIES, Scalar, Study, study_from_run_config
@@ -54,6 +55,8 @@ class TableSourceSettings(Settings):
         label: Column of the class, or of the event.
         time: Column of the times of follow-up, for a study of survival.
         patient: Column that says whose record a row is, if there can be several of one patient.
+        columns: How the table holds a feature, by the study's name of it; as the study names and counts it if not set.
+        labels: The study's class for each of the hospital's codes in ``label``; as they are written if not set.
     """
 
     kind: Literal["table"]
@@ -63,6 +66,8 @@ class TableSourceSettings(Settings):
     label: str = Field(min_length=1)
     time: str | None = Field(default=None, min_length=1)
     patient: str | None = Field(default=None, min_length=1)
+    columns: dict[str, ColumnSettings] = Field(default_factory=dict)
+    labels: LabelCodes = Field(default_factory=dict)
 
     @property
     def has_one_record_a_patient(self) -> bool:

@@ -1,4 +1,4 @@
-"""A hospital's table in a CSV or Parquet file, read as it is: no value is scaled, filled in or dropped here."""
+"""A hospital's table in a CSV or Parquet file, in the study's names and units: nothing is filled in or dropped."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fl_client.data.mapping import map_features, map_labels, site_columns
 from fl_client.data.records import Records, SiteRecords
+from fl_client.refusals import gather, refuse_if_any
 from fl_client.settings import TableSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 
 FOLDS = ("train", "test")
 """What the fold column may hold."""
+
+EMPTY_TEXTS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
+"""What programs write into a CSV file for an empty cell; in a column with codes of its own only the first is one."""
 
 
 class TableFileSource:
@@ -32,62 +37,87 @@ class TableFileSource:
         """The records of this hospital's files.
 
         Raises:
-            RefusalError: INVALID_DATA: a file or column is missing, a feature is not a number, a row has no label,
-                fold or patient, or a patient is in both folds. The detail stays in the hospital's own log.
+            RefusalError: INVALID_DATA: a file or column is missing, a value or code has no meaning, a row has no
+                label, fold or patient, or a patient is in both folds. The detail stays in the hospital's own log.
         """
-        train, test = self._read_folds()
-        if (column := self._settings.patient) is not None and (shared := _texts(train, column) & _texts(test, column)):
+        site = self._read_folds()
+        patients = [set() if part.patients is None else set(part.patients) for part in (site.train, site.test)]
+        if shared := patients[0] & patients[1]:
             raise _refusal(f"{len(shared)} patients are in training and held-out rows; expected each in one of them")
-        return SiteRecords(train=self._records(train), test=self._records(test))
+        return site
 
-    def _read_folds(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def _read_folds(self) -> SiteRecords:
         settings = self._settings
-        train = self._read(settings.train)
-        if settings.fold is None:
-            return train, self._read(str(settings.test))
-        folds = train[settings.fold].astype(str)
-        if unknown := int((~folds.isin(FOLDS)).sum()):
-            raise _refusal(f"column {settings.fold!r}: {unknown} rows hold no fold; expected 'train' or 'test'")
-        return train[folds == "train"], train[folds == "test"]
+        if settings.fold is not None:
+            table = self._read(settings.train)
+            records, folds = self._records(table), table[settings.fold].to_numpy(dtype=str)
+            train, test = (records.take(np.flatnonzero(folds == fold)) for fold in FOLDS)
+            return SiteRecords(train=train, test=test)
+        refusals: list[RefusalError] = []
+        parts = []
+        for name in (settings.train, str(settings.test)):
+            with gather(refusals):
+                parts.append(self._records(self._read(name)))
+        refuse_if_any(refusals)
+        return SiteRecords(train=parts[0], test=parts[1])
 
     def _read(self, name: str) -> pd.DataFrame:
         settings, path = self._settings, self._folder / name
         texts = [column for column in (settings.label, settings.fold, settings.patient) if column is not None]
         times = [settings.time] if settings.time is not None else []
         try:
-            if path.suffix == ".parquet":
-                table = pd.read_parquet(path)
-            else:
-                table = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+            table = pd.read_parquet(path) if path.suffix == ".parquet" else self._read_csv(path, texts)
         except (OSError, ValueError) as error:
             raise _refusal(f"{path}: cannot be read ({error}); expected a table in CSV or Parquet") from error
-        if missing := [column for column in (*self._features, *texts, *times) if column not in table.columns]:
+        needed = dict.fromkeys((*site_columns(self._features, settings.columns).values(), *texts, *times))
+        counts = {column: int((table.columns == column).sum()) for column in needed}
+        if missing := [column for column in needed if counts[column] == 0]:
             raise _refusal(f"{path}: columns {missing} are missing; the study and site.toml name them")
-        for column in texts:
-            if empty := int(table[column].isna().sum()):
-                raise _refusal(f"{path}: column {column!r} is empty in {empty} rows; expected a value in each")
+        if twice := [column for column in needed if counts[column] > 1]:
+            raise _refusal(f"{path}: columns {twice} are there more than once; expected each once")
+        empty = {column: count for column in texts if (count := int(table[column].isna().sum()))}
+        broken = [f"column {column!r} is empty in {count} rows; expected a value" for column, count in empty.items()]
+        if settings.fold is not None and (unknown := int((~table[settings.fold].dropna().isin(FOLDS)).sum())):
+            broken.append(f"column {settings.fold!r}: {unknown} rows hold no fold; expected 'train' or 'test'")
+        refuse_if_any([_refusal(f"{path}: {line}") for line in broken])
         return table
 
-    def _records(self, table: pd.DataFrame) -> Records:
-        patient, time = self._settings.patient, self._settings.time
-        return Records(
-            features=np.stack([_numbers(table, name) for name in self._features], axis=1),
-            feature_names=self._features,
-            labels=table[self._settings.label].to_numpy(dtype=str),
-            patients=table[patient].to_numpy(dtype=str) if patient is not None else None,
-            times=_numbers(table, time) if time is not None else None,
+    def _read_csv(self, path: Path, texts: Sequence[str]) -> pd.DataFrame:
+        settings = self._settings
+        coded = {mapped.column or feature for feature, mapped in settings.columns.items() if mapped.codes}
+        coded |= {settings.label} if settings.labels else set()
+        header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
+        table = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(texts, str),
+            keep_default_na=False,
+            na_values={column: EMPTY_TEXTS[:1] if column in coded else EMPTY_TEXTS for column in header},
+            low_memory=False,
         )
+        if not isinstance(table.index, pd.RangeIndex):  # pandas would shift every value by a column
+            raise ValueError("rows hold more fields than the first one names")
+        return table.set_axis(header, axis=1)  # pandas renames the second of two columns of one name
 
-
-def _texts(table: pd.DataFrame, column: str) -> set[str]:
-    return set(table[column].astype(str))
-
-
-def _numbers(table: pd.DataFrame, name: str) -> np.ndarray:
-    try:
-        return table[name].to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        raise _refusal(f"column {name!r} holds a text; expected numbers ({error})") from error
+    def _records(self, table: pd.DataFrame) -> Records:
+        settings = self._settings
+        patient, time = settings.patient, settings.time
+        refusals: list[RefusalError] = []
+        features, labels = np.empty((0, 0)), np.empty(0, dtype=np.str_)
+        times = None
+        with gather(refusals):
+            features = map_features(table, self._features, settings.columns)
+        with gather(refusals):
+            labels = map_labels(table[settings.label], settings.labels, column=settings.label)
+        with gather(refusals):
+            times = None if time is None else map_features(table, [time], {})[:, 0]
+        refuse_if_any(refusals)
+        return Records(
+            features=features,
+            feature_names=self._features,
+            labels=labels,
+            patients=table[patient].to_numpy(dtype=str) if patient is not None else None,
+            times=times,
+        )
 
 
 def _refusal(detail: str) -> RefusalError:

@@ -25,14 +25,14 @@ TABLE = pd.DataFrame(
 )
 
 
-def load(folder: Path, **changes: str | None) -> SiteRecords:
+def load(folder: Path, **changes: Any) -> SiteRecords:
     raw: dict[str, Any] = {"kind": "table", "train": "patients.csv", "fold": "fold", "label": "outcome"} | changes
     settings = {key: value for key, value in raw.items() if value is not None}
     source = TableSourceSettings.parse(settings, origin="test")
     return TableFileSource(source, folder=folder, features=["sex", "age"]).load()
 
 
-def refusal(folder: Path, **changes: str | None) -> str:
+def refusal(folder: Path, **changes: Any) -> str:
     with pytest.raises(RefusalError) as caught:
         load(folder, **changes)
     assert caught.value.code is RefusalCode.INVALID_DATA
@@ -99,7 +99,7 @@ def test_a_gap_stays_a_gap_for_the_schema_to_refuse(tmp_path: Path) -> None:
         ({}, {"train": "absent.csv"}, "absent.csv: cannot be read"),
         ({}, {"label": "diagnosis"}, "columns ['diagnosis'] are missing"),
         ({}, {"patient": "mrn"}, "columns ['mrn'] are missing"),
-        ({"sex": ["m", "f", "m", "f"]}, {}, "column 'sex' holds a text; expected numbers"),
+        ({"sex": ["m", "f", "m", "f"]}, {}, "column 'sex' of feature 'sex': 4 rows hold a text"),
         ({"fold": ["train", "valid", "test", "test"]}, {}, "column 'fold': 1 rows hold no fold"),
         ({"outcome": ["1", None, None, "0"]}, {}, "column 'outcome' is empty in 2 rows"),
         (
@@ -137,3 +137,76 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\xff\xfe\x00broken\x00\n\xff")
 
     assert f"{name}: cannot be read" in refusal(tmp_path, train=name)
+
+
+def test_a_hospitals_own_columns_units_and_codes_become_the_studys(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "alter": ["70", "?", "55", "-9"],
+            "geschlecht": ["M", "F", " M", "NA"],
+            "outcome": ["none", "NA", "3", "01"],
+            "fold": ["train", "train", "train", "test"],
+        }
+    )
+    as_csv(table, tmp_path / "patients.csv")
+    columns: dict[str, Any] = {
+        "age": {"column": "alter", "missing": ["?", -9]},
+        "sex": {"column": "geschlecht", "codes": {"M": 1, "F": 0, "NA": 0.5}},
+    }
+
+    site = load(tmp_path, columns=columns, labels={"none": "0", "NA": "0", "1": "1", "3": "1"})
+
+    # "NA" is a code of this hospital, not an empty cell; "01" is the number 1.
+    assert np.array_equal(site.train.features, [[1.0, 70.0], [0.0, np.nan], [1.0, 55.0]], equal_nan=True)
+    assert site.train.labels.tolist() == ["0", "0", "1"]
+    assert np.array_equal(site.test.features, [[0.5, np.nan]], equal_nan=True)
+    assert site.test.labels.tolist() == ["1"]
+
+
+def test_everything_that_is_wrong_with_the_values_is_said_at_once(tmp_path: Path) -> None:
+    as_csv(TABLE.assign(age=["x", "y", 3, 4], sex=["m", "f", "m", "f"]), tmp_path / "patients.csv")
+
+    lines = refusal(tmp_path, labels={"1": "ill"}).split("\n")
+
+    assert [line.split(";")[0] for line in lines] == [
+        "column 'sex' of feature 'sex': 4 rows hold a text or code without a meaning",
+        "column 'age' of feature 'age': 2 rows hold a text or code without a meaning",
+        "label column 'outcome': 2 rows hold a code that source.labels does not list",
+    ]
+
+
+def test_what_is_wrong_with_each_of_two_files_is_said_at_once(tmp_path: Path) -> None:
+    as_csv(TABLE.assign(sex="m"), tmp_path / "train.csv")
+    as_csv(TABLE.drop(columns="age"), tmp_path / "test.csv")
+
+    first, second = refusal(tmp_path, train="train.csv", test="test.csv", fold=None).split("\n")
+
+    assert "column 'sex' of feature 'sex': 4 rows" in first
+    assert "test.csv: columns ['age'] are missing" in second
+
+
+@pytest.mark.parametrize("text", ["", "NA", "NaN", "NULL", "null", "N/A", "nan"])
+def test_what_programs_write_for_an_empty_cell_is_a_gap(tmp_path: Path, text: str) -> None:
+    as_csv(TABLE.assign(age=["70", text, "55", "48"]), tmp_path / "patients.csv")
+
+    assert np.isnan(load(tmp_path).train.features[1, 1])
+
+
+def test_rows_with_more_fields_than_the_header_are_refused_and_never_shifted(tmp_path: Path) -> None:
+    as_csv(TABLE, tmp_path / "patients.csv")
+    header, *rows = (tmp_path / "patients.csv").read_text().splitlines()
+    (tmp_path / "patients.csv").write_text("\n".join([header, *(f"9,{row}" for row in rows)]))
+
+    assert "rows hold more fields than the first one names" in refusal(tmp_path)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    as_csv(pd.concat([TABLE, TABLE[["age", "note"]]], axis=1), tmp_path / "patients.csv")
+
+    assert "columns ['age'] are there more than once" in refusal(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_columns_name(tmp_path: Path) -> None:
+    TABLE.to_csv(tmp_path / "patients.csv", index=False, encoding="utf-8-sig")
+
+    assert load(tmp_path).train.features[0].tolist() == [1, 70]

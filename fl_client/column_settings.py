@@ -1,0 +1,83 @@
+"""How a hospital writes what a study calls a feature or a class: the columns and codes of ``site.toml``."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Self, TypeVar
+
+from pydantic import AfterValidator, Field, model_validator
+
+from fl_contract.settings import Settings
+
+Code = float | str
+"""A number, or a text without spaces around it."""
+
+_Meaning = TypeVar("_Meaning")
+
+
+def code_key(code: object) -> Code:
+    """What a code is compared by: texts that spell the same number are one code, and so are number and text.
+
+    >>> code_key("01") == code_key(1.0), code_key(" male "), code_key("nan")
+    (True, 'male', 'nan')
+    """
+    text = str(code).strip()
+    try:
+        number = float(code if isinstance(code, bool) else text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) and "_" not in text else text
+
+
+def code_meanings(codes: Mapping[str, _Meaning]) -> dict[Code, _Meaning]:
+    """The meaning of each code by its key."""
+    return {code_key(code): meaning for code, meaning in codes.items()}
+
+
+def _check_codes_differ(codes: dict[str, _Meaning]) -> dict[str, _Meaning]:
+    if same := _repeated(codes):
+        raise ValueError(f"{' and '.join(same)}; expected codes that differ as numbers, or as texts without spaces")
+    return codes
+
+
+def _repeated(codes: Iterable[str]) -> list[str]:
+    by_key: dict[Code, list[str]] = {}
+    for code in codes:
+        by_key.setdefault(code_key(code), []).append(code)
+    return next((same for same in by_key.values() if len(same) > 1), [])
+
+
+NumberCodes = Annotated[dict[str, float], AfterValidator(_check_codes_differ)]
+LabelCodes = Annotated[dict[str, str], AfterValidator(_check_codes_differ)]
+
+
+class ColumnSettings(Settings):
+    """How a hospital's table holds one feature of a study.
+
+    Attributes:
+        column: The hospital's own name of the column; the feature's name if it is not set.
+        factor: Into the study's unit: value * factor + offset; not 0.
+        offset: In the study's unit.
+        codes: The study's number for each of the hospital's codes; a code that is not listed is an error.
+        missing: The hospital's codes for a value that was not measured. An empty cell never needs one.
+    """
+
+    column: str | None = Field(default=None, min_length=1)
+    factor: float = 1.0
+    offset: float = 0.0
+    codes: NumberCodes = Field(default_factory=dict)
+    missing: Annotated[tuple[str | float, ...], Field(strict=False)] = ()
+
+    @property
+    def missing_keys(self) -> frozenset[Code]:
+        """Codes for a missing value, by what they are compared by."""
+        return frozenset(map(code_key, self.missing))
+
+    @model_validator(mode="after")
+    def _check_meanings(self) -> Self:
+        if self.factor == 0:
+            raise ValueError("factor=0; expected another number, or every value would be the same")
+        if self.codes and (self.factor, self.offset) != (1.0, 0.0):
+            raise ValueError("codes and factor or offset; expected one of them: codes are the study's numbers already")
+        if both := self.missing_keys & code_meanings(self.codes).keys():
+            raise ValueError(f"codes and missing both hold {sorted(map(str, both))}; expected each code in one of them")
+        return self

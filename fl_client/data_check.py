@@ -1,0 +1,236 @@
+"""The only place that checks a hospital's records for a study without a round; nothing is charged, nothing sent.
+
+What it lists as a problem is what the hospital would refuse before round 1, found by the same code and with the same
+refusal code. A warning refuses nothing: a person has to look.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fl_client.data.records import SiteRecords
+from fl_client.data_rules import EVENTS, held_out_refusals
+from fl_client.data_summary import (
+    FeatureSummary,
+    FoldSummary,
+    ImageSummary,
+    content_digests,
+    summarise_features,
+    summarise_fold,
+    summarise_images,
+)
+from fl_client.guard import refusal_code
+from fl_client.inputs import record_refusals
+from fl_client.policy import check_room, policy_errors
+from fl_client.refusals import gather
+from fl_client.settings import SourceSettings
+from fl_client.site import Site
+from fl_contract.errors import RefusalCode, RefusalError
+from fl_contract.schema import TableSchema
+from privacy.errors import PrivacySettingError
+
+SiteError = RefusalError | PrivacySettingError
+
+ADMISSION_CODES = {
+    code.label for code in (RefusalCode.POLICY, RefusalCode.PRIVACY_SETTING, RefusalCode.BUDGET_EXHAUSTED)
+}
+
+DECLARED_DIFFERENCE = 0.2
+"""Share of the training records by which the declared number may differ from theirs without a warning."""
+
+SUSPECT_INSIDE = 0.2
+"""Share of the records that may hold one plausible value of a feature that is measured."""
+
+SUSPECT_OUTSIDE = 0.05
+"""Share of the records that may hold one implausible value."""
+
+MANY_OUTSIDE = 0.2
+"""Share of the records that may lie outside the range before the unit is doubted."""
+
+MOST_CATEGORIES = 10
+"""A feature of more distinct values is one that is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something that has to be put right before the hospital can take part.
+
+    Attributes:
+        code: With which the hospital would refuse.
+        detail: What is wrong, and the rule; for the hospital only.
+    """
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What a check found; counts of patients, which no epsilon covers: it stays inside the hospital.
+
+    Attributes:
+        site: The hospital's name.
+        study: The study's name.
+        label: The label's name.
+        train: The training records; None if they could not be read.
+        test: The held-out records; None likewise.
+        features: Of a table.
+        images: None for a table.
+        problems: All that has to be put right.
+        warnings: What a person should look at.
+    """
+
+    site: str
+    study: str
+    label: str
+    train: FoldSummary | None = None
+    test: FoldSummary | None = None
+    features: tuple[FeatureSummary, ...] = ()
+    images: ImageSummary | None = None
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether the hospital's policy and budget admit the study, whatever the records are."""
+        return not {problem.code for problem in self.problems} & ADMISSION_CODES
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the hospital could take part."""
+        return not self.problems
+
+
+def check_site(site: Site) -> CheckReport:
+    """Read a hospital's records and hold them, and its policy, against a study."""
+    study, settings = site.study, site.settings
+    errors = list(policy_errors(settings, study))
+    refusals: list[RefusalError] = []
+    if study.is_private or settings.policy.measurements == "noised":
+        with gather(refusals):
+            check_room(settings)
+    records = None
+    with gather(refusals):
+        records = site.load_records()
+    if records is None:
+        return CheckReport(
+            site=site.name,
+            study=study.name,
+            label=study.data_schema.label,
+            problems=_problems([*errors, *refusals]),
+            warnings=tuple(_mapping_warnings(site)),
+        )
+    return _report(site, records, [*errors, *refusals, *record_refusals(site, records)])
+
+
+def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckReport:
+    schema = site.study.data_schema
+    folds = (records.train, records.test)
+    digests = [content_digests(fold) for fold in folds]
+    train, test = (
+        summarise_fold(fold, schema, num_different=len(different))
+        for fold, different in zip(folds, digests, strict=True)
+    )
+    features = summarise_features(schema, folds) if isinstance(schema, TableSchema) else ()
+    images = None if isinstance(schema, TableSchema) else summarise_images(schema, folds)
+    total = train.records + test.records
+    warnings = [
+        *_mapping_warnings(site),
+        *_fold_warnings(site, train, test),
+        *_repeat_warnings(len(digests[0] & digests[1])),
+        *(warning for feature in features for warning in _feature_warnings(feature, total)),
+        *(_image_warnings(images) if images is not None else ()),
+    ]
+    return CheckReport(
+        site=site.name,
+        study=site.study.name,
+        label=schema.label,
+        train=train,
+        test=test,
+        features=features,
+        images=images,
+        problems=_problems(errors),
+        warnings=tuple(warnings),
+    )
+
+
+def _problems(errors: list[SiteError]) -> tuple[Problem, ...]:
+    return tuple(
+        Problem(code=refusal_code(error).label, detail=line)
+        for error in errors
+        for line in (error.detail if isinstance(error, RefusalError) else str(error)).split("\n")
+    )
+
+
+def _mapping_warnings(site: Site) -> Iterator[str]:
+    source, schema = site.settings.source, site.study.data_schema
+    if isinstance(source, SourceSettings) or not isinstance(schema, TableSchema):
+        return
+    for name in sorted(source.columns.keys() - {feature.name for feature in schema.features}):
+        yield f"source.columns.{name!r} is no feature of this study; it changes nothing here"
+    for name in sorted(set(source.labels.values()) - set(schema.classes or EVENTS)):
+        yield f"source.labels gives {name!r}, which is no class of this study; expected {list(schema.classes or EVENTS)}"
+
+
+def _fold_warnings(site: Site, train: FoldSummary, test: FoldSummary) -> Iterator[str]:
+    policy, declared = site.settings.policy, site.settings.declared_examples
+    if abs(declared - train.records) > DECLARED_DIFFERENCE * train.records:
+        yield (
+            f"declared-examples={declared}; {train.records} training records are more than "
+            f"{DECLARED_DIFFERENCE:.0%} away; the noise and the hospital's weight follow the declared number"
+        )
+    if site.study.is_private and _has_one_class(train):
+        yield (
+            "every training record has the same class; a private study trains on them all the same, since a refusal "
+            "would say so"
+        )
+    if policy.measurements == "none":
+        return
+    for refusal in held_out_refusals(test.records, min_examples=policy.min_examples):
+        yield f"{refusal.detail}; the hospital trains and measures nothing"
+    if _has_one_class(test):
+        yield "every held-out record has the same class; this hospital alone has no AUROC"
+
+
+def _has_one_class(fold: FoldSummary) -> bool:
+    return sum(count > 0 for count in fold.classes.values()) == 1
+
+
+def _repeat_warnings(num_in_both: int) -> Iterator[str]:
+    if num_in_both:
+        yield (
+            f"{num_in_both} different records are in training and held-out records alike; if they are copies, what is "
+            "measured is too good"
+        )
+
+
+def _feature_warnings(feature: FeatureSummary, total: int) -> Iterator[str]:
+    if total == 0:
+        return
+    name, outside = f"feature {feature.name!r}", feature.below + feature.above
+    allowed = f"[{feature.minimum:g}, {feature.maximum:g}]{f' {feature.unit}' if feature.unit else ''}"
+    alike, share = feature.most_alike_outside, feature.most_alike_outside / total
+    is_code = alike > 2 and share > SUSPECT_OUTSIDE
+    if is_code:
+        yield (
+            f"{name}: one value outside {allowed} stands in {alike} of {total} records ({share:.0%}); "
+            "if it means 'not measured', name it under missing in site.toml"
+        )
+    if outside - (alike if is_code else 0) > MANY_OUTSIDE * total:
+        yield f"{name}: {outside} of {total} records are outside {allowed}; look at the unit (factor, offset)"
+    if feature.distinct == 1 and not is_code:
+        yield f"{name}: the same value in every record that has one; nothing can be learned from it here"
+    if feature.distinct > MOST_CATEGORIES and feature.most_alike_inside > SUSPECT_INSIDE * total:
+        yield (
+            f"{name}: one value stands in {feature.most_alike_inside} of {total} records "
+            f"({feature.most_alike_inside / total:.0%}); if it means 'not measured', name it under missing in site.toml"
+        )
+
+
+def _image_warnings(images: ImageSummary) -> Iterator[str]:
+    if images.blank:
+        yield f"{images.blank} images are of one colour throughout; look at how they were exported"
+    if images.pixels and images.is_dark:
+        yield (
+            f"no pixel is above a twentieth of the study's range [{images.minimum:g}, {images.maximum:g}]; look at how "
+            "pixels are scaled"
+        )

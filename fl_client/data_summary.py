@@ -1,0 +1,165 @@
+"""What a hospital's records look like, in counts only: no minimum, no mean and no value of a patient is in here."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_client.data.records import Records
+from fl_client.data_rules import Schema, class_counts, classes_of, feature_values, with_channels
+from fl_client.inputs import record_contents
+from fl_contract.schema import Feature, ImageSchema, TableSchema
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldSummary:
+    """The training or the held-out records.
+
+    Attributes:
+        records: Number of them.
+        patients: Different patients; None if the source does not say whose a record is.
+        patients_with_several: Those with more than one record; None likewise.
+        repeated_records: Records with the same features and label as an earlier one of this fold.
+        classes: Records of each class of the study.
+        unknown_labels: Records of no class of the study.
+    """
+
+    records: int
+    patients: int | None
+    patients_with_several: int | None
+    repeated_records: int
+    classes: dict[str, int]
+    unknown_labels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSummary:
+    """One feature of a table over all records.
+
+    Attributes:
+        name: As the study calls it.
+        unit: The study's.
+        minimum: Of the study's range, not of the values.
+        maximum: Of the study's range.
+        missing: Records without a value.
+        infinite: Records with an infinite one.
+        below: Records with a value below the range.
+        above: Records with a value above it.
+        distinct: Different finite values.
+        most_alike_outside: Records that share the commonest finite value outside the range.
+        most_alike_inside: Records that share the commonest value inside it.
+    """
+
+    name: str
+    unit: str
+    minimum: float
+    maximum: float
+    missing: int
+    infinite: int
+    below: int
+    above: int
+    distinct: int
+    most_alike_outside: int
+    most_alike_inside: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSummary:
+    """All images together.
+
+    Attributes:
+        shapes: Height, width and channels that occur.
+        expected: Height, width and channels of the study.
+        minimum: Black, as the study says.
+        maximum: White, as the study says.
+        pixels: Number of values, channels counted apart.
+        not_finite: Of them NaN or infinite.
+        below: Of them darker than black.
+        above: Of them brighter than white.
+        blank: Images in which every value is the same.
+        is_dark: Whether no value is above a twentieth of the range.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    expected: tuple[int, ...]
+    minimum: float
+    maximum: float
+    pixels: int
+    not_finite: int
+    below: int
+    above: int
+    blank: int
+    is_dark: bool
+
+
+def summarise_fold(records: Records, schema: Schema, *, num_different: int) -> FoldSummary:
+    """Count records, patients and classes; ``num_different`` records are, by `content_digests`."""
+    counts = class_counts(records, schema)
+    per_patient = None if records.patients is None else np.unique(records.patients, return_counts=True)[1]
+    return FoldSummary(
+        records=len(records),
+        patients=None if per_patient is None else len(per_patient),
+        patients_with_several=None if per_patient is None else int((per_patient > 1).sum()),
+        repeated_records=len(records) - num_different,
+        classes=dict(zip(classes_of(schema), counts, strict=True)),
+        unknown_labels=len(records) - sum(counts),
+    )
+
+
+def content_digests(records: Records) -> set[bytes]:
+    """A digest of each different record, features and label."""
+    return {hashlib.blake2b(content, digest_size=16).digest() for content in record_contents(records)}
+
+
+def summarise_features(schema: TableSchema, folds: Sequence[Records]) -> tuple[FeatureSummary, ...]:
+    """Count over all folds each of the study's features that the records have."""
+    return tuple(
+        _summarise_feature(feature, np.concatenate([feature_values(fold, feature.name) for fold in folds]))
+        for feature in schema.features
+        if all(feature.name in fold.feature_names for fold in folds)
+    )
+
+
+def _summarise_feature(feature: Feature, values: NDArray[np.float64]) -> FeatureSummary:
+    distinct, counts = np.unique(values[np.isfinite(values)], return_counts=True)
+    is_inside = (distinct >= feature.minimum) & (distinct <= feature.maximum)
+    return FeatureSummary(
+        name=feature.name,
+        unit=feature.unit,
+        minimum=feature.minimum,
+        maximum=feature.maximum,
+        missing=int(np.isnan(values).sum()),
+        infinite=int(np.isinf(values).sum()),
+        below=int((values < feature.minimum).sum()),
+        above=int((values > feature.maximum).sum()),
+        distinct=len(distinct),
+        most_alike_outside=int(counts[~is_inside].max(initial=0)),
+        most_alike_inside=int(counts[is_inside].max(initial=0)),
+    )
+
+
+def summarise_images(schema: ImageSchema, folds: Sequence[Records]) -> ImageSummary:
+    """Count over all folds."""
+    images = [with_channels(fold) for fold in folds]
+    dark = schema.minimum + (schema.maximum - schema.minimum) / 20
+    return ImageSummary(
+        shapes=tuple(dict.fromkeys(part.shape[1:] for part in images if len(part))),
+        expected=(schema.height, schema.width, schema.channels),
+        minimum=schema.minimum,
+        maximum=schema.maximum,
+        pixels=sum(part.size for part in images),
+        not_finite=sum(int((~np.isfinite(part)).sum()) for part in images),
+        below=sum(int((part < schema.minimum).sum()) for part in images),
+        above=sum(int((part > schema.maximum).sum()) for part in images),
+        blank=sum(_count_blank(part) for part in images),
+        is_dark=all(not (part > dark).any() for part in images),
+    )
+
+
+def _count_blank(images: NDArray[np.float64]) -> int:
+    if not len(images):
+        return 0
+    flat = images.reshape(len(images), -1)
+    return int((flat == flat[:, :1]).all(axis=1).sum())
