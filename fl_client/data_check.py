@@ -168,7 +168,8 @@ def _mapping_warnings(site: Site) -> Iterator[str]:
     for name in sorted(source.columns.keys() - {feature.name for feature in schema.features}):
         yield f"source.columns.{name!r} is no feature of this study; it changes nothing here"
     for name in sorted(set(source.labels.values()) - set(schema.classes or EVENTS)):
-        yield f"source.labels gives {name!r}, which is no class of this study; expected {list(schema.classes or EVENTS)}"
+        known = list(schema.classes or EVENTS)
+        yield f"source.labels gives {name!r}, which is no class of this study; expected {known}"
 
 
 def _fold_warnings(site: Site, train: FoldSummary, test: FoldSummary) -> Iterator[str]:
