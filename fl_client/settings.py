@@ -39,8 +39,7 @@ class SourceSettings(Settings):
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
-        if len(set(self.parts)) < len(self.parts) or not set(self.parts) <= set(range(self.num_parts)):
-            raise ValueError(f"parts={list(self.parts)}; expected different numbers from 0 to num-parts - 1")
+        check_parts(self.parts, self.num_parts)
         return self
 
 
@@ -72,6 +71,51 @@ class TableSourceSettings(Settings):
         if (self.test is None) == (self.fold is None):
             raise ValueError("test and fold; expected one of them, a second file or a column of the first")
         return self
+
+
+class MedMnistSourceSettings(Settings):
+    """A virtual hospital's patients: parts of a MedMNIST file.
+
+    Attributes:
+        file: The ``.npz`` file; relative to the folder of ``site.toml``.
+        classes: What the file's labels 0, 1, ... are called in the study; the study orders them as it likes.
+        parts: Which parts of the split this hospital holds.
+        num_parts: Parts in the split; 1 for the whole file.
+        alpha: Concentration of the Dirichlet split by class.
+        seed: Of the split.
+    """
+
+    kind: Literal["medmnist"]
+    file: str = Field(min_length=1)
+    classes: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
+    parts: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
+    num_parts: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    seed: int = Field(ge=0)
+
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient: MedMNIST does not say whose image it is."""
+        return False
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        check_parts(self.parts, self.num_parts)
+        return self
+
+
+ImageSourceSettings = MedMnistSourceSettings
+"""Kinds of sources that hold images."""
+
+
+def check_parts(parts: tuple[int, ...], num_parts: int) -> None:
+    """Refuse parts of a split that it does not have, or that are named twice.
+
+    Raises:
+        ValueError: pydantic puts it in its own words.
+    """
+    if len(set(parts)) < len(parts) or not set(parts) <= set(range(num_parts)):
+        raise ValueError(f"parts={list(parts)}; expected different numbers from 0 to num-parts - 1")
 
 
 class PolicySettings(Settings):
@@ -132,7 +176,7 @@ class SiteSettings(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     cohort: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     declared_examples: int = Field(ge=1)
-    source: Annotated[SourceSettings | TableSourceSettings, Field(discriminator="kind")]
+    source: Annotated[SourceSettings | TableSourceSettings | ImageSourceSettings, Field(discriminator="kind")]
     policy: PolicySettings
 
 
