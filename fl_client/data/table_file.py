@@ -33,11 +33,14 @@ class TableFileSource:
 
         Raises:
             RefusalError: INVALID_DATA: a file or column is missing, a feature is not a number, a row has no label,
-                fold or patient, or a patient is in both folds. The detail stays in the hospital's own log.
+                fold or patient, a patient is in both folds, or there are no rows. The detail stays in the hospital's
+                own log.
         """
         train, test = self._read_folds()
         if (column := self._settings.patient) is not None and (shared := _texts(train, column) & _texts(test, column)):
             raise _refusal(f"{len(shared)} patients are in training and held-out rows; expected each in one of them")
+        if train.empty and test.empty:
+            raise _refusal("the table holds no rows; expected at least one record")
         return SiteRecords(train=self._records(train), test=self._records(test))
 
     def _read_folds(self) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -85,7 +88,7 @@ def _numbers(table: pd.DataFrame, name: str) -> np.ndarray:
     try:
         return table[name].to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
-        raise _refusal(f"column {name!r} holds a text; expected numbers ({error})") from error
+        raise _refusal(f"column {name!r} holds a text; expected numbers") from error
 
 
 def _refusal(detail: str) -> RefusalError:

@@ -1,0 +1,210 @@
+"""One case for each kind of source: what is written for it, and how its files can be spoiled.
+
+A new source joins the contract suite by one entry in ``CASES``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.datasets import load_breast_cancer, load_digits
+
+from fl_client.data.builtin import BuiltInSource
+from fl_client.data.medmnist import MedMnistSource
+from fl_client.data.records import Source
+from fl_client.data.table_file import TableFileSource
+from fl_client.settings import MedMnistSourceSettings, SourceSettings, TableSourceSettings
+
+PERSON = "ada-lovelace"
+"""In every patient's number, in the name of every file that is one patient's, and in no message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A source, and what it must give back.
+
+    Attributes:
+        source: Reads what was written.
+        features: [N, ...] of all records, in any order.
+        labels: [N] in the same order.
+        held_out: How many of them are held out; None where the source decides.
+        feature_names: Columns; empty for images.
+        patients: [N] whose record it is; None if the source does not say.
+    """
+
+    source: Source
+    features: NDArray[Any]
+    labels: NDArray[np.str_]
+    held_out: int | None = None
+    feature_names: tuple[str, ...] = ()
+    patients: NDArray[np.str_] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A kind of source.
+
+    Attributes:
+        write: Writes files into an empty folder and gives the source that reads them.
+        faults: Ways to spoil what was written, by name, and a piece of the refusal that must follow.
+    """
+
+    write: Callable[[Path], Written]
+    faults: Mapping[str, tuple[Callable[[Path], None], str]] = field(default_factory=dict)
+
+
+def _write_built_in(dataset: str) -> Written:
+    raw = {"kind": "built-in", "dataset": dataset, "parts": [0, 1], "num-parts": 2, "alpha": 2.0}
+    source = BuiltInSource(SourceSettings.parse(raw | {"test-fraction": 0.3, "seed": 5}, origin="test"))
+    if dataset == "digits":
+        digits = load_digits()
+        return Written(source=source, features=digits.images, labels=digits.target.astype(str))
+    data = load_breast_cancer()
+    names = tuple(str(name) for name in data.feature_names)
+    labels = data.target_names[data.target].astype(str)
+    patients = np.arange(len(labels)).astype(str)
+    return Written(source=source, features=data.data, labels=labels, feature_names=names, patients=patients)
+
+
+TABLE = pd.DataFrame(
+    {
+        "age": [70.5, 61.0, 55.0, 48.0, 66.0, 59.0],
+        "weight": [81.0, 62.0, 90.5, 77.0, 58.0, 71.0],
+        "outcome": ["ill", "well", "ill", "well", "well", "ill"],
+        "person": [f"{PERSON}-{number}" for number in (1, 2, 2, 3, 4, 5)],
+        "fold": ["train", "train", "train", "test", "train", "test"],
+    }
+)
+
+
+def _save_table(table: pd.DataFrame, path: Path) -> None:
+    if path.suffix == ".parquet":
+        table.to_parquet(path, index=False)
+    else:
+        table.to_csv(path, index=False)
+
+
+def _write_table(folder: Path, name: str) -> Written:
+    _save_table(TABLE, folder / name)
+    raw = {"kind": "table", "train": name, "fold": "fold", "label": "outcome", "patient": "person"}
+    settings = TableSourceSettings.parse(raw, origin="test")
+    return Written(
+        source=TableFileSource(settings, folder=folder, features=["weight", "age"]),
+        features=TABLE[["weight", "age"]].to_numpy(),
+        labels=TABLE["outcome"].to_numpy(dtype=str),
+        held_out=2,
+        feature_names=("weight", "age"),
+        patients=TABLE["person"].to_numpy(dtype=str),
+    )
+
+
+def _change_table(name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
+    return lambda folder: _save_table(change(TABLE), folder / name)
+
+
+def _table_case(name: str) -> Case:
+    return Case(
+        write=lambda folder: _write_table(folder, name),
+        faults={
+            **_file_faults(name),
+            "empty": (_change_table(name, lambda table: table[:0]), "rows"),
+            "wrong column": (_change_table(name, lambda table: table.rename(columns={"age": "years"})), "'age'"),
+            "a text": (_change_table(name, lambda table: table.assign(age=table["person"])), "'age'"),
+            "no label": (
+                _change_table(name, lambda table: table.assign(outcome=table["outcome"].mask(table["age"] > 0))),
+                "'outcome'",
+            ),
+            "no fold": (_change_table(name, lambda table: table.assign(fold=table["person"])), "'fold'"),
+            "a patient in both folds": (
+                _change_table(name, lambda table: table.assign(fold=["train", "test"] * 3)),
+                "1 patients",
+            ),
+        },
+    )
+
+
+def _medmnist_arrays() -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
+    for fold, count in (("train", 8), ("val", 2), ("test", 4)):
+        arrays[f"{fold}_images"] = np.random.default_rng(count).integers(0, 256, (count, 6, 5), dtype=np.uint8)
+        arrays[f"{fold}_labels"] = np.arange(count, dtype=np.uint8).reshape(-1, 1) % 2
+    return arrays
+
+
+def _write_medmnist(folder: Path) -> Written:
+    arrays = _medmnist_arrays()
+    np.savez_compressed(folder / "images.npz", **arrays)
+    raw = {"kind": "medmnist", "file": "images.npz", "classes": ["ill", "well"]}
+    settings = MedMnistSourceSettings.parse(
+        raw | {"parts": [1, 0], "num-parts": 2, "alpha": 1.0, "seed": 4}, origin="test"
+    )
+    labels = np.concatenate([arrays[f"{fold}_labels"].reshape(-1) for fold in ("train", "val", "test")])
+    return Written(
+        source=MedMnistSource(settings, folder=folder),
+        features=np.concatenate([arrays[f"{fold}_images"] for fold in ("train", "val", "test")]),
+        labels=np.array(["ill", "well"])[labels],
+        held_out=4,
+    )
+
+
+def _change_medmnist(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        arrays = _medmnist_arrays() | changes
+        np.savez(folder / "images.npz", **{name: array for name, array in arrays.items() if array is not None})
+
+    return change
+
+
+_MEDMNIST_EMPTY = {name: array[:0] for name, array in _medmnist_arrays().items()}
+
+
+def _remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def _make_folder(name: str) -> Callable[[Path], None]:
+    """A folder in a file's place: unreadable for everybody, an administrator too."""
+
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return spoil
+
+
+def _overwrite(name: str, content: bytes) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return spoil
+
+
+def _file_faults(name: str) -> dict[str, tuple[Callable[[Path], None], str]]:
+    """What can happen to the one file that a whole source is in; the refusal names it."""
+    return {
+        "missing file": (_remove(name), name),
+        "a folder in its place": (_make_folder(name), name),
+        "another format": (_overwrite(name, b"\xff\xfe\x00no\x00such\x00format\n\xff"), name),
+        "no content": (_overwrite(name, b""), name),
+    }
+
+
+CASES: Mapping[str, Case] = {
+    "built-in breast-cancer": Case(write=lambda _: _write_built_in("breast-cancer")),
+    "built-in digits": Case(write=lambda _: _write_built_in("digits")),
+    "table csv": _table_case("patients.csv"),
+    "table parquet": _table_case("patients.parquet"),
+    "medmnist": Case(
+        write=_write_medmnist,
+        faults={
+            **_file_faults("images.npz"),
+            "empty": (_change_medmnist(**_MEDMNIST_EMPTY), "no images"),
+            "wrong array": (_change_medmnist(test_labels=None, test_classes=np.zeros(4)), "'test_labels.npy'"),
+            "a label without a name": (_change_medmnist(val_labels=np.array([[0], [2]])), "1 labels"),
+        },
+    ),
+}
