@@ -104,7 +104,45 @@ class MedMnistSourceSettings(Settings):
         return self
 
 
-ImageSourceSettings = MedMnistSourceSettings
+class ImageIndexSettings(Settings):
+    """A CSV file that says what each image file is.
+
+    Attributes:
+        table: The CSV file; relative to the folder of ``site.toml``.
+        file: Column of the image's path, relative to the source's folder.
+        label: Column of the class.
+        fold: Column that says ``train`` or ``test``.
+        patient: Column that says whose image it is.
+    """
+
+    table: str = Field(min_length=1)
+    file: str = Field(default="file", min_length=1)
+    label: str = Field(default="label", min_length=1)
+    fold: str = Field(default="fold", min_length=1)
+    patient: str | None = Field(default=None, min_length=1)
+
+
+class ImageFolderSourceSettings(Settings):
+    """A hospital's images as PNG and JPEG files.
+
+    Attributes:
+        folder: Where they are; relative to the folder of ``site.toml``.
+        index: What each file is; without it the files are in ``train/<class>/`` and ``test/<class>/``.
+        resize: Stretch images of another size than the study's, instead of refusing them.
+    """
+
+    kind: Literal["image-folder"]
+    folder: str = Field(min_length=1)
+    index: ImageIndexSettings | None = None
+    resize: bool = False
+
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient: nobody can say before the index is read."""
+        return False
+
+
+ImageSourceSettings = MedMnistSourceSettings | ImageFolderSourceSettings
 """Kinds of sources that hold images."""
 
 

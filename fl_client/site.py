@@ -9,11 +9,13 @@ from typing import Any
 from flwr.app import Context
 
 from fl_client.data.builtin import BuiltInSource
+from fl_client.data.image_folder import ImageFolderSource
 from fl_client.data.medmnist import MedMnistSource
-from fl_client.data.records import SiteRecords
+from fl_client.data.records import SiteRecords, Source
 from fl_client.data.table_file import TableFileSource
 from fl_client.settings import (
     ImageSourceSettings,
+    MedMnistSourceSettings,
     PolicySettings,
     SiteSettings,
     SourceSettings,
@@ -61,7 +63,7 @@ class Site:
         if isinstance(source, ImageSourceSettings):
             if not isinstance(schema, ImageSchema):
                 raise RefusalError(RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs a table")
-            return MedMnistSource(source, folder=self.folder).load()
+            return _image_source(source, self.folder, schema).load()
         if not isinstance(schema, TableSchema):
             raise RefusalError(RefusalCode.INVALID_DATA, "source.kind='table'; the study needs images")
         return TableFileSource(source, folder=self.folder, features=[each.name for each in schema.features]).load()
@@ -73,6 +75,12 @@ class Site:
     def open_held_out_ledger(self) -> Ledger:
         """The same ledger, for the patients it measures on; to be closed after use."""
         return open_ledger(self.settings, self.folder, cohort=held_out_cohort(self.settings))
+
+
+def _image_source(settings: ImageSourceSettings, folder: Path, schema: ImageSchema) -> Source:
+    if isinstance(settings, MedMnistSourceSettings):
+        return MedMnistSource(settings, folder=folder)
+    return ImageFolderSource(settings, folder=folder, schema=schema)
 
 
 def training_cohort(settings: SiteSettings) -> str:

@@ -3,6 +3,7 @@
 A new source joins the contract suite by one entry in ``CASES``.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_digits
 
 from fl_client.data.builtin import BuiltInSource
+from fl_client.data.image_folder import ImageFolderSource
 from fl_client.data.medmnist import MedMnistSource
 from fl_client.data.records import Source
 from fl_client.data.table_file import TableFileSource
-from fl_client.settings import MedMnistSourceSettings, SourceSettings, TableSourceSettings
+from fl_client.settings import ImageFolderSourceSettings, MedMnistSourceSettings, SourceSettings, TableSourceSettings
+from fl_contract.schema import ImageSchema
+
+Fault = Callable[[Path], None]
+"""Spoils what a case wrote into its folder."""
 
 PERSON = "ada-lovelace"
 """In every patient's number, in the name of every file that is one patient's, and in no message."""
@@ -54,7 +61,7 @@ class Case:
     """
 
     write: Callable[[Path], Written]
-    faults: Mapping[str, tuple[Callable[[Path], None], str]] = field(default_factory=dict)
+    faults: Mapping[str, tuple[Fault, str]] = field(default_factory=dict)
 
 
 def _write_built_in(dataset: str) -> Written:
@@ -102,7 +109,7 @@ def _write_table(folder: Path, name: str) -> Written:
     )
 
 
-def _change_table(name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
+def _change_table(name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Fault:
     return lambda folder: _save_table(change(TABLE), folder / name)
 
 
@@ -151,7 +158,7 @@ def _write_medmnist(folder: Path) -> Written:
     )
 
 
-def _change_medmnist(**changes: Any) -> Callable[[Path], None]:
+def _change_medmnist(**changes: Any) -> Fault:
     def change(folder: Path) -> None:
         arrays = _medmnist_arrays() | changes
         np.savez(folder / "images.npz", **{name: array for name, array in arrays.items() if array is not None})
@@ -162,11 +169,118 @@ def _change_medmnist(**changes: Any) -> Callable[[Path], None]:
 _MEDMNIST_EMPTY = {name: array[:0] for name, array in _medmnist_arrays().items()}
 
 
-def _remove(name: str) -> Callable[[Path], None]:
+IMAGE_SCHEMA = ImageSchema.parse(
+    {"kind": "image", "label": "finding", "classes": ["well", "ill"], "height": 6, "width": 5, "maximum": 255.0},
+    origin="test",
+)
+INDEX = pd.DataFrame(
+    {
+        "file": [f"{PERSON}-{number}.png" for number in range(6)],
+        "label": TABLE["outcome"],
+        "fold": TABLE["fold"],
+        "person": TABLE["person"],
+    }
+)
+FIRST_IN_CLASS = f"images/train/ill/{PERSON}-0.png"
+FIRST_IMAGE = f"images/{PERSON}-0.png"
+
+
+def _pictures() -> NDArray[np.uint8]:
+    return np.random.default_rng(11).integers(0, 256, (6, 6, 5), dtype=np.uint8)
+
+
+def _save_picture(pixels: NDArray[Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def _write_indexed_pictures(folder: Path) -> Written:
+    for pixels, name in zip(_pictures(), INDEX["file"], strict=True):
+        _save_picture(pixels, folder / "images" / name)
+    INDEX.to_csv(folder / "index.csv", index=False)
+    raw = {"kind": "image-folder", "folder": "images", "index": {"table": "index.csv", "patient": "person"}}
+    settings = ImageFolderSourceSettings.parse(raw, origin="test")
+    return Written(
+        source=ImageFolderSource(settings, folder=folder, schema=IMAGE_SCHEMA),
+        features=_pictures()[..., np.newaxis],
+        labels=INDEX["label"].to_numpy(dtype=str),
+        held_out=2,
+        patients=INDEX["person"].to_numpy(dtype=str),
+    )
+
+
+def _write_class_folders(folder: Path) -> Written:
+    for pixels, name, fold, label in zip(_pictures(), INDEX["file"], INDEX["fold"], INDEX["label"], strict=True):
+        _save_picture(pixels, folder / "images" / fold / label / name)
+    settings = ImageFolderSourceSettings.parse({"kind": "image-folder", "folder": "images"}, origin="test")
+    return Written(
+        source=ImageFolderSource(settings, folder=folder, schema=IMAGE_SCHEMA),
+        features=_pictures()[..., np.newaxis],
+        labels=INDEX["label"].to_numpy(dtype=str),
+        held_out=2,
+    )
+
+
+def _empty_class_folders(folder: Path) -> None:
+    for path in (folder / "images").rglob("*.png"):
+        path.unlink()
+
+
+def _change_index(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Fault:
+    def spoil(folder: Path) -> None:
+        index = pd.read_csv(folder / "index.csv", dtype=str)
+        change(index).to_csv(folder / "index.csv", index=False)
+
+    return spoil
+
+
+def _index_faults() -> dict[str, tuple[Fault, str]]:
+    """What can be wrong with the index of an image source."""
+    faults = {f"index: {fault}": spoiled for fault, spoiled in _file_faults("index.csv").items()}
+    return faults | {
+        "empty": (_change_index(lambda index: index[:0]), "holds no rows"),
+        "wrong column": (_change_index(lambda index: index.rename(columns={"label": "class"})), "'label'"),
+        "no label": (_change_index(lambda index: index.assign(label="")), "column 'label' is empty in 6 rows"),
+        "no fold": (_change_index(lambda index: index.assign(fold=index["person"])), "6 rows hold no fold"),
+        "no patient": (_change_index(lambda index: index.assign(person="")), "column 'person' is empty in 6 rows"),
+        "a patient in both folds": (
+            _change_index(lambda index: index.assign(fold=["train", "test"] * 3)),
+            "1 patients are in training and held-out rows",
+        ),
+        "an image twice": (_change_index(lambda index: pd.concat([index, index[:2]])), "2 images are named more than"),
+        "a file elsewhere": (
+            _change_index(lambda index: index.assign(file=f"../{PERSON}.png")),
+            "6 rows name a file outside",
+        ),
+    }
+
+
+def _image_faults(name: str, place: str) -> dict[str, tuple[Fault, str]]:
+    """What can happen to one image of several; the refusal counts it and says where it is."""
+    return {
+        "a folder in an image's place": (
+            _make_folder(name),
+            f"1 of 6 images: cannot be opened (Is a directory) ({place})",
+        ),
+        "an image cut short": (_cut(name), f"({place})"),
+        "an image of another format": (_overwrite(name, b"no image"), f"({place})"),
+        "an image without content": (_overwrite(name, b""), f"({place})"),
+    }
+
+
+def _cut(name: str) -> Fault:
+    def spoil(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+
+    return spoil
+
+
+def _remove(name: str) -> Fault:
     return lambda folder: (folder / name).unlink()
 
 
-def _make_folder(name: str) -> Callable[[Path], None]:
+def _make_folder(name: str) -> Fault:
     """A folder in a file's place: unreadable for everybody, an administrator too."""
 
     def spoil(folder: Path) -> None:
@@ -176,14 +290,14 @@ def _make_folder(name: str) -> Callable[[Path], None]:
     return spoil
 
 
-def _overwrite(name: str, content: bytes) -> Callable[[Path], None]:
+def _overwrite(name: str, content: bytes) -> Fault:
     def spoil(folder: Path) -> None:
         (folder / name).write_bytes(content)
 
     return spoil
 
 
-def _file_faults(name: str) -> dict[str, tuple[Callable[[Path], None], str]]:
+def _file_faults(name: str) -> dict[str, tuple[Fault, str]]:
     """What can happen to the one file that a whole source is in; the refusal names it."""
     return {
         "missing file": (_remove(name), name),
@@ -205,6 +319,33 @@ CASES: Mapping[str, Case] = {
             "empty": (_change_medmnist(**_MEDMNIST_EMPTY), "no images"),
             "wrong array": (_change_medmnist(test_labels=None, test_classes=np.zeros(4)), "'test_labels.npy'"),
             "a label without a name": (_change_medmnist(val_labels=np.array([[0], [2]])), "1 labels"),
+        },
+    ),
+    "image folder with an index": Case(
+        write=_write_indexed_pictures,
+        faults={
+            **_index_faults(),
+            **_image_faults(FIRST_IMAGE, "line 2"),
+            "missing image": (
+                _remove(FIRST_IMAGE),
+                "1 of 6 images: cannot be opened (No such file or directory) (line 2)",
+            ),
+            "another size": (lambda folder: _save_picture(_pictures()[0].T, folder / FIRST_IMAGE), "5 x 6 pixels"),
+            "in colour": (
+                lambda folder: _save_picture(np.zeros((6, 5, 3), np.uint8), folder / FIRST_IMAGE),
+                "3 channels; expected 1",
+            ),
+        },
+    ),
+    "image folder with class folders": Case(
+        write=_write_class_folders,
+        faults={
+            **_image_faults(FIRST_IN_CLASS, "train, folder 1, file 1"),
+            "no folders": (lambda folder: shutil.rmtree(folder / "images"), "'train' and 'test'"),
+            "no fold": (lambda folder: shutil.rmtree(folder / "images/test"), "'train' and 'test'"),
+            "empty": (_empty_class_folders, "holds no images"),
+            "another file": (_overwrite(f"images/train/ill/{PERSON}.txt", b"a note"), "1 entries are neither"),
+            "an image beside the classes": (_overwrite(f"images/train/{PERSON}.png", b""), "1 entries are neither"),
         },
     ),
 }
