@@ -142,7 +142,45 @@ class ImageFolderSourceSettings(Settings):
         return False
 
 
-ImageSourceSettings = MedMnistSourceSettings | ImageFolderSourceSettings
+class WindowSettings(Settings):
+    """Which grey values are shown from black to white.
+
+    Attributes:
+        centre: Middle, in the units of the rescaled values (Hounsfield units for CT).
+        width: From black to white, in the same units.
+    """
+
+    centre: float
+    width: float = Field(gt=0)
+
+
+class DicomSourceSettings(Settings):
+    """A hospital's images as DICOM files.
+
+    Attributes:
+        folder: Where they are; relative to the folder of ``site.toml``.
+        index: What each file is.
+        frame: Column of the index with the number of an image in its file, from 1; without it files of several are
+            refused.
+        window: Which values become the schema's range: ``header`` takes the first window of each file. The rescaled
+            values themselves if it is not set.
+        resize: Stretch images of another size than the study's, instead of refusing them.
+    """
+
+    kind: Literal["dicom"]
+    folder: str = Field(min_length=1)
+    index: ImageIndexSettings
+    frame: str | None = Field(default=None, min_length=1)
+    window: Literal["header"] | WindowSettings | None = None
+    resize: bool = False
+
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient: nobody can say before the index is read."""
+        return False
+
+
+ImageSourceSettings = MedMnistSourceSettings | ImageFolderSourceSettings | DicomSourceSettings
 """Kinds of sources that hold images."""
 
 

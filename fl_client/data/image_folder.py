@@ -1,12 +1,14 @@
-"""A hospital's folder of image files."""
+"""A hospital's folder of image files, of whichever format."""
 
+from functools import partial
 from pathlib import Path
 
+from fl_client.data.dicom import decode_dicom
 from fl_client.data.image_index import find_class_folders, read_image_index
-from fl_client.data.image_stack import load_images
+from fl_client.data.image_stack import Decode, ImageFolds, load_images
 from fl_client.data.picture import decode_picture
 from fl_client.data.records import SiteRecords
-from fl_client.settings import ImageFolderSourceSettings
+from fl_client.settings import DicomSourceSettings, ImageFolderSourceSettings
 from fl_contract.schema import ImageSchema
 
 
@@ -14,12 +16,14 @@ class ImageFolderSource:
     """Images in files: those that an index names, or those in folders of classes.
 
     Args:
-        settings: Folder and index, from ``site.toml``.
+        settings: Folder, index and format, from ``site.toml``.
         folder: That relative paths begin at; the one of ``site.toml``.
-        schema: The geometry that the study needs.
+        schema: The geometry and range that the study needs.
     """
 
-    def __init__(self, settings: ImageFolderSourceSettings, *, folder: Path, schema: ImageSchema) -> None:
+    def __init__(
+        self, settings: ImageFolderSourceSettings | DicomSourceSettings, *, folder: Path, schema: ImageSchema
+    ) -> None:
         self._settings = settings
         self._folder = folder
         self._schema = schema
@@ -31,9 +35,23 @@ class ImageFolderSource:
             RefusalError: INVALID_DATA: the index or the folders break a rule, or an image cannot be decoded or is of
                 another geometry. The detail stays in the hospital's own log.
         """
+        return load_images(self._find(), self._decoder(), self._schema, resize=self._settings.resize)
+
+    def _find(self) -> ImageFolds:
         settings, images = self._settings, self._folder / self._settings.folder
         if settings.index is None:
-            folds = find_class_folders(images)
-        else:
-            folds = read_image_index(settings.index, site_folder=self._folder, image_folder=images)
-        return load_images(folds, decode_picture, self._schema, resize=settings.resize)
+            return find_class_folders(images)
+        frame = settings.frame if isinstance(settings, DicomSourceSettings) else None
+        return read_image_index(settings.index, site_folder=self._folder, image_folder=images, frame=frame)
+
+    def _decoder(self) -> Decode:
+        settings, schema = self._settings, self._schema
+        if isinstance(settings, ImageFolderSourceSettings):
+            return decode_picture
+        window = settings.window
+        return partial(
+            decode_dicom,
+            window=window if window is None or window == "header" else (window.centre, window.width),
+            black=schema.minimum,
+            white=schema.maximum,
+        )

@@ -21,7 +21,7 @@ from fl_client.data.records import Records, SiteRecords
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import ImageSchema
 
-MIN_IMAGES_FOR_WORKERS = 1000
+MIN_IMAGES_FOR_WORKERS = 4000
 """Fewer images are decoded sooner than worker processes start."""
 
 IMAGES_A_TASK = 32

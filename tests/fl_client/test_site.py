@@ -179,7 +179,14 @@ def test_a_real_hospital_reads_the_images_that_its_own_file_names(tmp_path: Path
     assert (records.test.features == 16.0).all()
 
 
-@pytest.mark.parametrize("source", [MEDMNIST, 'kind = "image-folder"\nfolder = "."'])
+@pytest.mark.parametrize(
+    "source",
+    [
+        MEDMNIST,
+        'kind = "image-folder"\nfolder = "."',
+        'kind = "dicom"\nfolder = "."\nwindow = "header"\nindex = { table = "index.csv" }',
+    ],
+)
 def test_images_are_refused_where_the_study_needs_a_table(tmp_path: Path, source: str) -> None:
     context = context_of(tmp_path / "out", {"site-file": str(write_image_site(tmp_path, source))})
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from dicom_files import save_dicom
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_digits
@@ -20,7 +21,13 @@ from fl_client.data.image_folder import ImageFolderSource
 from fl_client.data.medmnist import MedMnistSource
 from fl_client.data.records import Source
 from fl_client.data.table_file import TableFileSource
-from fl_client.settings import ImageFolderSourceSettings, MedMnistSourceSettings, SourceSettings, TableSourceSettings
+from fl_client.settings import (
+    DicomSourceSettings,
+    ImageFolderSourceSettings,
+    MedMnistSourceSettings,
+    SourceSettings,
+    TableSourceSettings,
+)
 from fl_contract.schema import ImageSchema
 
 Fault = Callable[[Path], None]
@@ -182,6 +189,7 @@ INDEX = pd.DataFrame(
     }
 )
 FIRST_IN_CLASS = f"images/train/ill/{PERSON}-0.png"
+FIRST_DICOM = f"images/{PERSON}-0.dcm"
 FIRST_IMAGE = f"images/{PERSON}-0.png"
 
 
@@ -218,6 +226,32 @@ def _write_class_folders(folder: Path) -> Written:
         features=_pictures()[..., np.newaxis],
         labels=INDEX["label"].to_numpy(dtype=str),
         held_out=2,
+    )
+
+
+def _images_of_16_bits() -> NDArray[np.int16]:
+    return np.random.default_rng(12).integers(-1000, 1000, (6, 6, 5), dtype=np.int16)
+
+
+def _write_indexed_files(folder: Path, suffix: str) -> pd.DataFrame:
+    """The index of `INDEX`, for files of another format."""
+    index = INDEX.assign(file=[f"{PERSON}-{number}{suffix}" for number in range(6)])
+    index.to_csv(folder / "index.csv", index=False)
+    return index
+
+
+def _write_dicom(folder: Path) -> Written:
+    index = _write_indexed_files(folder, ".dcm")
+    for pixels, name in zip(_images_of_16_bits(), index["file"], strict=True):
+        save_dicom(folder / "images" / name, pixels, RescaleSlope="2", RescaleIntercept="-24", PatientName=PERSON)
+    raw = {"kind": "dicom", "folder": "images", "index": {"table": "index.csv", "patient": "person"}}
+    settings = DicomSourceSettings.parse(raw, origin="test")
+    return Written(
+        source=ImageFolderSource(settings, folder=folder, schema=IMAGE_SCHEMA),
+        features=_images_of_16_bits()[..., np.newaxis] * 2.0 - 24,
+        labels=index["label"].to_numpy(dtype=str),
+        held_out=2,
+        patients=index["person"].to_numpy(dtype=str),
     )
 
 
@@ -346,6 +380,25 @@ CASES: Mapping[str, Case] = {
             "empty": (_empty_class_folders, "holds no images"),
             "another file": (_overwrite(f"images/train/ill/{PERSON}.txt", b"a note"), "1 entries are neither"),
             "an image beside the classes": (_overwrite(f"images/train/{PERSON}.png", b""), "1 entries are neither"),
+        },
+    ),
+    "dicom": Case(
+        write=_write_dicom,
+        faults={
+            **_index_faults(),
+            **_image_faults(FIRST_DICOM, "line 2"),
+            "missing image": (
+                _remove(FIRST_DICOM),
+                "1 of 6 images: cannot be opened (No such file or directory) (line 2)",
+            ),
+            "several frames": (
+                lambda folder: save_dicom(folder / FIRST_DICOM, _images_of_16_bits()),
+                "1 of 6 images: 6 frames; expected one",
+            ),
+            "no pixels": (
+                lambda folder: save_dicom(folder / FIRST_DICOM, _images_of_16_bits()[0], PixelData=None),
+                "(line 2)",
+            ),
         },
     ),
 }
