@@ -180,7 +180,36 @@ class DicomSourceSettings(Settings):
         return False
 
 
-ImageSourceSettings = MedMnistSourceSettings | ImageFolderSourceSettings | DicomSourceSettings
+class NiftiSourceSettings(Settings):
+    """A hospital's images as slices of NIfTI volumes, one of each.
+
+    Attributes:
+        folder: Where they are; relative to the folder of ``site.toml``.
+        index: What each file is.
+        plane: Which way a volume is cut.
+        slice_number: From 0 at the patient's left, back or feet; the middle one if it is not set.
+        volume: Which volume of a series, from 0; without it series are refused.
+        resize: Stretch slices of another size than the study's, instead of refusing them.
+    """
+
+    kind: Literal["nifti"]
+    folder: str = Field(min_length=1)
+    index: ImageIndexSettings
+    plane: Literal["sagittal", "coronal", "axial"]
+    slice_number: int | None = Field(default=None, ge=0)
+    volume: int | None = Field(default=None, ge=0)
+    resize: bool = False
+
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient: nobody can say before the index is read."""
+        return False
+
+
+ImageFileSourceSettings = ImageFolderSourceSettings | DicomSourceSettings | NiftiSourceSettings
+"""Kinds of sources with a file for each image, or a few."""
+
+ImageSourceSettings = MedMnistSourceSettings | ImageFileSourceSettings
 """Kinds of sources that hold images."""
 
 

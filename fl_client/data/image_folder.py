@@ -6,9 +6,15 @@ from pathlib import Path
 from fl_client.data.dicom import decode_dicom
 from fl_client.data.image_index import find_class_folders, read_image_index
 from fl_client.data.image_stack import Decode, ImageFolds, load_images
+from fl_client.data.nifti import decode_slice
 from fl_client.data.picture import decode_picture
 from fl_client.data.records import SiteRecords
-from fl_client.settings import DicomSourceSettings, ImageFolderSourceSettings
+from fl_client.settings import (
+    DicomSourceSettings,
+    ImageFileSourceSettings,
+    ImageFolderSourceSettings,
+    NiftiSourceSettings,
+)
 from fl_contract.schema import ImageSchema
 
 
@@ -21,9 +27,7 @@ class ImageFolderSource:
         schema: The geometry and range that the study needs.
     """
 
-    def __init__(
-        self, settings: ImageFolderSourceSettings | DicomSourceSettings, *, folder: Path, schema: ImageSchema
-    ) -> None:
+    def __init__(self, settings: ImageFileSourceSettings, *, folder: Path, schema: ImageSchema) -> None:
         self._settings = settings
         self._folder = folder
         self._schema = schema
@@ -48,6 +52,10 @@ class ImageFolderSource:
         settings, schema = self._settings, self._schema
         if isinstance(settings, ImageFolderSourceSettings):
             return decode_picture
+        if isinstance(settings, NiftiSourceSettings):
+            return partial(
+                decode_slice, plane=settings.plane, slice_number=settings.slice_number, volume=settings.volume
+            )
         window = settings.window
         return partial(
             decode_dicom,

@@ -185,6 +185,7 @@ def test_a_real_hospital_reads_the_images_that_its_own_file_names(tmp_path: Path
         MEDMNIST,
         'kind = "image-folder"\nfolder = "."',
         'kind = "dicom"\nfolder = "."\nwindow = "header"\nindex = { table = "index.csv" }',
+        'kind = "nifti"\nfolder = "."\nplane = "axial"\nindex = { table = "index.csv" }',
     ],
 )
 def test_images_are_refused_where_the_study_needs_a_table(tmp_path: Path, source: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
 from dicom_files import save_dicom
@@ -25,6 +26,7 @@ from fl_client.settings import (
     DicomSourceSettings,
     ImageFolderSourceSettings,
     MedMnistSourceSettings,
+    NiftiSourceSettings,
     SourceSettings,
     TableSourceSettings,
 )
@@ -190,6 +192,7 @@ INDEX = pd.DataFrame(
 )
 FIRST_IN_CLASS = f"images/train/ill/{PERSON}-0.png"
 FIRST_DICOM = f"images/{PERSON}-0.dcm"
+FIRST_VOLUME = f"images/{PERSON}-0.nii.gz"
 FIRST_IMAGE = f"images/{PERSON}-0.png"
 
 
@@ -249,6 +252,28 @@ def _write_dicom(folder: Path) -> Written:
     return Written(
         source=ImageFolderSource(settings, folder=folder, schema=IMAGE_SCHEMA),
         features=_images_of_16_bits()[..., np.newaxis] * 2.0 - 24,
+        labels=index["label"].to_numpy(dtype=str),
+        held_out=2,
+        patients=index["person"].to_numpy(dtype=str),
+    )
+
+
+def _save_volume(slice_: NDArray[Any], path: Path) -> None:
+    """A volume of three axial slices, the middle one of which looks like this."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = np.rot90(slice_, -1)
+    nibabel.save(nibabel.Nifti1Image(np.stack([stored - 1, stored, stored + 1], axis=2), np.eye(4)), path)
+
+
+def _write_nifti(folder: Path) -> Written:
+    index = _write_indexed_files(folder, ".nii.gz")
+    for pixels, name in zip(_images_of_16_bits(), index["file"], strict=True):
+        _save_volume(pixels, folder / "images" / name)
+    raw = {"kind": "nifti", "folder": "images", "index": {"table": "index.csv", "patient": "person"}, "plane": "axial"}
+    settings = NiftiSourceSettings.parse(raw, origin="test")
+    return Written(
+        source=ImageFolderSource(settings, folder=folder, schema=IMAGE_SCHEMA),
+        features=_images_of_16_bits()[..., np.newaxis],
         labels=index["label"].to_numpy(dtype=str),
         held_out=2,
         patients=index["person"].to_numpy(dtype=str),
@@ -398,6 +423,21 @@ CASES: Mapping[str, Case] = {
             "no pixels": (
                 lambda folder: save_dicom(folder / FIRST_DICOM, _images_of_16_bits()[0], PixelData=None),
                 "(line 2)",
+            ),
+        },
+    ),
+    "nifti": Case(
+        write=_write_nifti,
+        faults={
+            **_index_faults(),
+            **_image_faults(FIRST_VOLUME, "line 2"),
+            "missing image": (
+                _remove(FIRST_VOLUME),
+                "1 of 6 images: cannot be opened (No such file or directory) (line 2)",
+            ),
+            "another size": (
+                lambda folder: _save_volume(np.zeros((7, 5), np.int16), folder / FIRST_VOLUME),
+                "7 x 5 pixels",
             ),
         },
     ),

@@ -203,7 +203,7 @@ def test_worker_processes_give_the_same_images_and_the_same_refusals(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decoder", ["picture", "dicom"])
+@pytest.mark.parametrize("decoder", ["picture", "dicom", "nifti"])
 def test_a_worker_process_does_not_load_torch(decoder: str) -> None:
     code = f"import sys, fl_client.data.{decoder}; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
 
