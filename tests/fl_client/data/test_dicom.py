@@ -10,7 +10,7 @@ from dicom_files import save_dicom
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread
-from pydicom.uid import JPEGLSLossless, RLELossless
+from pydicom.uid import MPEG2MPML, UID, JPEGLSLossless, RLELossless
 
 from fl_client.data.dicom import Window, decode_dicom, identifying_headers
 from fl_client.data.image_folder import ImageFolderSource
@@ -139,14 +139,18 @@ def test_a_compressed_file_is_decoded_where_there_is_a_decoder(path: Path) -> No
     assert np.array_equal(decode(path), STORED)
 
 
-def test_a_transfer_syntax_without_a_decoder_is_named(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("syntax", "name"),
+    [(JPEGLSLossless, "JPEG-LS Lossless Image Compression"), (MPEG2MPML, "MPEG2 Main Profile / Main Level")],
+)
+def test_a_transfer_syntax_without_a_decoder_is_named(path: Path, syntax: UID, name: str) -> None:
     save_dicom(path, STORED)
     dataset = dcmread(path)
     dataset.compress(RLELossless)
-    dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
+    dataset.file_meta.TransferSyntaxUID = syntax
     dataset.save_as(path)
 
-    assert "'JPEG-LS Lossless Image Compression': no decoder is installed" in refusal(path)
+    assert f"{name!r}: no decoder is installed" in refusal(path)
 
 
 def test_a_palette_is_not_guessed_at(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Image files become the pixels that are in them, whichever process decodes them, and none is changed unasked."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,16 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from dying_decoder import decode_and_die
 from numpy.typing import NDArray
 from PIL import Image
 
-from fl_client.data import image_stack
+from fl_client.data import image_folder, image_stack
 from fl_client.data.image_folder import ImageFolderSource
 from fl_client.data.image_stack import ImageEntry
 from fl_client.data.picture import decode_picture
 from fl_client.data.records import SiteRecords
 from fl_client.settings import ImageFolderSourceSettings
-from fl_contract.errors import RefusalError
+from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import ImageSchema
 
 GREY = np.arange(30, dtype=np.uint8).reshape(5, 6)
@@ -60,6 +62,12 @@ def refusal(path: Path) -> str:
     with pytest.raises(RefusalError) as caught:
         decode(path)
     return caught.value.detail
+
+
+def use_two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For few images, and on a machine with one core, too."""
+    monkeypatch.setattr(image_stack, "MIN_IMAGES_FOR_WORKERS", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
 
 
 @pytest.mark.parametrize("pixels", [GREY, COLOUR])
@@ -191,7 +199,7 @@ def test_worker_processes_give_the_same_images_and_the_same_refusals(
         for fold in ("train", "test"):
             save(tmp_path / fold / "ill" / f"{number}.png", GREY + number)
     here = load(tmp_path)
-    monkeypatch.setattr(image_stack, "MIN_IMAGES_FOR_WORKERS", 1)
+    use_two_workers(monkeypatch)
 
     there = load(tmp_path)
     (tmp_path / "train" / "ill" / "7.png").write_bytes(b"no image")
@@ -200,6 +208,20 @@ def test_worker_processes_give_the_same_images_and_the_same_refusals(
     assert np.array_equal(there.test.features, here.test.features)
     with pytest.raises(RefusalError, match="1 of 80 images: damaged, or no PNG or JPEG"):
         load(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_worker_process_that_dies_is_an_error_and_no_missing_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_folders(tmp_path, GREY)
+    use_two_workers(monkeypatch)
+    monkeypatch.setattr(image_folder, "decode_picture", decode_and_die)
+
+    with pytest.raises(RefusalError, match="a worker process died") as caught:
+        load(tmp_path)
+
+    assert caught.value.code is RefusalCode.INTERNAL
 
 
 @pytest.mark.slow

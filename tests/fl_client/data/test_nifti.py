@@ -109,6 +109,14 @@ def test_a_volume_that_does_not_say_where_left_is_is_refused(tmp_path: Path) -> 
     assert "header without an orientation" in refusal(tmp_path / "1.nii")
 
 
+def test_axes_that_do_not_span_the_patient_are_refused(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(VOLUME, None)
+    image.header["sform_code"], image.header["srow_x"], image.header["srow_y"] = 1, [1, 0, 0, 0], [0, 1, 0, 0]
+    image.to_filename(tmp_path / "1.nii")
+
+    assert "an affine of fewer than 3 directions" in refusal(tmp_path / "1.nii")
+
+
 @pytest.mark.parametrize("shape", [(3, 3), (2, 2, 2, 1, 3)])
 def test_other_numbers_of_axes_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     save(tmp_path / "1.nii", np.zeros(shape, np.int16))
