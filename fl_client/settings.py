@@ -40,8 +40,7 @@ class SourceSettings(Settings):
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
-        if len(set(self.parts)) < len(self.parts) or not set(self.parts) <= set(range(self.num_parts)):
-            raise ValueError(f"parts={list(self.parts)}; expected different numbers from 0 to num-parts - 1")
+        check_parts(self.parts, self.num_parts)
         return self
 
 
@@ -79,6 +78,156 @@ class TableSourceSettings(Settings):
         if (self.test is None) == (self.fold is None):
             raise ValueError("test and fold; expected one of them, a second file or a column of the first")
         return self
+
+
+class MedMnistSourceSettings(Settings):
+    """A virtual hospital's patients: parts of a MedMNIST file.
+
+    Attributes:
+        file: The ``.npz`` file; relative to the folder of ``site.toml``.
+        classes: What the file's labels 0, 1, ... are called in the study; the study orders them as it likes.
+        parts: Which parts of the split this hospital holds.
+        num_parts: Parts in the split; 1 for the whole file.
+        alpha: Concentration of the Dirichlet split by class.
+        seed: Of the split.
+    """
+
+    kind: Literal["medmnist"]
+    file: str = Field(min_length=1)
+    classes: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
+    parts: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
+    num_parts: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    seed: int = Field(ge=0)
+
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient: MedMNIST does not say whose image it is."""
+        return False
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        check_parts(self.parts, self.num_parts)
+        return self
+
+
+class ImageIndexSettings(Settings):
+    """A CSV file that says what each image file is.
+
+    Attributes:
+        table: The CSV file; relative to the folder of ``site.toml``.
+        file: Column of the image's path, relative to the source's folder.
+        label: Column of the class.
+        fold: Column that says ``train`` or ``test``.
+        patient: Column that says whose image it is.
+    """
+
+    table: str = Field(min_length=1)
+    file: str = Field(default="file", min_length=1)
+    label: str = Field(default="label", min_length=1)
+    fold: str = Field(default="fold", min_length=1)
+    patient: str | None = Field(default=None, min_length=1)
+
+
+class ImageFolderSourceSettings(Settings):
+    """A hospital's images as PNG and JPEG files.
+
+    Attributes:
+        folder: Where they are; relative to the folder of ``site.toml``.
+        index: What each file is; without it the files are in ``train/<class>/`` and ``test/<class>/``.
+        resize: Stretch images of another size than the study's, instead of refusing them.
+    """
+
+    kind: Literal["image-folder"]
+    folder: str = Field(min_length=1)
+    index: ImageIndexSettings | None = None
+    resize: bool = False
+
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient: nobody can say before the index is read."""
+        return False
+
+
+class WindowSettings(Settings):
+    """Which grey values are shown from black to white.
+
+    Attributes:
+        centre: Middle, in the units of the rescaled values (Hounsfield units for CT).
+        width: From black to white, in the same units.
+    """
+
+    centre: float
+    width: float = Field(gt=0)
+
+
+class DicomSourceSettings(Settings):
+    """A hospital's images as DICOM files.
+
+    Attributes:
+        folder: Where they are; relative to the folder of ``site.toml``.
+        index: What each file is.
+        frame: Column of the index with the number of an image in its file, from 1; without it files of several are
+            refused.
+        window: Which values become the schema's range: ``header`` takes the first window of each file. The rescaled
+            values themselves if it is not set.
+        resize: Stretch images of another size than the study's, instead of refusing them.
+    """
+
+    kind: Literal["dicom"]
+    folder: str = Field(min_length=1)
+    index: ImageIndexSettings
+    frame: str | None = Field(default=None, min_length=1)
+    window: Literal["header"] | WindowSettings | None = None
+    resize: bool = False
+
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient: nobody can say before the index is read."""
+        return False
+
+
+class NiftiSourceSettings(Settings):
+    """A hospital's images as slices of NIfTI volumes, one of each.
+
+    Attributes:
+        folder: Where they are; relative to the folder of ``site.toml``.
+        index: What each file is.
+        plane: Which way a volume is cut.
+        slice_number: From 0 at the patient's left, back or feet; the middle one if it is not set.
+        volume: Which volume of a series, from 0; without it series are refused.
+        resize: Stretch slices of another size than the study's, instead of refusing them.
+    """
+
+    kind: Literal["nifti"]
+    folder: str = Field(min_length=1)
+    index: ImageIndexSettings
+    plane: Literal["sagittal", "coronal", "axial"]
+    slice_number: int | None = Field(default=None, ge=0)
+    volume: int | None = Field(default=None, ge=0)
+    resize: bool = False
+
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient: nobody can say before the index is read."""
+        return False
+
+
+ImageFileSourceSettings = ImageFolderSourceSettings | DicomSourceSettings | NiftiSourceSettings
+"""Kinds of sources with a file for each image, or a few."""
+
+ImageSourceSettings = MedMnistSourceSettings | ImageFileSourceSettings
+"""Kinds of sources that hold images."""
+
+
+def check_parts(parts: tuple[int, ...], num_parts: int) -> None:
+    """Refuse parts of a split that it does not have, or that are named twice.
+
+    Raises:
+        ValueError: pydantic puts it in its own words.
+    """
+    if len(set(parts)) < len(parts) or not set(parts) <= set(range(num_parts)):
+        raise ValueError(f"parts={list(parts)}; expected different numbers from 0 to num-parts - 1")
 
 
 class PolicySettings(Settings):
@@ -147,7 +296,7 @@ class SiteSettings(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     cohort: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     declared_examples: int = Field(ge=1)
-    source: Annotated[SourceSettings | TableSourceSettings, Field(discriminator="kind")]
+    source: Annotated[SourceSettings | TableSourceSettings | ImageSourceSettings, Field(discriminator="kind")]
     policy: PolicySettings
 
 

@@ -9,9 +9,13 @@ from typing import Any
 from flwr.app import Context
 
 from fl_client.data.builtin import BuiltInSource
-from fl_client.data.records import SiteRecords
+from fl_client.data.image_folder import ImageFolderSource
+from fl_client.data.medmnist import MedMnistSource
+from fl_client.data.records import SiteRecords, Source
 from fl_client.data.table_file import TableFileSource
 from fl_client.settings import (
+    ImageSourceSettings,
+    MedMnistSourceSettings,
     PolicySettings,
     SiteSettings,
     SourceSettings,
@@ -22,7 +26,7 @@ from fl_client.settings import (
 )
 from fl_contract.errors import RefusalCode, RefusalError, SettingError
 from fl_contract.run_folder import run_folder
-from fl_contract.schema import TableSchema
+from fl_contract.schema import ImageSchema, TableSchema
 from fl_contract.study import Study
 from privacy.ledger import Ledger, LedgerTerms
 
@@ -56,6 +60,10 @@ class Site:
         source, schema = self.settings.source, self.study.data_schema
         if isinstance(source, SourceSettings):
             return BuiltInSource(source).load()
+        if isinstance(source, ImageSourceSettings):
+            if not isinstance(schema, ImageSchema):
+                raise RefusalError(RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs a table")
+            return _image_source(source, self.folder, schema).load()
         if not isinstance(schema, TableSchema):
             raise RefusalError(RefusalCode.INVALID_DATA, "source.kind='table'; the study needs images")
         return TableFileSource(source, folder=self.folder, features=[each.name for each in schema.features]).load()
@@ -67,6 +75,12 @@ class Site:
     def open_held_out_ledger(self) -> Ledger:
         """The same ledger, for the patients it measures on; to be closed after use."""
         return open_ledger(self.settings, self.folder, cohort=held_out_cohort(self.settings))
+
+
+def _image_source(settings: ImageSourceSettings, folder: Path, schema: ImageSchema) -> Source:
+    if isinstance(settings, MedMnistSourceSettings):
+        return MedMnistSource(settings, folder=folder)
+    return ImageFolderSource(settings, folder=folder, schema=schema)
 
 
 def training_cohort(settings: SiteSettings) -> str:

@@ -44,6 +44,8 @@ class TableFileSource:
         patients = [set() if part.patients is None else set(part.patients) for part in (site.train, site.test)]
         if shared := patients[0] & patients[1]:
             raise _refusal(f"{len(shared)} patients are in training and held-out rows; expected each in one of them")
+        if not len(site.train) + len(site.test):
+            raise _refusal("the table holds no rows; expected at least one record")
         return site
 
     def _read_folds(self) -> SiteRecords:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from flwr.app import Context, RecordDict
@@ -148,6 +149,49 @@ def test_a_table_is_refused_where_the_study_needs_images(tmp_path: Path) -> None
     context.run_config["study"] = "digits"
 
     with pytest.raises(RefusalError, match="the study needs images"):
+        open_sites(context)["st-anna"].load_records()
+
+
+def write_image_site(folder: Path, source: str) -> Path:
+    path = folder / "site.toml"
+    path.write_text(
+        f'name = "st-anna"\ndeclared-examples = 10\n[source]\n{source}\n[policy]\nepsilon-budget = 1.0\ndelta = 0.001\n'
+    )
+    return path
+
+
+MEDMNIST = (
+    'kind = "medmnist"\nfile = "digits.npz"\nclasses = ["3", "8"]\nparts = [0]\nnum-parts = 1\nalpha = 1.0\nseed = 1'
+)
+
+
+def test_a_real_hospital_reads_the_images_that_its_own_file_names(tmp_path: Path) -> None:
+    images, labels = np.full((2, 8, 8), 16, np.uint8), np.array([[0], [1]], np.uint8)
+    arrays: dict[str, Any] = {f"{fold}_images": images for fold in ("train", "val", "test")}
+    arrays |= {f"{fold}_labels": labels for fold in ("train", "val", "test")}
+    np.savez(tmp_path / "digits.npz", **arrays)
+    context = context_of(tmp_path / "out", {"site-file": str(write_image_site(tmp_path, MEDMNIST))})
+    context.run_config["study"] = "digits"
+
+    records = open_sites(context)["st-anna"].load_records()
+
+    assert sorted(records.train.labels.tolist()) == ["3", "3", "8", "8"]
+    assert (records.test.features == 16.0).all()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        MEDMNIST,
+        'kind = "image-folder"\nfolder = "."',
+        'kind = "dicom"\nfolder = "."\nwindow = "header"\nindex = { table = "index.csv" }',
+        'kind = "nifti"\nfolder = "."\nplane = "axial"\nindex = { table = "index.csv" }',
+    ],
+)
+def test_images_are_refused_where_the_study_needs_a_table(tmp_path: Path, source: str) -> None:
+    context = context_of(tmp_path / "out", {"site-file": str(write_image_site(tmp_path, source))})
+
+    with pytest.raises(RefusalError, match="the study needs a table"):
         open_sites(context)["st-anna"].load_records()
 
 

@@ -1,0 +1,149 @@
+"""The only place where files of images become one array of the study's geometry, many of them in worker processes.
+
+Worker processes import this file and one decoder: neither may bring in the settings, and with them torch.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fl_client.data.records import Records, SiteRecords
+from fl_contract.errors import RefusalCode, RefusalError
+from fl_contract.schema import ImageSchema
+
+MIN_IMAGES_FOR_WORKERS = 4000
+"""Fewer images are decoded sooner than worker processes start."""
+
+IMAGES_A_TASK = 32
+SHOWN_PLACES = 5
+"""Images that a refusal points at, for each broken rule."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEntry:
+    """One image of a hospital.
+
+    Attributes:
+        path: Its file. A file's name may be a patient's: it is never in a message.
+        place: Where the hospital finds it without the name: a line of its index, a number in a folder.
+        label: Name of its class.
+        patient: Whose image it is; None if nobody says.
+        frame: Which image of the file, from 1; None for a file of one.
+    """
+
+    path: Path
+    place: str
+    label: str
+    patient: str | None = None
+    frame: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolds:
+    """A hospital's images: those it trains on and those it holds out."""
+
+    train: tuple[ImageEntry, ...]
+    test: tuple[ImageEntry, ...]
+
+
+Decode = Callable[[ImageEntry], NDArray[Any]]
+"""Pixels of an image, [height, width] or [height, width, channels]; a refusal names the rule that it breaks."""
+
+
+def load_images(folds: ImageFolds, decode: Decode, schema: ImageSchema, *, resize: bool) -> SiteRecords:
+    """Decode all images of a hospital: [N, height, width, channels], in the order of the entries.
+
+    Args:
+        folds: Which images.
+        decode: Reads one; may run in another process.
+        schema: Their height, width and channels.
+        resize: Stretch images of another size (bilinear, averaged where they shrink) instead of refusing them.
+
+    Raises:
+        RefusalError: INVALID_DATA: some images cannot be decoded or are of another geometry. The detail says how many,
+            which rule and where, and names no file.
+    """
+    entries = folds.train + folds.test
+    pixels = np.empty((len(entries), schema.height, schema.width, schema.channels))
+    faults: dict[str, list[str]] = {}
+    attempt = partial(_attempt, decode=decode, schema=schema, resize=resize)
+    for row, result in enumerate(_map(attempt, entries)):
+        if isinstance(result, str):
+            faults.setdefault(result, []).append(entries[row].place)
+        else:
+            pixels[row] = result
+    if faults:
+        raise RefusalError(RefusalCode.INVALID_DATA, _describe(faults, len(entries)))
+    first = len(folds.train)
+    return SiteRecords(train=_records(folds.train, pixels[:first]), test=_records(folds.test, pixels[first:]))
+
+
+def _map(
+    attempt: Callable[[ImageEntry], NDArray[Any] | str], entries: Sequence[ImageEntry]
+) -> Iterator[NDArray[Any] | str]:
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if len(entries) < MIN_IMAGES_FOR_WORKERS or workers == 1:
+        yield from map(attempt, entries)
+        return
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield from pool.map(attempt, entries, chunksize=IMAGES_A_TASK)
+    except BrokenProcessPool as error:
+        detail = "a worker process died while it decoded images; expected enough memory for all of them"
+        raise RefusalError(RefusalCode.INTERNAL, detail) from error
+
+
+def _attempt(entry: ImageEntry, *, decode: Decode, schema: ImageSchema, resize: bool) -> NDArray[Any] | str:
+    """The image, or the rule that it breaks: every broken image is counted, not the first one only."""
+    try:
+        return _fit(decode(entry), schema, resize=resize)
+    except RefusalError as error:
+        return error.detail
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+
+
+def _fit(pixels: NDArray[Any], schema: ImageSchema, *, resize: bool) -> NDArray[Any]:
+    """[height, width, channels] of the study."""
+    image = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
+    height, width, channels = image.shape
+    if channels != schema.channels:
+        raise RefusalError(RefusalCode.INVALID_DATA, f"{channels} channels; expected {schema.channels}")
+    if (height, width) == (schema.height, schema.width):
+        return image
+    if not resize:
+        raise RefusalError(
+            RefusalCode.INVALID_DATA,
+            f"{height} x {width} pixels, height x width; expected {schema.height} x {schema.width}, or resize = true",
+        )
+    planes = [Image.fromarray(image[..., channel].astype(np.float32)) for channel in range(channels)]
+    size = (schema.width, schema.height)
+    return np.stack([np.asarray(plane.resize(size, Image.Resampling.BILINEAR)) for plane in planes], axis=2)
+
+
+def _records(entries: Sequence[ImageEntry], pixels: NDArray[np.float64]) -> Records:
+    patients = [entry.patient for entry in entries if entry.patient is not None]
+    return Records(
+        features=pixels,
+        feature_names=(),
+        labels=np.array([entry.label for entry in entries], dtype=np.str_),
+        patients=np.array(patients, dtype=np.str_) if patients else None,
+    )
+
+
+def _describe(faults: dict[str, list[str]], count: int) -> str:
+    lines = []
+    for rule, places in faults.items():
+        shown = ", ".join(places[:SHOWN_PLACES]) + (", ..." if len(places) > SHOWN_PLACES else "")
+        lines.append(f"{len(places)} of {count} images: {rule} ({shown})")
+    return "; ".join(lines)
