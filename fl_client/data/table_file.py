@@ -1,17 +1,20 @@
 """A hospital's table in a CSV or Parquet file, read as it is: no value is scaled, filled in or dropped here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from pyarrow.parquet import ParquetFile
 
-from fl_client.data.records import Records, SiteRecords
+from fl_client.data.records import SiteRecords
+from fl_client.data.table import TableBuilder, TableColumns, invalid_data
 from fl_client.settings import TableSourceSettings
-from fl_contract.errors import RefusalCode, RefusalError
 
-FOLDS = ("train", "test")
-"""What the fold column may hold."""
+CHUNK_ROWS = 16_384
+READ_AHEAD_BYTES = 1 << 18
+"""Of each column of a Parquet file; a whole row group otherwise."""
 
 
 class TableFileSource:
@@ -20,73 +23,62 @@ class TableFileSource:
     Args:
         settings: Files and columns, from ``site.toml``.
         folder: That relative paths begin at; the one of ``site.toml``.
-        features: Columns that the study needs; others are not read as numbers.
+        features: Columns that the study needs; others are not read.
     """
 
     def __init__(self, settings: TableSourceSettings, *, folder: Path, features: Sequence[str]) -> None:
         self._settings = settings
         self._folder = folder
-        self._features = tuple(features)
+        self._columns = TableColumns(
+            features=tuple(features), label=settings.label, fold=settings.fold, patient=settings.patient
+        )
 
     def load(self) -> SiteRecords:
         """The records of this hospital's files.
 
         Raises:
             RefusalError: INVALID_DATA: a file or column is missing, a feature is not a number, a row has no label,
-                fold or patient, or a patient is in both folds. The detail stays in the hospital's own log.
+                fold or patient, a patient is in both folds, or there are no rows. The detail stays in the hospital's
+                own log.
         """
-        train, test = self._read_folds()
-        if (column := self._settings.patient) is not None and (shared := _texts(train, column) & _texts(test, column)):
-            raise _refusal(f"{len(shared)} patients are in training and held-out rows; expected each in one of them")
-        return SiteRecords(train=self._records(train), test=self._records(test))
+        table = TableBuilder(self._columns)
+        if self._settings.test is None:
+            self._add(table, self._settings.train, fold=None)
+        else:
+            self._add(table, self._settings.train, fold="train")
+            self._add(table, self._settings.test, fold="test")
+        return table.build()
 
-    def _read_folds(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        settings = self._settings
-        train = self._read(settings.train)
-        if settings.fold is None:
-            return train, self._read(str(settings.test))
-        folds = train[settings.fold].astype(str)
-        if unknown := int((~folds.isin(FOLDS)).sum()):
-            raise _refusal(f"column {settings.fold!r}: {unknown} rows hold no fold; expected 'train' or 'test'")
-        return train[folds == "train"], train[folds == "test"]
+    def _add(self, table: TableBuilder, name: str, *, fold: str | None) -> None:
+        columns = self._columns
+        for rows in self._read(self._folder / name):
+            features = np.stack([_numbers(rows, column) for column in columns.features], axis=1)
+            table.add(features, {column: rows[column].to_numpy(dtype=object) for column in columns.texts}, fold=fold)
 
-    def _read(self, name: str) -> pd.DataFrame:
-        settings, path = self._settings, self._folder / name
-        texts = [column for column in (settings.label, settings.fold, settings.patient) if column is not None]
+    def _read(self, path: Path) -> Iterator[pd.DataFrame]:
+        """The file's rows, some at a time."""
         try:
-            if path.suffix == ".parquet":
-                table = pd.read_parquet(path)
-            else:
-                table = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+            yield from self._read_parquet(path) if path.suffix == ".parquet" else self._read_csv(path)
         except (OSError, ValueError) as error:
-            raise _refusal(f"{path}: cannot be read ({error}); expected a table in CSV or Parquet") from error
-        if missing := [column for column in (*self._features, *texts) if column not in table.columns]:
-            raise _refusal(f"{path}: columns {missing} are missing; the study and site.toml name them")
-        for column in texts:
-            if empty := int(table[column].isna().sum()):
-                raise _refusal(f"{path}: column {column!r} is empty in {empty} rows; expected a value in each")
-        return table
+            raise invalid_data(f"{path}: cannot be read ({error}); expected a table in CSV or Parquet") from error
 
-    def _records(self, table: pd.DataFrame) -> Records:
-        patient = self._settings.patient
-        return Records(
-            features=np.stack([_numbers(table, name) for name in self._features], axis=1),
-            feature_names=self._features,
-            labels=table[self._settings.label].to_numpy(dtype=str),
-            patients=table[patient].to_numpy(dtype=str) if patient is not None else None,
-        )
+    def _read_parquet(self, path: Path) -> Iterator[pd.DataFrame]:
+        with ParquetFile(path, buffer_size=READ_AHEAD_BYTES, pre_buffer=False) as file:
+            self._columns.check(file.schema_arrow.names, origin=str(path))
+            for batch in file.iter_batches(CHUNK_ROWS, columns=self._columns.names):
+                yield batch.to_pandas(ignore_metadata=True)
 
-
-def _texts(table: pd.DataFrame, column: str) -> set[str]:
-    return set(table[column].astype(str))
+    def _read_csv(self, path: Path) -> Iterator[pd.DataFrame]:
+        columns = self._columns
+        texts = dict.fromkeys(columns.texts, str)
+        with pd.read_csv(path, dtype=texts, usecols=columns.names.__contains__, chunksize=CHUNK_ROWS) as chunks:
+            for rows in chunks:
+                columns.check(list(rows.columns), origin=str(path))
+                yield rows
 
 
-def _numbers(table: pd.DataFrame, name: str) -> np.ndarray:
+def _numbers(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:
     try:
-        return table[name].to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        raise _refusal(f"column {name!r} holds a text; expected numbers ({error})") from error
-
-
-def _refusal(detail: str) -> RefusalError:
-    return RefusalError(RefusalCode.INVALID_DATA, detail)
+        return rows[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):  # whose text holds the value
+        raise invalid_data(f"column {name!r} holds a text; expected numbers") from None
