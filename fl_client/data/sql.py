@@ -30,10 +30,16 @@ CONNECT_TIMEOUT_SECONDS = 10
 NUMBERS = {bool, int, float, Decimal, NoneType}
 
 MEANINGS = (
-    (r"^28|authentication failed|no pg_hba.conf entry", "the server refuses the user or the password; expected those of source.credentials"),
+    (
+        r"^28|authentication failed|no pg_hba.conf entry",
+        "the server refuses the user or the password; expected those of source.credentials",
+    ),
     (r"^3D000|FATAL: +database .* does not exist", "the server has no database of that name"),
     (r"translate host name|resolve host", "there is no host of that name"),
-    (r"connection failed|timeout expired|^08", "no server answers, or not by the rules of source.url"),
+    (
+        r"connection (failed|is bad|to server)|timeout expired|closed the connection|^08|^57P",
+        "there is no connection: no server answers at source.url, or it ended this one, or refuses its kind",
+    ),
     (r"^SQLITE_CANTOPEN", "the file is absent or cannot be opened"),
     (r"^SQLITE_NOTADB", "the file is no SQLite database"),
     (r"^25006|^SQLITE_READONLY|^0A000.*data-modifying", "the query writes; expected one that only reads"),

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -60,11 +59,10 @@ def running_postgres() -> Iterator[PostgresServer]:
     binaries = find_binaries() or install_binaries()
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # not below pytest's folder, which is its user's alone
     log = folder / "server.log"
-    account = _account()
+    user, group = _account()
     try:
-        if account:
-            shutil.chown(folder, *account)
-        _initialise(binaries, folder, account)
+        shutil.chown(folder, user or os.geteuid(), group)
+        _initialise(binaries, folder, user, group)
         port = _free_port()
         options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "fsync": "off"}
         with log.open("wb") as output:
@@ -73,7 +71,8 @@ def running_postgres() -> Iterator[PostgresServer]:
                 cwd=folder,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                **_as_user(account),
+                user=user,
+                group=group,
             )
         try:
             running = PostgresServer(port=port)
@@ -125,31 +124,35 @@ def install_binaries() -> Path:
     return found
 
 
-def _account() -> tuple[int, int] | None:
-    """User and group to run as: PostgreSQL refuses root."""
+def _account() -> tuple[int | None, int | None]:
+    """User and group to run as, where it cannot be our own: PostgreSQL refuses root."""
     if os.geteuid() != 0:
-        return None
+        return None, None
     names = {entry.pw_name: entry for entry in pwd.getpwall()}
     entry = names.get("postgres") or names["nobody"]
     return entry.pw_uid, entry.pw_gid
 
 
-def _as_user(account: tuple[int, int] | None) -> dict[str, int]:
-    return {} if account is None else {"user": account[0], "group": account[1]}
-
-
-def _initialise(binaries: Path, folder: Path, account: tuple[int, int] | None) -> None:
+def _initialise(binaries: Path, folder: Path, user: int | None, group: int | None) -> None:
     secret = folder / "password"
     secret.write_text(PASSWORD)
-    if account:
-        shutil.chown(secret, *account)
-    command = [binaries / "initdb", "-D", folder / "data", "-U", OWNER, f"--pwfile={secret}", "--auth=scram-sha-256"]
+    shutil.chown(secret, user or os.geteuid(), group)
+    command: list[str | Path] = [
+        binaries / "initdb",
+        "-D",
+        folder / "data",
+        "-U",
+        OWNER,
+        f"--pwfile={secret}",
+        "--auth=scram-sha-256",
+    ]
     done = subprocess.run(
         [*command, "-E", "UTF8", "--locale=C", "--no-sync"],
         cwd=folder,
         capture_output=True,
         text=True,
-        **_as_user(account),
+        user=user,
+        group=group,
     )
     secret.unlink()
     if done.returncode:
