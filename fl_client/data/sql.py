@@ -25,7 +25,7 @@ from fl_client.data.records import SiteRecords
 from fl_client.data.table import TableBuilder, TableColumns, invalid_data
 from fl_client.settings import SqlSourceSettings
 
-CHUNK_ROWS = 4_096
+CHUNK_ROWS = 1_000
 CONNECT_TIMEOUT_SECONDS = 10
 NUMBERS = {bool, int, float, Decimal, NoneType}
 

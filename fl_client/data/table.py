@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,10 +106,8 @@ class TableBuilder:
         train, test = (self._folds[fold].records(self._columns.features) for fold in FOLDS)
         if not len(train) + len(test):
             raise invalid_data("the table has no rows; expected training and held-out records")
-        if train.patients is not None and test.patients is not None:
-            shared = len(np.intersect1d(train.patients, test.patients))
-            if shared:
-                raise invalid_data(f"{shared} patients are in training and held-out rows; expected each in one of them")
+        if shared := _count_shared(train.patients, test.patients):
+            raise invalid_data(f"{shared} patients are in training and held-out rows; expected each in one of them")
         return SiteRecords(train=train, test=test)
 
 
@@ -116,26 +115,41 @@ class _Fold:
     """Rows of one fold so far."""
 
     def __init__(self, columns: TableColumns) -> None:
-        self._features = np.empty((0, len(columns.features)))
-        self._labels: list[NDArray[np.str_]] = [np.empty(0, dtype=str)]
-        self._patients = [np.empty(0, dtype=str)] if columns.patient is not None else None
+        self._features = _Rows(np.empty((0, len(columns.features))))
+        self._labels = _Rows(np.empty(0, dtype=str))
+        self._patients = _Rows(np.empty(0, dtype=str)) if columns.patient is not None else None
 
     def add(self, features: NDArray[np.float64], labels: NDArray[np.str_], patients: NDArray[np.str_] | None) -> None:
-        start = len(self._features)
-        # Nothing else refers to the array, so it may move; the system moves large ones without copying them.
-        self._features.resize((start + len(features), features.shape[1]), refcheck=False)
-        self._features[start:] = features
-        self._labels.append(labels)
+        self._features.add(features)
+        self._labels.add(labels)
         if self._patients is not None and patients is not None:
-            self._patients.append(patients)
+            self._patients.add(patients)
 
     def records(self, names: tuple[str, ...]) -> Records:
         return Records(
-            features=self._features,
+            features=self._features.array,
             feature_names=names,
-            labels=np.concatenate(self._labels),
-            patients=np.concatenate(self._patients) if self._patients is not None else None,
+            labels=self._labels.array,
+            patients=self._patients.array if self._patients is not None else None,
         )
+
+
+class _Rows:
+    """An array that grows in place: nothing else refers to it, and the system moves a large one without copying it."""
+
+    def __init__(self, empty: NDArray[Any]) -> None:
+        self.array = empty
+
+    def add(self, more: NDArray[Any]) -> None:
+        start, dtype = len(self.array), np.promote_types(self.array.dtype, more.dtype)
+        if dtype != self.array.dtype:  # a longer text than any before
+            self.array = self.array.astype(dtype)
+        self.array.resize((start + len(more), *more.shape[1:]), refcheck=False)
+        self.array[start:] = more
+
+
+def _count_shared(first: NDArray[Any] | None, second: NDArray[Any] | None) -> int:
+    return 0 if first is None or second is None else len(set(second.flat).intersection(first.flat))
 
 
 def invalid_data(detail: str) -> RefusalError:

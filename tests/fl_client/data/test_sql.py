@@ -130,7 +130,7 @@ def test_a_query_gives_both_folds_in_the_study_s_order(database: Database) -> No
     site = database.load(f"{ALL} ORDER BY age DESC")
 
     assert site.train.feature_names == ("sex", "age")
-    assert np.array_equal(site.train.features, [[1, 70], [0, 61], [np.nan, 55]], equal_nan=True)
+    assert np.array_equal(site.train.features, np.array([[1, 70], [0, 61], [np.nan, 55]]), equal_nan=True)
     assert site.train.labels.tolist() == ["1", "0", "1"]
     assert site.train.patients is not None
     assert site.train.patients.tolist() == [PATIENT, "008", "008"]
