@@ -48,7 +48,7 @@ def parts(rows: int) -> Iterator[pa.Table]:
     for start in range(0, rows, PART_ROWS):
         count = min(PART_ROWS, rows - start)
         numbers = np.arange(start, start + count)
-        columns = {name: generator.normal(size=count).round(6) for name in FEATURES}
+        columns: dict[str, Any] = {name: generator.normal(size=count).round(6) for name in FEATURES}
         columns["person"] = np.char.add("patient-", numbers.astype(str))
         columns["outcome"] = np.where(numbers % 3 == 0, "ill", "well")
         columns["fold"] = np.where(numbers % 5 == 0, "test", "train")

@@ -255,11 +255,11 @@ def test_all_rows_of_many_chunks_are_there_in_order(postgresql: Database) -> Non
 
 def test_what_is_wrong_in_a_late_chunk_is_counted_over_all(postgresql: Database) -> None:
     query = (
-        "SELECT i AS age, i AS sex, nullif(i % 3000, 0) AS outcome, i AS person, 'train' AS fold "
+        "SELECT i AS age, i AS sex, nullif(i % 3, 0) AS outcome, i AS person, 'train' AS fold "
         f"FROM generate_series(1, {2 * CHUNK_ROWS}) i"
     )
 
-    assert f"column 'outcome' is empty in {2 * CHUNK_ROWS // 3000} rows" in postgresql.refusal(query)
+    assert f"column 'outcome' is empty in {2 * CHUNK_ROWS // 3} rows" in postgresql.refusal(query)
 
 
 def test_the_coordinator_gets_a_code_and_the_hospital_s_log_no_secret(
