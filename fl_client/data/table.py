@@ -149,7 +149,7 @@ class _Rows:
 
 
 def _count_shared(first: NDArray[Any] | None, second: NDArray[Any] | None) -> int:
-    return 0 if first is None or second is None else len(set(second.flat).intersection(first.flat))
+    return 0 if first is None or second is None else len(set(second.tolist()).intersection(first.flat))
 
 
 def invalid_data(detail: str) -> RefusalError:

@@ -12,8 +12,8 @@ from fl_client.data.records import SiteRecords
 from fl_client.data.table import TableBuilder, TableColumns, invalid_data
 from fl_client.settings import TableSourceSettings
 
-CHUNK_ROWS = 16_384
-READ_AHEAD_BYTES = 1 << 18
+CHUNK_ROWS = 4_096
+READ_AHEAD_BYTES = 1 << 16
 """Of each column of a Parquet file; a whole row group otherwise."""
 
 
