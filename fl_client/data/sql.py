@@ -27,6 +27,7 @@ from fl_client.settings import SqlSourceSettings
 
 CHUNK_ROWS = 1_000
 CONNECT_TIMEOUT_SECONDS = 10
+LOCK_TIMEOUT_SECONDS = 10
 NUMBERS = {bool, int, float, Decimal, NoneType}
 
 MEANINGS = (
@@ -42,6 +43,7 @@ MEANINGS = (
     ),
     (r"^SQLITE_CANTOPEN", "the file is absent or cannot be opened"),
     (r"^SQLITE_NOTADB", "the file is no SQLite database"),
+    (r"^SQLITE_BUSY", "another program is writing to the file; try again"),
     (r"^25006|^SQLITE_READONLY|^0A000.*data-modifying", "the query writes; expected one that only reads"),
     (r"^42P01|no such table", "the query names a table that the database does not have"),
     (r"^42703|no such column", "the query names a column that the database does not have"),
@@ -84,7 +86,7 @@ class SqlSource:
         columns, table = self._columns, TableBuilder(self._columns)
         for rows in self._read():
             features = np.stack([_numbers(rows[name], name) for name in columns.features], axis=1)
-            table.add(features, {name: _texts(rows[name]) for name in columns.texts})
+            table.add(features, {name: _texts(rows[name], name) for name in columns.texts})
         return table.build()
 
     def _read(self) -> Iterator[dict[str, tuple[Any, ...]]]:
@@ -100,7 +102,7 @@ class SqlSource:
                 for rows in result.partitions(CHUNK_ROWS):
                     yield dict(zip(names, zip(*rows, strict=True), strict=True))
         except SQLAlchemyError as error:
-            raise invalid_data(f"{make_url(settings.url).drivername}: {_explain(error, settings.query)}") from None
+            raise invalid_data(f"{settings.url}: {_explain(error, settings.query)}") from None
 
     def _open(self) -> Engine:
         """The database, for reading only; nothing is connected yet."""
@@ -115,7 +117,9 @@ class SqlSource:
         create = partial(create_engine, poolclass=NullPool, hide_parameters=True, execution_options=options)
         if settings.credentials is None:
             address = f"{(self._folder / str(url.database)).absolute().as_uri()}?mode=ro"
-            return create("sqlite://", creator=partial(sqlite3.connect, address, uri=True))
+            return create(
+                "sqlite://", creator=partial(sqlite3.connect, address, uri=True, timeout=LOCK_TIMEOUT_SECONDS)
+            )
         login = read_credentials(settings.credentials, folder=self._folder)
         url = url.set(drivername="postgresql+psycopg", username=login.user, password=login.password)
         return create(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS})
@@ -127,8 +131,10 @@ def _numbers(values: Sequence[Any], name: str) -> NDArray[np.float64]:
     return np.array(values, dtype=np.float64)
 
 
-def _texts(values: Sequence[Any]) -> NDArray[np.object_]:
+def _texts(values: Sequence[Any], name: str) -> NDArray[np.object_]:
     """An empty text is an empty value, as in a CSV file."""
+    if bytes in set(map(type, values)):
+        raise invalid_data(f"column {name!r} holds bytes; expected texts or numbers, CAST in source.query")
     return np.fromiter((None if value == "" else value for value in values), dtype=object, count=len(values))
 
 
@@ -139,5 +145,6 @@ def _explain(error: SQLAlchemyError, query: str) -> str:
     told = f"{code} {cause}"
     words = next((words for pattern, words in MEANINGS if re.search(pattern, told)), "the database reports an error")
     found = NAME.search(told)
-    is_ours = found is not None and found.group(1) in query
-    return f"{words}{f': {found.group(1)!r}' if found and is_ours else ''} ({code})"
+    if found is not None and found.group(1) in query:
+        words = f"{words}: {found.group(1)!r}"
+    return f"{words} ({code})"

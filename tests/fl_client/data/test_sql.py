@@ -4,8 +4,10 @@ Each rule is tested on PostgreSQL, a real server, and on SQLite.
 """
 
 import logging
+import sqlite3
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -311,8 +313,19 @@ def test_an_sqlite_file_that_is_none_is_refused_and_not_made(tmp_path: Path, con
     if content is not None:
         (tmp_path / FILE).write_bytes(content)
 
-    assert words in Database(tmp_path, f"sqlite:///{FILE}", None).refusal()
+    assert f"sqlite:///{FILE}: {words}" in Database(tmp_path, f"sqlite:///{FILE}", None).refusal()
     assert (tmp_path / FILE).exists() is (content is not None)
+
+
+def test_a_file_that_somebody_writes_to_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_sqlite(TABLE, tmp_path / FILE)
+    monkeypatch.setattr("fl_client.data.sql.LOCK_TIMEOUT_SECONDS", 0)
+
+    with closing(sqlite3.connect(tmp_path / FILE)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        detail = Database(tmp_path, f"sqlite:///{FILE}", None).refusal()
+
+    assert "another program is writing to the file" in detail
 
 
 def test_an_sqlite_file_may_have_any_name(tmp_path: Path) -> None:
@@ -325,6 +338,11 @@ def test_an_sqlite_file_may_have_any_name(tmp_path: Path) -> None:
 def test_a_text_among_the_numbers_of_an_sqlite_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusalError, match="column 'age' holds str; expected numbers"):
         sql_case(tmp_path, TABLE.assign(age=[70, 61, "55 years", 48]), ["age"]).load()
+
+
+def test_bytes_as_a_label_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusalError, match="column 'outcome' holds bytes; expected texts or numbers"):
+        sql_case(tmp_path, TABLE.assign(outcome=[b"1", b"0", b"1", b"0"]), ["age"]).load()
 
 
 def test_a_text_that_is_not_utf_8_is_not_repeated(tmp_path: Path) -> None:
