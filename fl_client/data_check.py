@@ -22,7 +22,7 @@ from fl_client.guard import refusal_code
 from fl_client.inputs import record_refusals
 from fl_client.policy import check_room, policy_errors
 from fl_client.refusals import gather
-from fl_client.settings import SourceSettings
+from fl_client.settings import TableColumnSettings
 from fl_client.site import Site
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import TableSchema
@@ -163,7 +163,7 @@ def _problems(errors: list[SiteError]) -> tuple[Problem, ...]:
 
 def _mapping_warnings(site: Site) -> Iterator[str]:
     source, schema = site.settings.source, site.study.data_schema
-    if isinstance(source, SourceSettings) or not isinstance(schema, TableSchema):
+    if not isinstance(source, TableColumnSettings) or not isinstance(schema, TableSchema):
         return
     for name in sorted(source.columns.keys() - {feature.name for feature in schema.features}):
         yield f"source.columns.{name!r} is no feature of this study; it changes nothing here"

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from fl_client.column_settings import ColumnSettings, LabelCodes
 from fl_contract.errors import SettingError
 from fl_contract.settings import Settings, read_toml
 from fl_contract.study import STUDIES, Scalar, Study, study_from_run_config
+
+URL_OPTIONS = {"host", "sslcert", "sslkey", "sslmode", "sslrootcert"}
+"""What may follow the question mark of a PostgreSQL address: where its socket is, and how the connection is secured."""
 
 
 class SourceSettings(Settings):
@@ -44,12 +49,10 @@ class SourceSettings(Settings):
         return self
 
 
-class TableSourceSettings(Settings):
-    """A hospital's patients in a table, as CSV or Parquet (``.parquet``).
+class TableColumnSettings(Settings):
+    """What the columns of a table are, wherever it is read from.
 
     Attributes:
-        train: File of the training records, or of all where ``fold`` is set; relative to the folder of ``site.toml``.
-        test: File of the held-out records.
         fold: Column that says ``train`` or ``test``.
         label: Column of the class, or of the event.
         time: Column of the times of follow-up, for a study of survival.
@@ -58,9 +61,6 @@ class TableSourceSettings(Settings):
         labels: The study's class for each of the hospital's codes in ``label``; as they are written if not set.
     """
 
-    kind: Literal["table"]
-    train: str = Field(min_length=1)
-    test: str | None = Field(default=None, min_length=1)
     fold: str | None = Field(default=None, min_length=1)
     label: str = Field(min_length=1)
     time: str | None = Field(default=None, min_length=1)
@@ -72,6 +72,19 @@ class TableSourceSettings(Settings):
     def has_one_record_a_patient(self) -> bool:
         """Whether protecting a record protects a patient: nobody can say before the table is read."""
         return False
+
+
+class TableSourceSettings(TableColumnSettings):
+    """A hospital's patients in a table, as CSV or Parquet (``.parquet``).
+
+    Attributes:
+        train: File of the training records, or of all where ``fold`` is set; relative to the folder of ``site.toml``.
+        test: File of the held-out records.
+    """
+
+    kind: Literal["table"]
+    train: str = Field(min_length=1)
+    test: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _check_folds(self) -> Self:
@@ -230,6 +243,59 @@ def check_parts(parts: tuple[int, ...], num_parts: int) -> None:
         raise ValueError(f"parts={list(parts)}; expected different numbers from 0 to num-parts - 1")
 
 
+class CredentialsSettings(Settings):
+    """Where a database's ``user:password`` is kept; one of the two.
+
+    Attributes:
+        environment: Name of an environment variable.
+        file: File of one line that nobody but its owner can read; relative to the folder of ``site.toml``.
+    """
+
+    environment: str | None = Field(default=None, min_length=1)
+    file: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if (self.environment is None) == (self.file is None):
+            raise ValueError("environment and file; expected one of them")
+        return self
+
+
+class SqlSourceSettings(TableColumnSettings):
+    """A hospital's patients in a database, PostgreSQL or SQLite.
+
+    Attributes:
+        url: ``postgresql://host:port/database``, or ``sqlite:///file``, relative to the folder of ``site.toml``;
+            without user and password.
+        credentials: Of PostgreSQL.
+        query: One SELECT that gives a row for each record.
+        fold: Column that says ``train`` or ``test``; always needed.
+    """
+
+    kind: Literal["sql"]
+    url: str = Field(min_length=1)
+    credentials: CredentialsSettings | None = None
+    query: str = Field(min_length=1)
+    fold: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_url(self) -> Self:
+        try:
+            url = make_url(self.url)
+        except (ArgumentError, ValueError):  # whose text may hold a password
+            raise ValueError("url; expected postgresql://host:port/database or sqlite:///file") from None
+        if url.username is not None or url.password is not None:
+            raise ValueError("url holds a user or a password; expected none, name their place as source.credentials")
+        if url.drivername not in ("postgresql", "sqlite") or url.database in (None, "", ":memory:"):
+            raise ValueError("url; expected postgresql://host:port/database or sqlite:///file")
+        is_server = url.drivername == "postgresql"
+        if unknown := sorted(set(url.query) - (URL_OPTIONS if is_server else set())):
+            raise ValueError(f"url has the options {unknown}; expected, for PostgreSQL, some of {sorted(URL_OPTIONS)}")
+        if is_server != (self.credentials is not None):
+            raise ValueError("credentials; expected for PostgreSQL, and for nothing else")
+        return self
+
+
 class PolicySettings(Settings):
     """What the hospital allows, whatever a study asks for.
 
@@ -296,7 +362,9 @@ class SiteSettings(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     cohort: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     declared_examples: int = Field(ge=1)
-    source: Annotated[SourceSettings | TableSourceSettings | ImageSourceSettings, Field(discriminator="kind")]
+    source: Annotated[
+        SourceSettings | TableSourceSettings | SqlSourceSettings | ImageSourceSettings, Field(discriminator="kind")
+    ]
     policy: PolicySettings
 
 

@@ -12,6 +12,7 @@ from fl_client.data.builtin import BuiltInSource
 from fl_client.data.image_folder import ImageFolderSource
 from fl_client.data.medmnist import MedMnistSource
 from fl_client.data.records import SiteRecords, Source
+from fl_client.data.sql import SqlSource
 from fl_client.data.table_file import TableFileSource
 from fl_client.settings import (
     ImageSourceSettings,
@@ -19,6 +20,7 @@ from fl_client.settings import (
     PolicySettings,
     SiteSettings,
     SourceSettings,
+    SqlSourceSettings,
     partition,
     read_site_settings,
     read_study,
@@ -65,8 +67,11 @@ class Site:
                 raise RefusalError(RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs a table")
             return _image_source(source, self.folder, schema).load()
         if not isinstance(schema, TableSchema):
-            raise RefusalError(RefusalCode.INVALID_DATA, "source.kind='table'; the study needs images")
-        return TableFileSource(source, folder=self.folder, features=[each.name for each in schema.features]).load()
+            raise RefusalError(RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs images")
+        features = [each.name for each in schema.features]
+        if isinstance(source, SqlSourceSettings):
+            return SqlSource(source, folder=self.folder, features=features).load()
+        return TableFileSource(source, folder=self.folder, features=features).load()
 
     def open_ledger(self) -> Ledger:
         """Its privacy ledger, over all studies, for the patients it trains on; to be closed after use."""

@@ -22,6 +22,7 @@ class Settings(BaseModel):
         strict=True,
         extra="forbid",
         allow_inf_nan=False,
+        hide_input_in_errors=True,
         alias_generator=lambda field: field.replace("_", "-"),
     )
 
@@ -98,13 +99,19 @@ def _split(details: Any, raw: Mapping[str, Any], model: type[BaseModel]) -> tupl
     if kind in ("missing", "union_tag_not_found"):
         return key, " is missing; add it"
     if kind == "extra_forbidden":
-        shown = key if isinstance(value, Mapping | list) else f"{key}={value!r}"
+        shown = key if isinstance(value, Mapping | list) else _shown(key, value)
         return shown, f" is not a known key{_hint(key, details['loc'], model)}"
     rule = _RULES[kind].format(**context) if kind in _RULES else details["msg"]
     rule = rule.removeprefix("Value error, ").replace("Input should be", "expected")
     if kind == "value_error" and isinstance(value, Mapping):
         return (f"{key}." if key else ""), rule  # a rule of a whole table begins with the name of one of its keys
-    return f"{key}={value!r}; ", rule
+    return f"{_shown(key, value)}; ", rule
+
+
+def _shown(key: str, value: Any) -> str:
+    """Key and value; the key alone if the value may be a password, or an address that holds one."""
+    is_secret = any(word in key for word in ("credentials", "password")) or "://" in str(value)
+    return key if is_secret else f"{key}={value!r}"
 
 
 def _without_union_tags(location: tuple[int | str, ...], raw: Any, *, is_missing: bool) -> tuple[int | str, ...]:

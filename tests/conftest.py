@@ -10,3 +10,5 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 # One thread per process: sums are added in one order, and small tensors are faster without a thread pool.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+from postgres import postgres_server  # noqa: F401  a fixture of every test

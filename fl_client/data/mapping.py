@@ -1,9 +1,10 @@
 """The only place where a hospital's own columns, units and codes become a study's, cell by cell.
 
-Nothing is filled in or dropped: a missing value becomes NaN, and a code without a meaning refuses the whole table.
+Nothing is filled in or dropped: a missing value becomes NaN, and codes without a meaning are counted for a refusal.
 Every source of tables uses it, for a whole table or for one chunk after another.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fl_client.column_settings import ColumnSettings, code_key, code_meanings
-from fl_contract.errors import RefusalCode, RefusalError
 
 _AS_IT_IS = ColumnSettings.parse({}, origin="a column that site.toml does not name")
 
@@ -23,31 +23,34 @@ def site_columns(features: Iterable[str], columns: Mapping[str, ColumnSettings])
 
 def map_features(
     table: pd.DataFrame, features: Sequence[str], columns: Mapping[str, ColumnSettings]
-) -> NDArray[np.float64]:
-    """The study's features of each row, [N, F], NaN where a value is missing.
+) -> tuple[NDArray[np.float64], Counter[str]]:
+    """The study's features of each row.
 
     Args:
         table: Holds every column of `site_columns`.
         features: The study's names, in its order.
         columns: ``source.columns`` of ``site.toml``.
 
-    Raises:
-        RefusalError: INVALID_DATA, with a line for each feature that holds a value of no meaning.
+    Returns:
+        [N, F], NaN where a value is missing or has no meaning; and by feature how many have none.
     """
-    mapped = np.empty((len(table), len(features)))
-    broken = []
+    mapped, num_unknown = np.empty((len(table), len(features))), Counter[str]()
     for position, (feature, column) in enumerate(site_columns(features, columns).items()):
-        settings = columns.get(feature, _AS_IT_IS)
-        mapped[:, position], num_unknown = map_column(table[column], settings)
-        if num_unknown:
-            expected = "the codes that it lists" if settings.codes else "numbers"
-            broken.append(
-                f"column {column!r} of feature {feature!r}: {num_unknown} rows hold a text or code without a meaning; "
+        mapped[:, position], num_unknown[feature] = map_column(table[column], columns.get(feature, _AS_IT_IS))
+    return mapped, num_unknown
+
+
+def say_unknown_values(num_unknown: Counter[str], columns: Mapping[str, ColumnSettings]) -> list[str]:
+    """A line for each feature that holds values of no meaning, without the values."""
+    lines = []
+    for feature, column in site_columns(num_unknown, columns).items():
+        if count := num_unknown[feature]:
+            expected = "the codes that it lists" if columns.get(feature, _AS_IT_IS).codes else "numbers"
+            lines.append(
+                f"column {column!r} of feature {feature!r}: {count} rows hold a text or code without a meaning; "
                 f"expected {expected}, or a code for a missing value in source.columns.{feature!r}.missing"
             )
-    if broken:
-        raise RefusalError(RefusalCode.INVALID_DATA, "\n".join(broken))
-    return mapped
+    return lines
 
 
 def map_column(values: pd.Series, settings: ColumnSettings) -> tuple[NDArray[np.float64], int]:
@@ -78,19 +81,16 @@ def map_column(values: pd.Series, settings: ColumnSettings) -> tuple[NDArray[np.
     return meanings[positions], int(unknown[positions].sum())
 
 
-def map_labels(values: pd.Series, labels: Mapping[str, str], *, column: str) -> NDArray[np.str_]:
-    """The study's class of each row, [N]; the hospital's own text where ``source.labels`` is empty.
+def map_labels(values: pd.Series, labels: Mapping[str, str]) -> tuple[NDArray[np.str_], int]:
+    """The study's class of each row; the hospital's own text where ``source.labels`` is empty.
 
-    Raises:
-        RefusalError: INVALID_DATA: a code is not in ``source.labels``.
+    Returns:
+        [N], and how many rows hold a code that is not in ``source.labels``; an empty cell is none of them.
     """
     if not labels:
-        return values.to_numpy(dtype=str)
+        return values.to_numpy(dtype=str), 0
     positions, distinct = pd.factorize(values)
     classes = code_meanings(labels)
     found = [classes.get(code_key(code)) for code in distinct]
-    unknown = np.array([name is None for name in found], dtype=bool)
-    if count := int(unknown[positions].sum()):
-        detail = f"label column {column!r}: {count} rows hold a code that source.labels does not list; list each code"
-        raise RefusalError(RefusalCode.INVALID_DATA, detail)
-    return np.array(found, dtype=np.str_)[positions]
+    unknown = np.array([name is None for name in found] + [False], dtype=bool)  # an empty cell is -1, at the end
+    return np.array([*(name or "" for name in found), ""], dtype=np.str_)[positions], int(unknown[positions].sum())

@@ -219,11 +219,10 @@ def test_a_declared_number_more_than_a_fifth_away_from_the_records_is_doubted(
     assert any("declared-examples" in warning for warning in check(declared=declared).warnings) == warned
 
 
-def test_an_empty_table_is_too_few_patients_and_nothing_else(check: Callable[..., CheckReport]) -> None:
+def test_an_empty_table_is_said_to_be_one(check: Callable[..., CheckReport]) -> None:
     report = check(healthy_table()[:0])
 
-    assert problems(report) == ["too-few-patients: 0 training records; policy.min-examples expects at least 10"]
-    assert feature(report, "chol").missing == 0
+    assert problems(report) == ["invalid-data: the table has no rows; expected training and held-out records"]
 
 
 class TestHiddenMissingValues:

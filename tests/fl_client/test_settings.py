@@ -1,11 +1,12 @@
 """A hospital's own file is read as it stands: every broken rule is named, and no setting is guessed."""
 
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from fl_client.settings import SourceSettings, partition, read_site_settings, read_study, site_file
+from fl_client.settings import SourceSettings, SqlSourceSettings, partition, read_site_settings, read_study, site_file
 from fl_contract.errors import SettingError
 
 VALID = """
@@ -173,3 +174,87 @@ def test_the_study_is_read_from_the_hospitals_own_copy(tmp_path: Path) -> None:
     ours = read_study({}, {"study": "digits"})
 
     assert str(own.num_rounds) == f"1{ours.num_rounds}"
+
+
+SQL = """
+[source]
+kind = "sql"
+url = "postgresql://db.st-anna.example:5432/research?sslmode=verify-full"
+credentials = { environment = "ST_ANNA_DATABASE" }
+query = "SELECT * FROM patients"
+fold = "fold"
+label = "outcome"
+"""
+URL = 'url = "postgresql://db.st-anna.example:5432/research?sslmode=verify-full"'
+PLACE = 'credentials = { environment = "ST_ANNA_DATABASE" }'
+
+
+@pytest.fixture
+def sql_path(path: Path) -> Path:
+    before, _, policy = VALID.partition("[policy]")
+    path.write_text(before.partition("[source]")[0] + SQL + "[policy]" + policy, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        (URL, URL),
+        (URL, 'url = "postgresql://db/research"'),
+        (URL, 'url = "postgresql:///research?host=/run/postgresql"'),
+        (PLACE, 'credentials = { file = "database.credentials" }'),
+        (f"{URL}\n{PLACE}", 'url = "sqlite:///patients.sqlite"'),
+        (f"{URL}\n{PLACE}", 'url = "sqlite:////data/patients.sqlite"'),
+    ],
+)
+def test_a_database_is_named_without_its_password(sql_path: Path, line: str, instead: str) -> None:
+    sql_path.write_text(sql_path.read_text().replace(line, instead), encoding="utf-8")
+
+    source = read_site_settings(sql_path).source
+
+    assert isinstance(source, SqlSourceSettings)
+    assert not source.has_one_record_a_patient
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "named"),
+    [
+        (URL, 'url = "postgresql://ada:tell-nobody@db/x"', "source.url holds a user or a password; expected none"),
+        (URL, 'url = "postgresql://ada@db/x"', "source.url holds a user or a password; expected none"),
+        (URL, 'url = "postgresql://ada:tell@nobody:x@db/x"', "source.url"),
+        (URL, 'url = "postgresql://ada:tell-nobody@db:port/x"', "source.url; expected postgresql://"),
+        (URL, 'url = "postgresql://db/x?password=tell-nobody"', "source.url has the options ['password']; expected"),
+        (URL, 'url = "postgresql://db/x?user=ada&passfile=x"', "source.url has the options ['passfile', 'user']"),
+        (URL, 'url = "postgresql://db/x?options=-c%20x"', "source.url has the options ['options']"),
+        (URL, 'url = "mysql://db/x"', "source.url; expected postgresql://host:port/database or sqlite:///file"),
+        (URL, 'url = "postgresql+asyncpg://db/x"', "source.url; expected postgresql://"),
+        (URL, 'url = "postgresql://db"', "source.url; expected postgresql://"),
+        (URL, 'url = "research"', "source.url; expected postgresql://"),
+        (URL, "url = 5432", "source.url=5432; expected a text"),
+        (URL, "", "source.url is missing"),
+        (URL, 'uri = "postgresql://ada:tell-nobody@db/x"', "source.uri is not a known key; did you mean 'source.url'?"),
+        (URL, f'{URL}\npassword = "tell-nobody"', "source.password is not a known key"),
+        (PLACE, "", "source.credentials; expected for PostgreSQL, and for nothing else"),
+        (URL, 'url = "sqlite:///x.sqlite"', "source.credentials; expected for PostgreSQL, and for nothing else"),
+        (f"{URL}\n{PLACE}", 'url = "sqlite:///x.sqlite?mode=rwc"', "source.url has the options ['mode']"),
+        (f"{URL}\n{PLACE}", 'url = "sqlite://"', "source.url; expected postgresql://"),
+        (f"{URL}\n{PLACE}", 'url = "sqlite:///:memory:"', "source.url; expected postgresql://"),
+        (PLACE, 'credentials = "ada:tell-nobody"', "source.credentials; expected a table"),
+        (PLACE, "credentials = {}", "source.credentials.environment and file; expected one of them"),
+        (PLACE, 'credentials = { environment = "X", file = "x" }', "source.credentials.environment and file; expected"),
+        (PLACE, 'credentials = { user = "ada", password = "tell-nobody" }', "is not a known key"),
+        ('query = "SELECT * FROM patients"', 'query = ""', "source.query=''; expected a text of length 1"),
+        ('fold = "fold"', "", "source.fold is missing"),
+    ],
+)
+def test_a_password_in_the_wrong_place_is_refused_and_not_repeated(
+    sql_path: Path, line: str, instead: str, named: str
+) -> None:
+    sql_path.write_text(sql_path.read_text().replace(line, instead), encoding="utf-8")
+
+    with pytest.raises(SettingError) as caught:
+        read_site_settings(sql_path)
+
+    logged = "".join(traceback.format_exception(caught.value))
+    assert named in str(caught.value)
+    assert [secret for secret in ("ada", "tell", "nobody") if secret in logged] == []

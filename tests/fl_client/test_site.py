@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from flwr.app import Context, RecordDict
+from sql_case import save_sqlite
 
 from fl_client.settings import read_site_settings
 from fl_client.site import held_out_cohort, open_sites, receipt_path, training_cohort
@@ -193,6 +194,19 @@ def test_images_are_refused_where_the_study_needs_a_table(tmp_path: Path, source
 
     with pytest.raises(RefusalError, match="the study needs a table"):
         open_sites(context)["st-anna"].load_records()
+
+
+def test_a_real_hospital_reads_the_database_that_its_own_file_names(tmp_path: Path) -> None:
+    path = write_table_site(tmp_path)
+    save_sqlite(pd.read_csv(tmp_path / "patients.csv"), tmp_path / "patients.sqlite")
+    in_sql = 'kind = "sql"\nurl = "sqlite:///patients.sqlite"\nquery = "SELECT * FROM records"'
+    path.write_text(path.read_text().replace('kind = "table"\ntrain = "patients.csv"', in_sql))
+    context = context_of(tmp_path / "out", {"site-file": str(path)})
+
+    records = open_sites(context)["st-anna"].load_records()
+
+    assert records.train.labels.tolist() == ["benign"]
+    assert (records.test.features == 8.5).all()
 
 
 def test_a_study_without_built_in_data_has_no_virtual_hospitals(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def test_settings_cannot_be_changed() -> None:
         ({"title": 3}, "title=3; expected a text"),
         ({"titel": "x"}, "titel='x' is not a known key; did you mean 'title'?"),
         ({"zzz": 1}, "zzz=1 is not a known key"),
+        ({"password": "tell-nobody"}, "password is not a known key"),
+        ({"zzz": "https://ada:tell-nobody@example.org"}, "zzz is not a known key"),
         ({"shap": {"kind": "square"}}, "shap is not a known key; did you mean 'shape'?"),
         ({"shape": 3}, "shape=3; expected a table"),
         ({"shape": {"side": 1.0}}, "shape.kind is missing; add it"),

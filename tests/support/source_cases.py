@@ -16,6 +16,7 @@ from dicom_files import save_dicom
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_digits
+from sql_case import FILE, save_sqlite, sql_case
 
 from fl_client.data.builtin import BuiltInSource
 from fl_client.data.image_folder import ImageFolderSource
@@ -98,7 +99,9 @@ TABLE = pd.DataFrame(
 
 
 def _save_table(table: pd.DataFrame, path: Path) -> None:
-    if path.suffix == ".parquet":
+    if path.name == FILE:
+        save_sqlite(table, path)
+    elif path.suffix == ".parquet":
         table.to_parquet(path, index=False)
     else:
         table.to_csv(path, index=False)
@@ -108,8 +111,9 @@ def _write_table(folder: Path, name: str) -> Written:
     _save_table(TABLE, folder / name)
     raw = {"kind": "table", "train": name, "fold": "fold", "label": "outcome", "patient": "person"}
     settings = TableSourceSettings.parse(raw, origin="test")
+    source = TableFileSource(settings, folder=folder, features=["weight", "age"])
     return Written(
-        source=TableFileSource(settings, folder=folder, features=["weight", "age"]),
+        source=sql_case(folder, TABLE, ["weight", "age"]) if name == FILE else source,
         features=TABLE[["weight", "age"]].to_numpy(),
         labels=TABLE["outcome"].to_numpy(dtype=str),
         held_out=2,
@@ -371,6 +375,7 @@ CASES: Mapping[str, Case] = {
     "built-in digits": Case(write=lambda _: _write_built_in("digits")),
     "table csv": _table_case("patients.csv"),
     "table parquet": _table_case("patients.parquet"),
+    "sql": _table_case(FILE),
     "medmnist": Case(
         write=_write_medmnist,
         faults={

@@ -179,7 +179,7 @@ def test_what_is_wrong_with_each_of_two_files_is_said_at_once(tmp_path: Path) ->
     as_csv(TABLE.assign(sex="m"), tmp_path / "train.csv")
     as_csv(TABLE.drop(columns="age"), tmp_path / "test.csv")
 
-    first, second = refusal(tmp_path, train="train.csv", test="test.csv", fold=None).split("\n")
+    second, first = refusal(tmp_path, train="train.csv", test="test.csv", fold=None).split("\n")
 
     assert "column 'sex' of feature 'sex': 4 rows" in first
     assert "test.csv: columns ['age'] are missing" in second
