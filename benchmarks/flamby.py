@@ -103,9 +103,9 @@ BENCHMARKS = {
             "pooled": {"training.learning-rate": 0.1},
         },
         grid={
-            "fedavg": {"training.learning-rate": (0.03, 0.1, 0.3)},
-            "fedadam": {"training.learning-rate": (0.03, 0.1), "strategy.server-learning-rate": (0.03, 0.1)},
-            "pooled": {"training.learning-rate": (0.03, 0.1, 0.3)},
+            "fedavg": {"training.local-steps": (5, 20), "training.learning-rate": (0.1, 0.3)},
+            "fedadam": {"training.learning-rate": (0.1, 0.3), "strategy.server-learning-rate": (0.03, 0.1)},
+            "pooled": {"training.learning-rate": (0.1, 0.3)},
         },
     ),
 }
