@@ -83,12 +83,12 @@ BENCHMARKS = {
             "training.batch-size": 4,
         },
         methods={
-            "fedavg": {"training.learning-rate": 0.01},
+            "fedavg": {"training.learning-rate": 0.003},
             "fedadam": {"training.learning-rate": 0.03, "strategy.server-learning-rate": 0.03},
             "pooled": {"training.learning-rate": 0.01},
         },
         grid={
-            "fedavg": {"training.learning-rate": (0.01, 0.03, 0.1)},
+            "fedavg": {"training.learning-rate": (0.003, 0.01, 0.03)},
             "fedadam": {"training.learning-rate": (0.03,), "strategy.server-learning-rate": (0.03, 0.1)},
             "pooled": {"training.learning-rate": (0.003, 0.01, 0.03)},
         },
@@ -98,7 +98,7 @@ BENCHMARKS = {
         measure="c_index",
         protocol={},
         methods={
-            "fedavg": {"training.learning-rate": 0.1},
+            "fedavg": {"training.local-steps": 5, "training.learning-rate": 0.3},
             "fedadam": {"training.learning-rate": 0.03, "strategy.server-learning-rate": 0.1},
             "pooled": {"training.learning-rate": 0.1},
         },
