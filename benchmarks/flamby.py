@@ -99,8 +99,8 @@ BENCHMARKS = {
         protocol={},
         methods={
             "fedavg": {"training.local-steps": 5, "training.learning-rate": 0.3},
-            "fedadam": {"training.learning-rate": 0.03, "strategy.server-learning-rate": 0.1},
-            "pooled": {"training.learning-rate": 0.1},
+            "fedadam": {"training.learning-rate": 0.1, "strategy.server-learning-rate": 0.1},
+            "pooled": {"training.learning-rate": 0.3},
         },
         grid={
             "fedavg": {"training.local-steps": (5, 20), "training.learning-rate": (0.1, 0.3)},

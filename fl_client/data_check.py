@@ -7,6 +7,8 @@ refusal code. A warning refuses nothing: a person has to look.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fl_client.data.dicom import count_identifying_headers
+from fl_client.data.image_index import read_image_index
 from fl_client.data.records import SiteRecords
 from fl_client.data_rules import EVENTS, held_out_refusals
 from fl_client.data_summary import (
@@ -22,7 +24,7 @@ from fl_client.guard import refusal_code
 from fl_client.inputs import record_refusals
 from fl_client.policy import check_room, policy_errors
 from fl_client.refusals import gather
-from fl_client.settings import TableColumnSettings
+from fl_client.settings import DicomSourceSettings, TableColumnSettings
 from fl_client.site import Site
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import TableSchema
@@ -135,6 +137,7 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
     total = train.records + test.records
     warnings = [
         *_mapping_warnings(site),
+        *_header_warnings(site),
         *_fold_warnings(site, train, test),
         *_repeat_warnings(len(digests[0] & digests[1])),
         *(warning for feature in features for warning in _feature_warnings(feature, total)),
@@ -170,6 +173,22 @@ def _mapping_warnings(site: Site) -> Iterator[str]:
     for name in sorted(set(source.labels.values()) - set(schema.classes or EVENTS)):
         known = list(schema.classes or EVENTS)
         yield f"source.labels gives {name!r}, which is no class of this study; expected {known}"
+
+
+def _header_warnings(site: Site) -> Iterator[str]:
+    """DICOM headers that still identify somebody: training takes the pixels alone, but the files are there."""
+    source = site.settings.source
+    if not isinstance(source, DicomSourceSettings):
+        return
+    folds = read_image_index(
+        source.index, site_folder=site.folder, image_folder=site.folder / source.folder, frame=source.frame
+    )
+    paths = {entry.path for entry in (*folds.train, *folds.test)}
+    for name, count in sorted(count_identifying_headers(sorted(paths)).items()):
+        yield (
+            f"DICOM header {name} holds something in {count} of {len(paths)} files; no header is trained on or sent, "
+            "but pseudonymise the files if nobody needs to know whose they are"
+        )
 
 
 def _fold_warnings(site: Site, train: FoldSummary, test: FoldSummary) -> Iterator[str]:

@@ -7,6 +7,9 @@ import logging
 import struct
 import warnings
 import zlib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -135,6 +138,19 @@ def identifying_headers(dataset: Dataset) -> list[str]:
     if dataset.get("BurnedInAnnotation") == "YES":
         found.add("BurnedInAnnotation")
     return sorted(found)
+
+
+def count_identifying_headers(paths: Iterable[Path]) -> Counter[str]:
+    """In how many files each identifying header holds something; a file that cannot be read has none."""
+    counts = Counter[str]()
+    for path in paths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its warnings quote the values of headers
+            try:
+                counts.update(identifying_headers(dcmread(path, stop_before_pixels=True)))
+            except _BROKEN:
+                continue
+    return counts
 
 
 def _choose_frame(dataset: FileDataset, frame: int | None) -> int:

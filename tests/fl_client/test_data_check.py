@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from dicom_files import save_dicom
 from flwr.app import Message
 from numpy.typing import NDArray
 
@@ -20,7 +21,7 @@ from fl_client.settings import SiteSettings, read_site_settings
 from fl_client.site import Site
 from fl_contract.errors import RefusalCode
 from fl_contract.messages import PLAN
-from fl_contract.study import STUDIES, Study
+from fl_contract.study import STUDIES, Study, load_study
 
 SCHEMA = {
     "kind": "table",
@@ -454,3 +455,27 @@ def test_the_first_problem_is_the_code_with_which_the_hospital_refuses_the_plan(
 
     expected = report.problems[0].code if report.problems else None
     assert (RefusalCode(reply.error.code).label if reply.has_error() else None) == expected
+
+
+def test_dicom_headers_that_still_identify_somebody_are_named_without_their_values(tmp_path: Path) -> None:
+    names = [f"{number}.dcm" for number in range(4)]
+    for number, name in enumerate(names):
+        headers = {"PatientName": "Doe^Jane"} if number else {}
+        save_dicom(tmp_path / "images" / name, np.full((8, 8), number, np.uint16), InstitutionName="St Anna", **headers)
+    index = pd.DataFrame({"file": names, "label": ["0", "1", "0", "1"], "fold": ["train", "train", "test", "test"]})
+    index.to_csv(tmp_path / "index.csv", index=False)
+    raw = {
+        "name": "st-anna",
+        "declared-examples": 10,
+        "source": {"kind": "dicom", "folder": "images", "index": {"table": "index.csv"}},
+        "policy": {"epsilon-budget": 10.0, "delta": 0.001},
+    }
+    site = Site(settings=SiteSettings.parse(raw, origin="site.toml"), folder=tmp_path, study=load_study("digits"))
+
+    warnings = [line for line in check_site(site).warnings if line.startswith("DICOM header")]
+
+    assert [line.split(";")[0] for line in warnings] == [
+        "DICOM header InstitutionName holds something in 4 of 4 files",
+        "DICOM header PatientName holds something in 3 of 4 files",
+    ]
+    assert not any("Doe" in line or "Anna" in line for line in warnings)
