@@ -95,9 +95,14 @@ def attack_model(
         on_shadow: Called after each of `NUM_SHADOWS` models, to show progress.
 
     Raises:
-        SettingError: The file is not a model of this study.
+        SettingError: The file is not a model of this study, or the study is of survival.
         RefusalError: The hospital's data break the study's schema.
     """
+    if study.is_survival:
+        raise SettingError(
+            f"study={study.name!r} is of survival; a membership attack compares each patient's own loss, which a Cox "
+            "model does not have"
+        )
     records = Site(settings=read_site_settings(site_file), folder=site_file.parent, study=study).load_records()
     members, others = (prepare(part, study.data_schema) for part in (records.train, records.test))
     pool = Examples(

@@ -167,3 +167,8 @@ def test_patients_that_do_not_fit_the_study_are_refused(
 ) -> None:
     with pytest.raises(RefusalError, match="invalid-data"):
         attack_model(study_of("digits", PLAIN), site_file, save_model(tmp_path, model))
+
+
+def test_a_model_of_survival_cannot_be_attacked_by_losses(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="study='tcga-brca' is of survival"):
+        attack_model(open_study("tcga-brca", {}), tmp_path / "site.toml", tmp_path / "model.safetensors")
