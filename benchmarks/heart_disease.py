@@ -20,17 +20,13 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
+from flamby import HEART_FILES, SHARED, read_heart
 from flwr.app import Context, RecordDict
 
 from fl_contract.study import STUDIES, Scalar
 from fl_server.app import app as server_app
 from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
-NUMBERS = ["age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak"]
-DROPPED = ["slope", "ca", "thal", "num"]
-CATEGORIES = {"cp": (1, 2, 3, 4), "restecg": (0, 1, 2)}
 EPSILONS = (0.1, 1.0, 5.0, 10.0)
 SEEDS = (42, 43, 44, 45, 46)
 DELTA = 1e-4
@@ -38,22 +34,12 @@ DELTA = 1e-4
 
 def write_hospitals(data: Path, folder: Path) -> dict[str, Path]:
     """One folder a hospital: its table and its site.toml, by hospital."""
-    split = pd.read_csv(data / "flamby_split.csv")
     sites = {}
-    for hospital in HOSPITALS:
-        rows = split[split["center"] == hospital]
-        raw = pd.read_csv(data / f"processed.{hospital}.data", header=None, names=NUMBERS + DROPPED, na_values="?")
-        table = raw.iloc[rows["file_row"]].drop(columns=DROPPED)
-        for name, values in CATEGORIES.items():
-            column = table.pop(name)
-            table = table.assign(**{f"{name}_{value}": (column == value).astype(int) for value in values})
-        table = table.assign(
-            disease=rows["label"].to_numpy(), fold=rows["fold"].to_numpy(), patient=rows["file_row"].to_numpy()
-        )
+    for hospital, table in read_heart(data).items():
         place = folder / hospital
         place.mkdir()
         table.to_csv(place / "patients.csv", index=False)
-        declared = 10 * round((rows["fold"] == "train").sum() / 10)
+        declared = 10 * round((table["fold"] == "train").sum() / 10)
         (place / "site.toml").write_text(_site_toml(hospital, declared))
         sites[hospital] = place / "site.toml"
     return sites
@@ -67,7 +53,7 @@ declared-examples = {declared}
 kind = "table"
 train = "patients.csv"
 fold = "fold"
-label = "disease"
+label = "outcome"
 patient = "patient"
 
 [policy]
@@ -98,7 +84,7 @@ def measure(data: Path, *, epsilon: float, seed: int) -> dict[str, float]:
             grid.close()
         (rounds,) = (folder / "run").glob("*/rounds.jsonl")
         last = json.loads(rounds.read_text().splitlines()[-1])
-        return {hospital: last["sites"][hospital]["accuracy"] for hospital in HOSPITALS}
+        return {hospital: last["sites"][hospital]["accuracy"] for hospital in HEART_FILES}
 
 
 def published(path: Path) -> dict[float, float]:
@@ -110,18 +96,17 @@ def published(path: Path) -> dict[float, float]:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder with the four hospitals' files.")] = SHARED / "heart_disease",
-    reference: Annotated[Path, typer.Option(help="Folder with FLamby's figures.")] = SHARED / "flamby_reference",
+    data: Annotated[Path, typer.Option(help="Folder with the data sets and FLamby's figures.")] = SHARED,
     repetitions: Annotated[int, typer.Option(help="Runs of each epsilon and seed, with other noise.")] = 1,
     results: Annotated[Path | None, typer.Option(help="File to keep the result in.")] = None,
     commit: Annotated[str, typer.Option(help="Said in the result: git rev-parse --short HEAD.")] = "not said",
 ) -> None:
     """Measure, print a table and the figures."""
-    needed = (data / "flamby_split.csv", reference / "dp_results_fed_heart_disease.csv")
-    if absent := [str(path) for path in needed if not path.exists()]:
-        raise SystemExit(f"{absent} are not there; give their folders with --data and --reference")
+    figures_of_flamby = data / "flamby_reference" / "dp_results_fed_heart_disease.csv"
+    if not figures_of_flamby.exists():
+        raise SystemExit(f"{figures_of_flamby} is not there; give the folder of the data sets with --data")
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    theirs = published(needed[1])
+    theirs = published(figures_of_flamby)
     rows: list[dict[str, Any]] = []
     for epsilon in EPSILONS:
         for seed in SEEDS:
