@@ -12,7 +12,6 @@ from torch import nn
 from fl_contract.messages import from_array_record, to_array_record
 from fl_contract.models import ModelSettings, buffer_names, build_model
 from fl_contract.study import STUDIES, load_study
-from fl_contract.tasks import num_outputs
 
 KINDS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "logistic": ({"kind": "logistic"}, (5,)),
@@ -158,7 +157,7 @@ def test_the_statistics_of_batch_norm_are_buffers() -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in STUDIES.glob("*.toml")))
 def test_every_shipped_study_builds_its_model(name: str) -> None:
     study = load_study(name)
-    outputs, shape = num_outputs(study.num_classes), study.data_schema.input_shape
+    outputs, shape = study.num_outputs, study.data_schema.input_shape
 
     model = build_model(study.model, input_shape=shape, num_outputs=outputs, seed=study.seed)
 
