@@ -13,19 +13,22 @@ as smaller ones at the same epsilon, and cheap for tables. Source: ``docs/log.md
 import math
 import operator
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 CLIP_NORM = 0.5
 """Bound on a record's gradient. Below the gradients of most records at the start, whose direction is what counts."""
 
-SAMPLING_RATES = {"table": 1.0, "image": 0.2}
-"""By kind of data: every record in every step, or a batch that fits into memory."""
+SAMPLING_RATES = {"table": 1.0}
+SAMPLING_RATE = 0.2
+"""By kind of data: every record in every step, or, for larger records, a batch that fits into memory."""
 
-TOTAL_STEPS = {"table": 80, "image": 200}
+TOTAL_STEPS = {"table": 80}
+MANY_STEPS = 200
 """Noisy steps over all rounds, by kind of data; more cost more time than they gain."""
 
-PATH_PER_EPSILON = {"logistic": 60.0, "mlp": 20.0, "small-cnn": 12.5, "resnet18": 12.5}
-"""Summed length of all steps, in weight units for an epsilon of 1, by kind of model."""
+PATH_PER_EPSILON = {"logistic": 60.0, "linear": 60.0, "mlp": 20.0}
+SHORT_PATH_PER_EPSILON = 12.5
+"""Summed length of all steps, in weight units for an epsilon of 1, by kind of model; the last for networks."""
 
 LARGEST_EPSILON = 8.0
 """Above it a longer path gains nothing."""
@@ -34,13 +37,13 @@ LARGEST_STEP = 8.0
 """In weight units; what few steps may not make up for by their length."""
 
 
-def steps_per_round(data_kind: Literal["table", "image"], *, num_rounds: int) -> int:
+def steps_per_round(data_kind: str, *, num_rounds: int) -> int:
     """Noisy steps of a round, so that all rounds together have about `TOTAL_STEPS`; at least 1.
 
     >>> steps_per_round("table", num_rounds=20), steps_per_round("table", num_rounds=300)
     (4, 1)
     """
-    return -(-TOTAL_STEPS[data_kind] // num_rounds)
+    return -(-TOTAL_STEPS.get(data_kind, MANY_STEPS) // num_rounds)
 
 
 def private_learning_rate(model_kind: str, *, epsilon: float, clip_norm: float, total_steps: int) -> float:
@@ -49,7 +52,7 @@ def private_learning_rate(model_kind: str, *, epsilon: float, clip_norm: float, 
     >>> private_learning_rate("logistic", epsilon=8.0, clip_norm=0.5, total_steps=80)
     12.0
     """
-    path = PATH_PER_EPSILON[model_kind] * min(epsilon, LARGEST_EPSILON)
+    path = PATH_PER_EPSILON.get(model_kind, SHORT_PATH_PER_EPSILON) * min(epsilon, LARGEST_EPSILON)
     return min(path / total_steps, LARGEST_STEP) / clip_norm
 
 
@@ -76,7 +79,7 @@ def _filled(raw: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]
     data_kind, num_rounds = raw["schema"]["kind"], operator.index(raw["num-rounds"])
     privacy = {
         "clip-norm": CLIP_NORM,
-        "sampling-rate": SAMPLING_RATES[data_kind],
+        "sampling-rate": SAMPLING_RATES.get(data_kind, SAMPLING_RATE),
         "steps-per-round": steps_per_round(data_kind, num_rounds=num_rounds),
         **stated,
     }

@@ -3,13 +3,16 @@
 Ranges are public knowledge written by the study, never computed from patients: scaling by them costs no privacy.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from fl_contract.settings import Settings
 
-Classes = Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
+Task = Literal["classification", "multi-label", "regression", "survival", "segmentation", "link-prediction"]
+
+FEWEST_CLASSES = {"classification": 2, "multi-label": 1, "segmentation": 2, "link-prediction": 2}
+"""Of the tasks whose label has classes."""
 
 
 class Feature(Settings):
@@ -39,41 +42,83 @@ class Feature(Settings):
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
-        if self.minimum >= self.maximum:
-            raise ValueError(f"minimum={self.minimum} and maximum={self.maximum}; expected minimum below maximum")
+        _check_ordered(self.minimum, self.maximum)
         if self.scale == "log" and self.minimum <= 0:
             raise ValueError(f"minimum={self.minimum}; expected above 0 for scale = 'log'")
         return self
 
 
-class TableSchema(Settings):
-    """A table with one row a patient.
+class Target(Settings):
+    """The number that a regression predicts.
 
     Attributes:
-        task: ``classification``, or ``survival``: a time of follow-up, and whether the event came then.
-        label: Name of the label; for survival of the event, which is 1 where it came and 0 where it had not come yet.
-        classes: Values of the label. With two classes the second is the positive one. None for survival.
-        time_unit: Of the times of follow-up, such as ``days``; for survival.
-        features: Columns, in the model's order.
+        unit: Of the number; empty for a ratio.
+        minimum: Smallest plausible value, which the model sees as -1; smaller ones are taken as this.
+        maximum: Largest plausible value, above the minimum, which the model sees as 1; larger ones are taken as this.
     """
 
-    kind: Literal["table"]
-    task: Literal["classification", "survival"] = "classification"
+    unit: str = ""
+    minimum: float
+    maximum: float
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        _check_ordered(self.minimum, self.maximum)
+        return self
+
+
+class Outcome(Settings):
+    """What a study predicts for each record; the base of all schemas.
+
+    Attributes:
+        TASKS: Tasks that this kind of data can have.
+        task: ``classification`` into one of the classes; ``multi-label``: each class is there or not; ``regression`` of
+            one number; ``survival``: a time of follow-up, and whether the event came then; ``segmentation``: a class
+            for each pixel, the first being the background; ``link-prediction``: which entity completes a triple.
+        label: Name of the label; for survival of the event, which is 1 where it came and 0 where it had not come yet.
+        classes: Values of the label. With two classes the second is the positive one. For multi-label the findings;
+            none for regression and survival.
+        time_unit: Of the times of follow-up, such as ``days``; for survival.
+        target: The number and its range; for regression.
+    """
+
+    TASKS: ClassVar[frozenset[str]]
+
+    task: Task = "classification"
     label: str = Field(min_length=1)
     classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     time_unit: str = ""
-    features: Annotated[tuple[Feature, ...], Field(min_length=1, strict=False)]
+    target: Target | None = None
 
     @model_validator(mode="after")
     def _check_outcome(self) -> Self:
-        is_survival = self.task == "survival"
-        if (is_survival and self.classes) or (not is_survival and len(self.classes) < 2):
-            raise ValueError(
-                f"classes={list(self.classes)}; expected two or more for classification, none for survival"
-            )
-        if is_survival != bool(self.time_unit):
+        if self.task not in self.TASKS:
+            raise ValueError(f"task={self.task!r}; expected one of {sorted(self.TASKS)} for this kind of data")
+        fewest = FEWEST_CLASSES.get(self.task)
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes={list(self.classes)}; expected each once")
+        if fewest is None and self.classes:
+            raise ValueError(f"classes={list(self.classes)}; expected none for task = {self.task!r}")
+        if fewest is not None and len(self.classes) < fewest:
+            raise ValueError(f"classes={list(self.classes)}; expected {fewest} or more for task = {self.task!r}")
+        if (self.task == "survival") != bool(self.time_unit):
             raise ValueError(f"time-unit={self.time_unit!r}; expected one for task = 'survival', and for it only")
+        if (self.task == "regression") != (self.target is not None):
+            raise ValueError("target; expected a table of minimum and maximum for task = 'regression', and for it only")
         return self
+
+
+class TableSchema(Outcome):
+    """A table with one row a record.
+
+    Attributes:
+        features: Columns, in the model's order.
+    """
+
+    TASKS = frozenset({"classification", "multi-label", "regression", "survival"})
+
+    kind: Literal["table"]
+    features: Annotated[tuple[Feature, ...], Field(min_length=1, strict=False)]
 
     @property
     def needs_statistics(self) -> bool:
@@ -82,28 +127,26 @@ class TableSchema(Settings):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one patient's tensor: [features]."""
+        """Shape of one record's tensor: [features]."""
         return (len(self.features),)
 
 
-class ImageSchema(Settings):
-    """Images of one size, one a patient.
+class ImageSchema(Outcome):
+    """Images or volumes of one size.
 
     Attributes:
-        task: Only ``classification``.
-        label: Name of the label.
-        classes: Values of the label. With two classes the second is the positive one.
+        depth: Slices of a volume, from feet to head; none for a plane image.
         height: In pixels.
         width: In pixels.
-        channels: 1 (grey) or 3 (colour).
+        channels: 1 (grey) or 3 (colour); volumes are grey.
         minimum: Value of black, mapped to -1.
         maximum: Value of white, mapped to 1.
     """
 
+    TASKS = frozenset({"classification", "multi-label", "regression", "survival", "segmentation"})
+
     kind: Literal["image"]
-    task: Literal["classification"] = "classification"
-    label: str = Field(min_length=1)
-    classes: Classes
+    depth: int | None = Field(default=None, ge=4)
     height: int = Field(ge=4)
     width: int = Field(ge=4)
     channels: Literal[1, 3] = 1
@@ -112,14 +155,98 @@ class ImageSchema(Settings):
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
-        if self.minimum >= self.maximum:
-            raise ValueError(f"minimum={self.minimum} and maximum={self.maximum}; expected minimum below maximum")
+        _check_ordered(self.minimum, self.maximum)
+        if self.depth is not None and self.channels != 1:
+            raise ValueError(f"depth={self.depth} and channels={self.channels}; expected volumes of one channel")
         return self
 
     @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """[height, width] of an image, [depth, height, width] of a volume."""
+        plane = (self.height, self.width)
+        return plane if self.depth is None else (self.depth, *plane)
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one patient's tensor: [channels, height, width]."""
-        return (self.channels, self.height, self.width)
+        """Shape of one record's tensor: [channels, height, width], with the depth after the channels for a volume."""
+        return (self.channels, *self.pixel_shape)
 
 
-Schema = Annotated[TableSchema | ImageSchema, Field(discriminator="kind")]
+class Channel(Settings):
+    """One measured quantity of a time series.
+
+    Attributes:
+        name: As the study calls it.
+        unit: Of the value; empty for a ratio.
+        minimum: Smallest plausible value, mapped to -1; smaller ones are taken as this.
+        maximum: Largest plausible value, mapped to 1; larger ones are taken as this.
+    """
+
+    name: str = Field(min_length=1)
+    unit: str = ""
+    minimum: float
+    maximum: float
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        _check_ordered(self.minimum, self.maximum)
+        return self
+
+
+class SeriesSchema(Outcome):
+    """Windows of time series: several channels at equal steps of time.
+
+    Attributes:
+        channels: Measured quantities, in the model's order.
+        length: Steps of a window.
+        step: Time from one step to the next, in ``step-unit``.
+        step_unit: Such as ``hours``.
+        missing: ``refuse`` a window with a step in which a channel was not measured, or take its ``last`` value before
+            in that window, and the middle of the range before the first.
+    """
+
+    TASKS = frozenset({"classification", "multi-label", "regression", "survival"})
+
+    kind: Literal["series"]
+    channels: Annotated[tuple[Channel, ...], Field(min_length=1, strict=False)]
+    length: int = Field(ge=2, le=100_000)
+    step: float = Field(default=1.0, gt=0)
+    step_unit: str = Field(min_length=1)
+    missing: Literal["refuse", "last"] = "refuse"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one record's tensor: [channels, steps]."""
+        return (len(self.channels), self.length)
+
+
+class TripleSchema(Outcome):
+    """Facts of a knowledge graph, (head, relation, tail), such as (aspirin, treats, pain).
+
+    The model is asked which entity is the tail. ``label`` names the tail's column, ``classes`` are the entities.
+
+    Attributes:
+        head: Column of the head.
+        relation: Column of the relation.
+        relations: Values of the relation.
+    """
+
+    TASKS = frozenset({"link-prediction"})
+
+    kind: Literal["triples"]
+    head: str = Field(default="head", min_length=1)
+    relation: str = Field(default="relation", min_length=1)
+    relations: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one record's tensor: [head, relation], as positions among entities and relations."""
+        return (2,)
+
+
+Schema = Annotated[TableSchema | ImageSchema | SeriesSchema | TripleSchema, Field(discriminator="kind")]
+
+
+def _check_ordered(minimum: float, maximum: float) -> None:
+    if minimum >= maximum:
+        raise ValueError(f"minimum={minimum} and maximum={maximum}; expected minimum below maximum")

@@ -20,12 +20,9 @@ from torch import nn
 
 from fl_contract.errors import SettingError
 from fl_contract.models import ModelSettings, build_model
-from fl_contract.models.cox import CoxSettings
-from fl_contract.models.resnet18 import Resnet18Settings
-from fl_contract.models.small_cnn import SmallCnnSettings
 from fl_contract.models.standardise import Standardise
 from fl_contract.private_defaults import fill_private_defaults
-from fl_contract.schema import ImageSchema, Schema, TableSchema
+from fl_contract.schema import Schema, TableSchema
 from fl_contract.settings import Settings, read_toml, scalar_keys, suggest_key
 from fl_contract.tasks import num_outputs
 
@@ -266,16 +263,7 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _check_model_fits(self) -> Self:
-        if isinstance(self.model, SmallCnnSettings | Resnet18Settings) and not isinstance(
-            self.data_schema, ImageSchema
-        ):
-            raise ValueError(
-                f"model.kind={self.model.kind!r} needs schema.kind = 'image'; a table goes with 'logistic' or 'mlp'"
-            )
-        if isinstance(self.model, CoxSettings) != self.is_survival:
-            raise ValueError(
-                f"model.kind={self.model.kind!r} and schema.task={self.data_schema.task!r}; 'cox' goes with 'survival'"
-            )
+        self.model.check_schema(self.data_schema)
         if self.needs_statistics and self.is_private:
             raise ValueError(
                 "privacy.mechanism='dp-sgd' with a feature of scale = 'standard' or missing = 'mean'; these statistics "
@@ -329,12 +317,7 @@ class Study(Settings):
 
     def build_model(self) -> nn.Module:
         """The model before the first round; the same weights everywhere."""
-        model = build_model(
-            self.model,
-            input_shape=self.data_schema.input_shape,
-            num_outputs=self.num_outputs,
-            seed=self.seed,
-        )
+        model = build_model(self.model, self.data_schema, num_outputs=self.num_outputs, seed=self.seed)
         first = self.standardise()
         return model if first is None else nn.Sequential(OrderedDict([(STANDARDISE, first), ("network", model)]))
 

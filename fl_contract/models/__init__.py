@@ -11,13 +11,14 @@ from fl_contract.models.logistic import LogisticSettings
 from fl_contract.models.mlp import MlpSettings
 from fl_contract.models.resnet18 import Resnet18Settings
 from fl_contract.models.small_cnn import SmallCnnSettings
+from fl_contract.schema import Schema
 
 ModelSettings = Annotated[
     LogisticSettings | MlpSettings | SmallCnnSettings | Resnet18Settings | CoxSettings, Field(discriminator="kind")
 ]
 
 
-def build_model(settings: ModelSettings, *, input_shape: tuple[int, ...], num_outputs: int, seed: int) -> nn.Module:
+def build_model(settings: ModelSettings, schema: Schema, *, num_outputs: int, seed: int) -> nn.Module:
     """Build the study's model; the same arguments give the same weights everywhere.
 
     Guarantees:
@@ -25,13 +26,13 @@ def build_model(settings: ModelSettings, *, input_shape: tuple[int, ...], num_ou
 
     Args:
         settings: Which architecture.
-        input_shape: Of one patient's tensor, without the batch.
+        schema: Of the records that it takes.
         num_outputs: See `fl_contract.tasks.num_outputs`.
         seed: Of the initial weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed accelerators too
-        return settings.build(input_shape, num_outputs)
+        return settings.build(schema, num_outputs)
 
 
 def buffer_names(model: nn.Module) -> frozenset[str]:

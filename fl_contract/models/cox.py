@@ -9,10 +9,11 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from fl_contract.settings import Settings
+from fl_contract.models.architecture import Architecture
+from fl_contract.schema import Schema
 
 
-class CoxSettings(Settings):
+class CoxSettings(Architecture):
     """A model of the log hazard ratio.
 
     Attributes:
@@ -20,16 +21,19 @@ class CoxSettings(Settings):
         num_hidden_layers: Hidden layers; none makes the classic linear model.
     """
 
+    TAKES = frozenset({"table"})
+    TASKS = frozenset({"survival"})
+
     kind: Literal["cox"]
     hidden_size: int = Field(default=32, ge=1, le=4096)
     num_hidden_layers: int = Field(default=0, ge=0, le=8)
 
-    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    def build(self, schema: Schema, num_outputs: int) -> nn.Module:
         """Linear and tanh layers in turn, ended by a linear one without bias, which would cancel out of the loss.
 
         The last layer starts at zero, so that every patient starts at the same risk.
         """
-        size = math.prod(input_shape)
+        size = math.prod(schema.input_shape)
         layers: list[nn.Module] = [nn.Flatten()]
         for _ in range(self.num_hidden_layers):
             layers += [nn.Linear(size, self.hidden_size), nn.Tanh()]

@@ -5,17 +5,21 @@ from typing import Literal
 
 from torch import nn
 
-from fl_contract.settings import Settings
+from fl_contract.models.architecture import Architecture
+from fl_contract.schema import Schema
 
 
-class LogisticSettings(Settings):
+class LogisticSettings(Architecture):
     """Has no settings of its own."""
+
+    TAKES = frozenset({"table", "image", "series"})
+    TASKS = frozenset({"classification", "multi-label"})
 
     kind: Literal["logistic"]
 
-    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    def build(self, schema: Schema, num_outputs: int) -> nn.Module:
         """A linear layer that starts at zero, so that every patient starts at the same probability."""
-        size = math.prod(input_shape)
+        size = math.prod(schema.input_shape)
         linear = nn.Linear(size, num_outputs)
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)

@@ -8,10 +8,11 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from fl_contract.settings import Settings
+from fl_contract.models.architecture import Architecture
+from fl_contract.schema import Schema
 
 
-class Resnet18Settings(Settings):
+class Resnet18Settings(Architecture):
     """ResNet-18: four stages of two residual blocks.
 
     Attributes:
@@ -21,14 +22,16 @@ class Resnet18Settings(Settings):
             which makes an image of 224 pixels 56 wide.
     """
 
+    TAKES = frozenset({"image"})
+
     kind: Literal["resnet18"]
     width: int = Field(default=64, ge=8, le=256, multiple_of=8)
     norm: Literal["group", "batch"] = "group"
     stem: Literal["small", "large"] = "small"
 
-    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    def build(self, schema: Schema, num_outputs: int) -> nn.Module:
         """The network with torchvision's initial weights."""
-        return Resnet18(self, channels_in=input_shape[0], num_outputs=num_outputs)
+        return Resnet18(self, channels_in=schema.input_shape[0], num_outputs=num_outputs)
 
     def build_norm(self, channels: int) -> nn.Module:
         """The layer after each convolution."""

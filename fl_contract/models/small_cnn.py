@@ -5,10 +5,11 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from fl_contract.settings import Settings
+from fl_contract.models.architecture import Architecture
+from fl_contract.schema import Schema
 
 
-class SmallCnnSettings(Settings):
+class SmallCnnSettings(Architecture):
     """A convolutional network of two blocks.
 
     Attributes:
@@ -16,13 +17,15 @@ class SmallCnnSettings(Settings):
         norm: ``group`` (of 4 channels), ``none``, or ``batch``, which no private study can use.
     """
 
+    TAKES = frozenset({"image"})
+
     kind: Literal["small-cnn"]
     width: int = Field(default=16, ge=4, le=256, multiple_of=4)
     norm: Literal["none", "group", "batch"] = "none"
 
-    def build(self, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    def build(self, schema: Schema, num_outputs: int) -> nn.Module:
         """Two blocks of convolution, normalisation, tanh and halving; then one linear layer."""
-        channels, height, width = input_shape
+        channels, height, width = schema.input_shape
         return nn.Sequential(
             *self._block(channels, self.width),
             *self._block(self.width, 2 * self.width),

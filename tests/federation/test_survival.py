@@ -109,7 +109,7 @@ def test_a_source_without_times_is_refused(tmp_path: Path) -> None:
     ("old", "new", "rule"),
     [
         ('mechanism = "none"', 'mechanism = "dp-sgd"', "no patient's gradient can be clipped alone"),
-        ('kind = "cox"', 'kind = "mlp"', "'cox' goes with 'survival'"),
+        ('kind = "cox"', 'kind = "logistic"', "model.kind='logistic' and schema.task='survival'; this model is for"),
         ('time-unit = "days"\n', "", "time-unit=''; expected one for task = 'survival'"),
     ],
 )

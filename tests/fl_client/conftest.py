@@ -16,9 +16,7 @@ from fl_client.data.records import SiteRecords
 from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
 from fl_contract.messages import ARRAYS, CONFIG, TRAIN, Arrays, Request, to_array_record
-from fl_contract.models import build_model
 from fl_contract.study import Scalar, Study, study_from_run_config
-from fl_contract.tasks import num_outputs
 from privacy.ledger_book import LedgerEntry
 
 FIXED: Mapping[str, Scalar] = {
@@ -64,13 +62,7 @@ def model_of() -> Callable[[Study], Arrays]:
     """The first model of a study, as the coordinator would send it."""
 
     def build(study: Study) -> Arrays:
-        model = build_model(
-            study.model,
-            input_shape=study.data_schema.input_shape,
-            num_outputs=num_outputs(study.num_classes),
-            seed=study.seed,
-        )
-        return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        return {name: tensor.numpy() for name, tensor in study.build_model().state_dict().items()}
 
     return build
 

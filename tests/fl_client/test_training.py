@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from schemas import schema_of
 from torch import Tensor, nn
 
 from fl_client.preprocessing import Examples
@@ -44,7 +45,7 @@ def settings_of(**changes: Any) -> TrainingSettings:
 
 
 def new_model() -> nn.Module:
-    return build_model(MlpSettings(kind="mlp"), input_shape=(3,), num_outputs=1, seed=1)
+    return build_model(MlpSettings(kind="mlp"), schema_of((3,)), num_outputs=1, seed=1)
 
 
 def weights_after(

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from pydantic import TypeAdapter
+from schemas import schema_of
 from torch import nn
 
 from fl_contract.messages import from_array_record, to_array_record
@@ -36,7 +37,7 @@ def kind(request: pytest.FixtureRequest) -> tuple[dict[str, Any], tuple[int, ...
 
 def build(kind: tuple[dict[str, Any], tuple[int, ...]], *, outputs: int = 3, seed: int = 1) -> nn.Module:
     settings: ModelSettings = TypeAdapter(ModelSettings).validate_python(kind[0])
-    return build_model(settings, input_shape=kind[1], num_outputs=outputs, seed=seed)
+    return build_model(settings, schema_of(kind[1]), num_outputs=outputs, seed=seed)
 
 
 def state_bits(model: nn.Module) -> dict[str, bytes]:
@@ -159,7 +160,7 @@ def test_every_shipped_study_builds_its_model(name: str) -> None:
     study = load_study(name)
     outputs, shape = study.num_outputs, study.data_schema.input_shape
 
-    model = build_model(study.model, input_shape=shape, num_outputs=outputs, seed=study.seed)
+    model = study.build_model()
 
     assert model(torch.zeros(2, *shape)).shape == (2, outputs)
     assert all(np.isfinite(tensor.numpy()).all() for tensor in model.state_dict().values())

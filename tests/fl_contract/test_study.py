@@ -175,7 +175,7 @@ def test_the_shipped_studies_are_a_table_and_images() -> None:
             (
                 "model.kind",
                 kind,
-                f"model.kind='{kind}' needs schema.kind = 'image'; a table goes with 'logistic' or 'mlp'",
+                f"model.kind='{kind}' and schema.kind='table'; this model is for ['image']",
             )
             for kind in ("small-cnn", "resnet18")
         ),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from schemas import schema_of
 from torch import Tensor, nn
 
 from fl_contract.models import ModelSettings, build_model
@@ -91,7 +92,7 @@ def test_one_unit_changes_the_sum_by_at_most_the_clip_norm(
 ) -> None:
     num_outputs, loss_per_record = LOSSES[loss]
     settings: ModelSettings = TypeAdapter(ModelSettings).validate_python(MODELS[name])
-    model = build_model(settings, input_shape=(1, 8, 8), num_outputs=num_outputs, seed=1)
+    model = build_model(settings, schema_of((1, 8, 8)), num_outputs=num_outputs, seed=1)
     owners = PATIENTS if unit == "patient" else torch.arange(8)
     everyone = clipped_sum(model, torch.arange(8), unit, clip_norm, loss_per_record, method)
 
