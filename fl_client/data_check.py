@@ -27,7 +27,7 @@ from fl_client.refusals import gather
 from fl_client.settings import DicomSourceSettings, TableColumnSettings
 from fl_client.site import Site
 from fl_contract.errors import RefusalCode, RefusalError
-from fl_contract.schema import TableSchema
+from fl_contract.schema import ImageSchema, TableSchema
 from privacy.errors import PrivacySettingError
 
 SiteError = RefusalError | PrivacySettingError
@@ -133,7 +133,7 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
         for fold, different in zip(folds, digests, strict=True)
     )
     features = summarise_features(schema, folds) if isinstance(schema, TableSchema) else ()
-    images = None if isinstance(schema, TableSchema) else summarise_images(schema, folds)
+    images = summarise_images(schema, folds) if isinstance(schema, ImageSchema) else None
     total = train.records + test.records
     warnings = [
         *_mapping_warnings(site),

@@ -84,7 +84,7 @@ class TableBuilder:
         if settings.time is not None:
             times, num_unknown = map_features(rows, [settings.time], {})
             self._num_unknown += num_unknown
-            arrays["times"] = times[:, 0]
+            arrays["outcomes"] = times
         folds = rows[str(settings.fold)] if fold is None else pd.Series(fold, index=rows.index)
         self._num_unknown_folds[origin] += int((~folds.dropna().isin(FOLDS)).sum())
         for name in FOLDS:
@@ -97,7 +97,7 @@ class TableBuilder:
         if self._settings.patient is not None:
             rows["patients"] = _Rows(np.empty(0, dtype=str))
         if self._settings.time is not None:
-            rows["times"] = _Rows(np.empty(0))
+            rows["outcomes"] = _Rows(np.empty((0, 1)))
         return rows
 
     def build(self, refusals: Sequence[RefusalError] = ()) -> SiteRecords:

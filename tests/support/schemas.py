@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from fl_contract.schema import Schema
+from fl_contract.tasks import task_of
 
 _RANGE = {"minimum": 0.0, "maximum": 1.0}
 
@@ -29,3 +30,8 @@ def schema_of(shape: tuple[int, ...], **outcome: Any) -> Schema:
         keys |= {"depth": depth[0]} if depth else {}
     schema: Schema = TypeAdapter(Schema).validate_python(keys)
     return schema
+
+
+TWO_CLASSES = task_of(schema_of((1,), classes=["no", "yes"]))
+THREE_CLASSES = task_of(schema_of((1,)))
+SURVIVAL = task_of(schema_of((1,), task="survival", time_unit="days"))
