@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from fl_client.outbox import flush_folder
+from fl_client.outbox import write_durably
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import Request
 from fl_contract.metrics import measurement_from_json
@@ -76,11 +75,4 @@ class Agreements:
 
     def _write(self, run: str, content: dict[str, Any]) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        path = self._path(run)
-        partial = path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as stream:
-            json.dump(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-        flush_folder(self._folder)
+        write_durably(self._path(run), json.dumps(content).encode())

@@ -11,6 +11,7 @@ from fl_client.disclosure import release
 from fl_client.guard import guard, log_to_site
 from fl_client.inputs import (
     load_model,
+    make_half,
     model_state,
     record_contents,
     record_refusals,
@@ -22,7 +23,8 @@ from fl_client.private_round import answer_private_round
 from fl_client.refusals import refuse_if_any
 from fl_client.site import Site, open_sites
 from fl_client.statistics import add_up_features, check_statistics_allowed
-from fl_client.training import round_generator, train
+from fl_client.strategy_state import StrategyState
+from fl_client.training import Recipe, round_generator, train
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import (
     PLAN,
@@ -34,6 +36,7 @@ from fl_contract.messages import (
     SitePlan,
     TrainReply,
     request_arrays,
+    request_control,
     roster_content,
     statistics_content,
 )
@@ -88,9 +91,9 @@ def answer_train(message: Message, context: Context) -> Message:
     """Train the received model on this hospital's patients for one round."""
     site, request = _open(message, context)
     _check_agreed(site, request)
-    received = request_arrays(message)
+    received, control = request_arrays(message), request_control(message)
     answer = answer_private_round if site.study.is_private else _answer_plain_round
-    return Message(answer(site, request, received), reply_to=message)
+    return Message(answer(site, request, received, control), reply_to=message)
 
 
 @app.evaluate()
@@ -133,14 +136,17 @@ def _agree_on_privacy(site: Site, request: Request, records: Records) -> Privacy
     return plan
 
 
-def _answer_plain_round(site: Site, request: Request, received: Arrays) -> RecordDict:
+def _answer_plain_round(site: Site, request: Request, received: Arrays, control: Arrays) -> RecordDict:
     model = load_model(site, received)
     generator = round_generator(site.study.seed, site.name, request.server_round)
     examples = training_examples(site, site.load_records().train)
-    train(model, examples, site.study.task, site.study.training, generator)
-    reply = TrainReply(
-        site=site.name, arrays=model_state(model), num_examples=site.settings.declared_examples, spent=None
-    )
+    half, declared = make_half(site, request, model, control), site.settings.declared_examples
+    study, steps = site.study, None
+    if study.strategy.DECLARED_STEPS:
+        steps = study.training.steps_for(declared)
+    train(model, examples, Recipe(task=study.task, settings=study.training, half=half, steps=steps), generator)
+    StrategyState(site.folder, request.run).keep(request.server_round, half.state())
+    reply = TrainReply(site=site.name, arrays=model_state(model), num_examples=declared, spent=None)
     return release(reply.to_content(), TRAIN, request, folder=site.folder, model=received)
 
 

@@ -19,7 +19,7 @@ from fl_client.policy import calibrate_plan
 from fl_client.preprocessing import Examples, prepare
 from fl_client.settings import read_site_settings
 from fl_client.site import Site
-from fl_client.training import round_generator, train, train_with_privacy
+from fl_client.training import Recipe, round_generator, train, train_with_privacy
 from fl_contract.errors import SettingError
 from fl_contract.study import STUDIES, Scalar, Study, load_study
 from privacy.audit import shorten
@@ -139,11 +139,12 @@ def _train_shadow(study: Study, pool: Examples, rows: NDArray[np.int64]) -> nn.M
     plan, units = None, Units.alone(study.privacy.unit, len(examples))
     if study.is_private:
         plan = calibrate_plan(study, epsilon=study.privacy.epsilon, nominal_units=len(examples))
+    recipe = Recipe(task=study.task, settings=study.training)
     for server_round in range(1, study.num_rounds + 1):
         if plan is not None:
-            train_with_privacy(model, examples, study.task, units, study.training, plan, plan.steps_per_round)
+            train_with_privacy(model, examples, units, recipe, plan, plan.steps_per_round)
         else:
-            train(model, examples, study.task, study.training, round_generator(study.seed, "shadow", server_round))
+            train(model, examples, recipe, round_generator(study.seed, "shadow", server_round))
     return model
 
 

@@ -14,9 +14,12 @@ from fl_client.data_rules import class_counts, held_out_refusals, schema_refusal
 from fl_client.preprocessing import Examples, check_trainable, prepare
 from fl_client.refusals import gather, refuse_if_any
 from fl_client.site import Site
+from fl_client.strategy_state import StrategyState
 from fl_contract.errors import RefusalCode, RefusalError
-from fl_contract.messages import Arrays
+from fl_contract.messages import Arrays, Request
 from privacy.units import Units
+from strategies.client_half import ClientHalf
+from strategies.client_registry import make_client_half
 
 
 def record_refusals(site: Site, records: SiteRecords) -> list[RefusalError]:
@@ -105,6 +108,22 @@ def load_model(site: Site, received: Arrays) -> nn.Module:
         raise _invalid(f"the received arrays {bad} hold NaN or infinity; expected finite numbers")
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in received.items()})
     return model
+
+
+def make_half(site: Site, request: Request, model: nn.Module, control: Arrays) -> ClientHalf:
+    """The client half of the study's algorithm, with what it kept at this hospital.
+
+    Raises:
+        RefusalError: INVALID_REQUEST: what came beside the model is not of it, or not what the algorithm sends.
+    """
+    trained = {name: (each.shape, str(each.detach().numpy().dtype)) for name, each in model.named_parameters()}
+    expected = trained if site.study.strategy.SENDS_CONTROL else {}
+    if {name: (array.shape, str(array.dtype)) for name, array in control.items()} != expected:
+        raise _invalid(f"control arrays {sorted(control)}; expected {sorted(expected)}, of the model's shapes")
+    if bad := sorted(name for name, array in control.items() if not np.isfinite(array).all()):
+        raise _invalid(f"control arrays {bad} hold NaN or infinity; expected finite numbers")
+    state = StrategyState(site.folder, request.run).before(request.server_round)
+    return make_client_half(site.study, model, control=control, state=state)
 
 
 def model_state(model: nn.Module) -> Arrays:

@@ -47,14 +47,7 @@ class Outbox:
             "order": list(reply.arrays),  # safetensors sorts
         }
         arrays = {name: np.asarray(array, order="C") for name, array in reply.arrays.items()}  # save takes no other
-        path = self._path(run)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as stream:
-            stream.write(save(arrays, metadata={"reply": json.dumps(header)}))
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-        flush_folder(self._folder)
+        write_durably(self._path(run), save(arrays, metadata={"reply": json.dumps(header)}))
 
     def last(self, run: str) -> tuple[int, TrainReply] | None:
         """The last reply that was made in a run, and its round."""
@@ -73,6 +66,17 @@ class Outbox:
 
     def _path(self, run: str) -> Path:
         return self._folder / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.safetensors"
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace a file in one step; it is on disk when this returns."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+    flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:

@@ -13,11 +13,12 @@ reply, settles its charge if a crash left that open, and sends the same bytes.
 from flwr.app import RecordDict
 
 from fl_client.disclosure import release
-from fl_client.inputs import load_model, model_state, privacy_units, record_contents, training_examples
+from fl_client.inputs import load_model, make_half, model_state, privacy_units, record_contents, training_examples
 from fl_client.outbox import Outbox
 from fl_client.policy import check_plan
 from fl_client.site import Site
-from fl_client.training import train_with_privacy
+from fl_client.strategy_state import StrategyState
+from fl_client.training import Recipe, train_with_privacy
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import TRAIN, Arrays, PrivacySpent, Request, TrainReply
 from privacy.errors import LedgerError
@@ -25,7 +26,7 @@ from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
 
 
-def answer_private_round(site: Site, request: Request, received: Arrays) -> RecordDict:
+def answer_private_round(site: Site, request: Request, received: Arrays, control: Arrays) -> RecordDict:
     """Train one round with differential privacy, or send again what was made for it.
 
     Raises:
@@ -44,7 +45,7 @@ def answer_private_round(site: Site, request: Request, received: Arrays) -> Reco
         check_plan(site.settings, plan)
         reply = _reply_made(outbox, ledger, run, server_round)
         if reply is None:
-            reply, spent = _make_reply(site, request, received, plan, ledger)
+            reply, spent = _make_reply(site, request, (received, control), plan, ledger)
             outbox.put(run, server_round, reply, spent)
             ledger.settle(run=run, server_round=server_round, steps_run=spent.steps)
     return release(reply.to_content(), TRAIN, request, folder=site.folder, model=received)
@@ -69,13 +70,14 @@ def _reply_made(outbox: Outbox, ledger: Ledger, run: str, server_round: int) -> 
 
 
 def _make_reply(
-    site: Site, request: Request, received: Arrays, plan: PrivacyPlan, ledger: Ledger
+    site: Site, request: Request, sent: tuple[Arrays, Arrays], plan: PrivacyPlan, ledger: Ledger
 ) -> tuple[TrainReply, PrivacySpent]:
-    """Charge the round, then train it."""
+    """Charge the round, then train it from the model, and the control, that were sent."""
     run, study = request.run, site.study
     records = site.load_records().train
     examples, units = training_examples(site, records), privacy_units(site, records)
-    model = load_model(site, received)
+    model = load_model(site, sent[0])
+    half = make_half(site, request, model, sent[1])
     granted = ledger.reserve(
         run=run,
         server_round=request.server_round,
@@ -83,7 +85,9 @@ def _make_reply(
         plan=plan,
         fingerprint=ledger.fingerprint(record_contents(records)),
     )
-    steps = train_with_privacy(model, examples, study.task, units, study.training, plan, granted.spend.steps)
+    recipe = Recipe(task=study.task, settings=study.training, half=half)
+    steps = train_with_privacy(model, examples, units, recipe, plan, granted.spend.steps)
+    StrategyState(site.folder, run).keep(request.server_round, half.state())
     spent = PrivacySpent(epsilon=ledger.spent_by_run(run, delta=plan.delta), delta=plan.delta, steps=steps)
     reply = TrainReply(
         site=site.name, arrays=model_state(model), num_examples=site.settings.declared_examples, spent=spent

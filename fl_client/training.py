@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from fl_contract.tasks.task import Task
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
 from privacy.units import Units
+from strategies.client_half import ClientHalf
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings, learning_rate: float) -> torch.optim.Optimizer:
@@ -31,44 +33,61 @@ def round_generator(seed: int, site: str, server_round: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
-def train(
-    model: nn.Module, examples: Examples, task: Task, settings: TrainingSettings, generator: torch.Generator
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a hospital trains.
+
+    Attributes:
+        task: Of the study.
+        settings: Optimiser, batches and steps.
+        half: The algorithm's client half; none trains as FedAvg.
+        steps: Of a round, where the algorithm fixes them; else the study's epochs, or its own number. Under
+            differential privacy the plan says it instead.
+    """
+
+    task: Task
+    settings: TrainingSettings
+    half: ClientHalf | None = None
+    steps: int | None = None
+
+    def make_optimizer(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+        """The study's optimiser, whose steps the algorithm's term joins."""
+        optimizer = make_optimizer(model, self.settings, learning_rate)
+        if self.half is not None:
+            self.half.attach(optimizer)
+        return optimizer
+
+
+def train(model: nn.Module, examples: Examples, recipe: Recipe, generator: torch.Generator) -> None:
     """Train in place by mini-batches, each record once an epoch, without differential privacy."""
-    optimizer = make_optimizer(model, settings, settings.learning_rate)
+    settings = recipe.settings
+    optimizer = recipe.make_optimizer(model, settings.learning_rate)
     model.train()
-    for rows in _batches(len(examples), settings, generator):
+    steps = recipe.steps or settings.steps_for(len(examples))
+    for rows in _batches(len(examples), settings.batch_size, steps, generator):
         optimizer.zero_grad()
-        task.batch_loss(model(examples.inputs[rows]), examples.labels[rows]).backward()
+        recipe.task.batch_loss(model(examples.inputs[rows]), examples.labels[rows]).backward()
         optimizer.step()
 
 
-def _batches(num_examples: int, settings: TrainingSettings, generator: torch.Generator) -> Iterator[Tensor]:
-    """Rows of each step: whole epochs, or as many steps as the study says, over as many epochs as they need."""
-    steps_an_epoch = -(-num_examples // settings.batch_size)
-    steps = settings.local_steps or settings.local_epochs * steps_an_epoch
+def _batches(num_examples: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Rows of each step, over as many passes as they need."""
+    steps_an_epoch = -(-num_examples // batch_size)
     for epoch in range(-(-steps // steps_an_epoch)):
-        rows = torch.randperm(num_examples, generator=generator).split(settings.batch_size)
+        rows = torch.randperm(num_examples, generator=generator).split(batch_size)
         yield from rows[: steps - epoch * steps_an_epoch]
 
 
 def train_with_privacy(
-    model: nn.Module,
-    examples: Examples,
-    task: Task,
-    units: Units,
-    settings: TrainingSettings,
-    plan: PrivacyPlan,
-    steps: int,
+    model: nn.Module, examples: Examples, units: Units, recipe: Recipe, plan: PrivacyPlan, steps: int
 ) -> int:
     """Train in place by the plan's noisy steps, as many as the ledger granted.
 
     Args:
         model: With the weights to start from.
         examples: In the order that ``units`` counts records in.
-        task: Of the study.
         units: What the plan protects.
-        settings: Optimiser and its rate.
+        recipe: Task, optimiser and algorithm.
         plan: Of the run.
         steps: Granted for this round.
 
@@ -79,13 +98,6 @@ def train_with_privacy(
     def fetch(rows: Tensor) -> tuple[Tensor, Tensor]:
         return examples.inputs[rows], examples.labels[rows]
 
-    result = train_privately(
-        model,
-        make_optimizer(model, settings, settings.private_learning_rate or settings.learning_rate),
-        plan,
-        units,
-        fetch,
-        task.losses,
-        steps,
-    )
-    return result.steps_run
+    settings = recipe.settings
+    optimizer = recipe.make_optimizer(model, settings.private_learning_rate or settings.learning_rate)
+    return train_privately(model, optimizer, plan, units, fetch, recipe.task.losses, steps).steps_run

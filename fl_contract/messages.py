@@ -26,7 +26,7 @@ from fl_contract.tasks.task import Task
 Arrays = dict[str, NDArray[Any]]
 """A model's state, or an update: one array per name."""
 
-ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+ARRAYS, CONFIG, CONTROL, METRICS = "arrays", "config", "control", "metrics"
 NUM_EXAMPLES = "num-examples"
 LOSS = "loss"
 
@@ -351,6 +351,12 @@ def from_array_record(record: ArrayRecord) -> Arrays:
 def request_arrays(message: Message) -> Arrays:
     """The model in a train or evaluate request."""
     return from_array_record(_record(message.content.array_records, ARRAYS))
+
+
+def request_control(message: Message) -> Arrays:
+    """What a strategy sends beside the model; empty where there is none."""
+    record = message.content.array_records.get(CONTROL)
+    return {} if record is None else from_array_record(record)
 
 
 def _config(message: Message) -> ConfigRecord:

@@ -129,7 +129,8 @@ def _without_union_tags(location: tuple[int | str, ...], raw: Any, *, is_missing
 def _hint(key: str, location: tuple[int | str, ...], model: type[BaseModel]) -> str:
     known = scalar_keys(model)
     if key in known:
-        return f"; it goes with another {key.rpartition('.')[0]}.kind"
+        table = key.rpartition(".")[0]
+        return f"; it goes with another {table}.{'name' if table == 'strategy' else 'kind'}"
     table, dot, last = key.rpartition(".")
     if near := difflib.get_close_matches(last, _keys_at(model, location[:-1]), n=1):
         return f"; did you mean {table + dot + near[0]!r}?"

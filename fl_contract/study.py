@@ -7,12 +7,13 @@ and truth values; both sides apply the overrides to their own copy of the file a
 import hashlib
 import inspect
 import json
+import math
 import re
 import tomllib
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -24,6 +25,7 @@ from fl_contract.models.standardise import Standardise
 from fl_contract.private_defaults import fill_private_defaults
 from fl_contract.schema import Schema, TableSchema
 from fl_contract.settings import Settings, read_toml, scalar_keys, suggest_key
+from fl_contract.strategy_settings import StrategySettings
 from fl_contract.tasks import task_of
 from fl_contract.tasks.task import Task
 
@@ -69,6 +71,10 @@ class TrainingSettings(Settings):
     local_epochs: int = Field(default=1, ge=1)
     local_steps: int | None = Field(default=None, ge=1, le=100_000)
 
+    def steps_for(self, num_examples: float) -> int:
+        """Local steps of a round with so many records, without privacy."""
+        return self.local_steps or self.local_epochs * math.ceil(num_examples / self.batch_size)
+
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:
         optimizer = getattr(torch.optim, self.optimizer, None)
@@ -82,40 +88,6 @@ class TrainingSettings(Settings):
         known = set(inspect.signature(optimizer).parameters) - {"params", "lr"}
         if unknown := sorted(set(self.optimizer_options) - known):
             raise ValueError(f"optimizer-options={unknown}; {self.optimizer} knows {sorted(known)}")
-        return self
-
-
-class StrategySettings(Settings):
-    """How the coordinator makes one model of the hospitals' models.
-
-    Attributes:
-        name: ``fedavg`` (McMahan 2017), ``fedavgm`` (Hsu 2019) or ``fedadam`` (Reddi 2021).
-        weighting: A hospital counts by its ``examples``, the same as any other (``equal``), or by ``institution``.
-        institution_weights: For ``institution``: a positive weight for every hospital by name.
-        server_learning_rate: Share of the mean update that is applied; 1 replaces the model by the mean. For
-            ``fedadam`` about the size of a number's step, 0.1 for example.
-        server_momentum: For ``fedavgm``: share of the last step that is kept, in [0, 1).
-        server_dampening: For ``fedavgm``: share of the new update that is left out, in [0, 1]. Equal to the momentum
-            it makes the step a running mean of updates.
-        server_beta1: For ``fedadam``: share of the mean update that is kept, in [0, 1).
-        server_beta2: For ``fedadam``: share of the mean squared update that is kept, in [0, 1).
-        server_tau: For ``fedadam``: updates much smaller than this move the model in proportion to their size.
-    """
-
-    name: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
-    weighting: Literal["examples", "equal", "institution"] = "examples"
-    institution_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    server_learning_rate: float = Field(default=1.0, gt=0)
-    server_momentum: float = Field(default=0.9, ge=0, lt=1)
-    server_dampening: float = Field(default=0.0, ge=0, le=1)
-    server_beta1: float = Field(default=0.9, ge=0, lt=1)
-    server_beta2: float = Field(default=0.99, ge=0, lt=1)
-    server_tau: float = Field(default=1e-3, gt=0)
-
-    @model_validator(mode="after")
-    def _check_weights(self) -> Self:
-        if (self.weighting == "institution") != bool(self.institution_weights):
-            raise ValueError("institution-weights go with weighting = 'institution', and only with it")
         return self
 
 
@@ -270,12 +242,34 @@ class Study(Settings):
                 "privacy.mechanism='dp-sgd' with a feature of scale = 'standard' or missing = 'mean'; these statistics "
                 "have no noise; scale by ranges ('linear', 'log') and refuse gaps, or set privacy.mechanism = 'none'"
             )
+        self._check_local_steps()
         if self.is_private and (reason := self.task.NOT_PRIVATE):
             raise ValueError(
                 f"privacy.mechanism='dp-sgd' with schema.task={self.data_schema.task!r}; {reason}; "
                 "set privacy.mechanism = 'none'"
             )
         return self
+
+    def _check_local_steps(self) -> None:
+        name, training = self.strategy.name, self.training
+        if self.strategy.PLAIN_SGD and (training.optimizer != "SGD" or training.optimizer_options):
+            raise ValueError(f"strategy.name={name!r}; its formula needs training.optimizer = 'SGD' without options")
+        if self.strategy.FIXED_STEPS and not self.is_private and training.local_steps is None:
+            raise ValueError(f"strategy.name={name!r}; its formula needs training.local-steps, alike at every hospital")
+        if self.protects_hospitals and name in ("scaffold", "feddyn", "fednova", "cyclic"):
+            raise ValueError(
+                f"strategy.name={name!r} with central-privacy, which hands on one noised mean of all hospitals; choose "
+                "'fedavg', 'fedavgm', 'fedprox', 'fedadam', 'fedyogi' or 'fedadagrad'"
+            )
+
+    @property
+    def local_path(self) -> float:
+        """Summed learning rates of a hospital's steps in a round, where all take the same number."""
+        training = self.training
+        if self.is_private:
+            rate = training.private_learning_rate or training.learning_rate
+            return self.privacy.steps_per_round * rate
+        return (training.local_steps or 0) * training.learning_rate
 
     @model_validator(mode="after")
     def _check_every_site_is_asked(self) -> Self:

@@ -153,7 +153,8 @@ class RoundLoop:
             silent.discard(site)
             entry = record.site(site)
             entry.seconds = time.monotonic() - started
-            entry.bytes_down += requests[position].content.array_records[ARRAYS].count_bytes()
+            records = requests[position].content.array_records.values()
+            entry.bytes_down += sum(arrays.count_bytes() for arrays in records)
             if reply.has_error():
                 left_out[site] = refusal_of_reply(reply)
                 continue

@@ -1,13 +1,12 @@
 """FedAdam: the mean update as the gradient of Adam at the server (Reddi et al. 2021, algorithm 2; arXiv 2003.00295)."""
 
-from collections.abc import Collection
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_contract.messages import Arrays
-from strategies.fedavg import FedAvg
-from strategies.participation import Roster, SiteSampling, SiteWeighting
+from strategies.fedavg import Common, FedAvg
 
 _FIRST, _SECOND = "first-moment/", "second-moment/"
 
@@ -24,33 +23,21 @@ class FedAdam(FedAvg):
     without the bias correction of Adam, as in the paper.
 
     Args:
-        sampling: See `FedAvg`.
-        weighting: See `FedAvg`.
         server_learning_rate: r; about the size of a number's step, so well below 1.
         server_betas: b and c, in [0, 1).
         server_tau: t, above 0: updates much smaller than this move the model in proportion.
-        buffer_names: See `FedAvg`.
-        roster: See `FedAvg`.
+        common: See `FedAvg`.
     """
 
     def __init__(
         self,
         *,
-        sampling: SiteSampling | None = None,
-        weighting: SiteWeighting | None = None,
         server_learning_rate: float = 0.1,
         server_betas: tuple[float, float] = (0.9, 0.99),
         server_tau: float = 1e-3,
-        buffer_names: Collection[str] = (),
-        roster: Roster | None = None,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            sampling=sampling,
-            weighting=weighting,
-            server_learning_rate=server_learning_rate,
-            buffer_names=buffer_names,
-            roster=roster,
-        )
+        super().__init__(server_learning_rate=server_learning_rate, **common)
         self.server_betas = server_betas
         self.server_tau = server_tau
         self._first: Arrays = {}
@@ -67,9 +54,13 @@ class FedAdam(FedAvg):
         self._second = {name.removeprefix(_SECOND): array for name, array in state.items() if name.startswith(_SECOND)}
 
     def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-        update, (beta1, beta2) = mean - old, self.server_betas
+        update, beta1 = mean - old, self.server_betas[0]
         first = self._first.get(name, np.zeros_like(update))
         second = self._second.get(name, np.full_like(update, self.server_tau**2))
         self._first[name] = beta1 * first + (1.0 - beta1) * update
-        self._second[name] = beta2 * second + (1.0 - beta2) * update**2
+        self._second[name] = self._next_second(second, update)
         return old + self.server_learning_rate * self._first[name] / (np.sqrt(self._second[name]) + self.server_tau)
+
+    def _next_second(self, second: NDArray[np.float64], update: NDArray[np.float64]) -> NDArray[np.float64]:
+        beta2 = self.server_betas[1]
+        return beta2 * second + (1.0 - beta2) * update**2

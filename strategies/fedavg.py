@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from logging import INFO
+from typing import TypedDict
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -16,6 +17,7 @@ from fl_contract.errors import QuorumError, ReplyError, RunError
 from fl_contract.messages import (
     ARRAYS,
     CONFIG,
+    CONTROL,
     EVALUATE,
     METRICS,
     NUM_EXAMPLES,
@@ -56,6 +58,15 @@ class RoundOutcome:
         )
 
 
+class Common(TypedDict, total=False):
+    """What all strategies take; see `FedAvg`."""
+
+    sampling: SiteSampling | None
+    weighting: SiteWeighting | None
+    buffer_names: Collection[str]
+    roster: Roster | None
+
+
 class FedAvg(Strategy):
     """The weighted mean of the hospitals' models, folded up as replies arrive.
 
@@ -91,15 +102,32 @@ class FedAvg(Strategy):
         self.outcome = RoundOutcome()
         self._global: Arrays = {}
         self._nodes: Mapping[str, int] = {}
+        self.num_trainers = 0
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One train request for each hospital that was chosen for this round."""
         roster = self.roster or Roster.of_grid(grid)
+        return self._ask(self.sampling.choose(roster.trainers), roster, server_round, arrays, config)
+
+    def _ask(
+        self, sites: tuple[str, ...], roster: Roster, server_round: int, arrays: ArrayRecord, config: ConfigRecord
+    ) -> list[Message]:
+        """Train requests for these hospitals; whatever they answer counts for this round."""
         self._global, self._nodes = from_array_record(arrays), roster.nodes
-        self.outcome = RoundOutcome(asked=self.sampling.choose(roster.trainers))
-        return _requests(TRAIN, self.outcome.asked, roster, server_round, arrays, config)
+        self.num_trainers = len(roster.trainers)
+        self.outcome = RoundOutcome(asked=sites)
+        requests = _requests(TRAIN, sites, roster, server_round, arrays, config)
+        if control := self.control():
+            record = to_array_record(control)
+            for request in requests:
+                request.content[CONTROL] = record
+        return requests
+
+    def control(self) -> Arrays:
+        """What hospitals get beside the model in the round that begins; empty for FedAvg."""
+        return {}
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -202,8 +230,13 @@ class FedAvg(Strategy):
         except ReplyError as error:
             self.outcome.left_out[site] = ("unusable-reply", str(error))
             return
-        total.add(arrays, self.weighting.weigh(site, num_examples))
+        total.add(self._normalise(arrays, num_examples), self.weighting.weigh(site, num_examples))
         self.outcome.examples[site] = num_examples
+
+    def _normalise(self, arrays: Arrays, num_examples: float) -> Arrays:
+        """What of a hospital's model goes into the mean; the model itself."""
+        del num_examples
+        return arrays
 
     def _site(self, reply: Message) -> str:
         """The hospital that a reply names; else the one asked at that node, or the node's id if there are several."""

@@ -1,13 +1,12 @@
 """FedAvgM: FedAvg with momentum at the server (Hsu, Qi and Brown 2019, section 4; arXiv 1909.06335)."""
 
-from collections.abc import Collection
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_contract.messages import Arrays
-from strategies.fedavg import FedAvg
-from strategies.participation import Roster, SiteSampling, SiteWeighting
+from strategies.fedavg import Common, FedAvg
 
 
 class FedAvgM(FedAvg):
@@ -22,33 +21,21 @@ class FedAvgM(FedAvg):
     which is ``torch.optim.SGD`` on the negative update. d = 0 is the paper's form; d = b makes v a running mean.
 
     Args:
-        sampling: See `FedAvg`.
-        weighting: See `FedAvg`.
         server_learning_rate: r.
         server_momentum: b, in [0, 1).
         server_dampening: d, in [0, 1].
-        buffer_names: See `FedAvg`.
-        roster: See `FedAvg`.
+        common: See `FedAvg`.
     """
 
     def __init__(
         self,
         *,
-        sampling: SiteSampling | None = None,
-        weighting: SiteWeighting | None = None,
         server_learning_rate: float = 1.0,
         server_momentum: float = 0.9,
         server_dampening: float = 0.0,
-        buffer_names: Collection[str] = (),
-        roster: Roster | None = None,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            sampling=sampling,
-            weighting=weighting,
-            server_learning_rate=server_learning_rate,
-            buffer_names=buffer_names,
-            roster=roster,
-        )
+        super().__init__(server_learning_rate=server_learning_rate, **common)
         self.server_momentum = server_momentum
         self.server_dampening = server_dampening
         self._velocity: Arrays = {}

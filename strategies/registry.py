@@ -5,13 +5,31 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from fl_contract.errors import SettingError
+from fl_contract.strategy_settings import (
+    AdaptiveSettings,
+    CyclicSettings,
+    FedAvgMSettings,
+    FedAvgSettings,
+    FedDynSettings,
+    FedNovaSettings,
+    FedProxSettings,
+    ScaffoldSettings,
+)
 from fl_contract.study import Study
 from privacy.central import CentralPlan
 from strategies.central_privacy import CentralPrivacy, SpentRounds
+from strategies.cyclic import Cyclic
+from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
-from strategies.fedavg import FedAvg
+from strategies.fedavg import Common, FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.feddyn import FedDyn
+from strategies.fednova import FedNova
+from strategies.fedyogi import FedYogi
 from strategies.participation import Roster, SiteSampling, SiteWeighting
+from strategies.scaffold import Scaffold
+
+ADAPTIVE = {"fedadam": FedAdam, "fedyogi": FedYogi, "fedadagrad": FedAdagrad}
 
 
 def make_strategy(
@@ -28,41 +46,45 @@ def make_strategy(
     Raises:
         SettingError: ``strategy.institution-weights`` misses a hospital that trains, or names one that is not there.
     """
-    settings = study.strategy
-    sampling = SiteSampling(
-        min_sites=study.federation.min_sites,
-        fraction=study.federation.fraction_sites,
-        max_update_norm=study.federation.max_update_norm,
-        generator=generator,
-    )
-    weighting = _make_weighting(study, roster)
-    if settings.name == "fedavg":
-        return FedAvg(
-            sampling=sampling,
-            weighting=weighting,
-            server_learning_rate=settings.server_learning_rate,
-            buffer_names=buffer_names,
-            roster=roster,
-        )
-    if settings.name == "fedadam":
-        return FedAdam(
-            sampling=sampling,
-            weighting=weighting,
-            server_learning_rate=settings.server_learning_rate,
-            server_betas=(settings.server_beta1, settings.server_beta2),
-            server_tau=settings.server_tau,
-            buffer_names=buffer_names,
-            roster=roster,
-        )
-    return FedAvgM(
-        sampling=sampling,
-        weighting=weighting,
-        server_learning_rate=settings.server_learning_rate,
-        server_momentum=settings.server_momentum,
-        server_dampening=settings.server_dampening,
-        buffer_names=buffer_names,
-        roster=roster,
-    )
+    settings, rate = study.strategy, study.strategy.server_learning_rate
+    is_cyclic = isinstance(settings, CyclicSettings)
+    common: Common = {
+        "sampling": SiteSampling(
+            min_sites=1 if is_cyclic else study.federation.min_sites,
+            fraction=study.federation.fraction_sites,
+            max_update_norm=study.federation.max_update_norm,
+            generator=generator,
+        ),
+        "weighting": _make_weighting(study, roster),
+        "buffer_names": buffer_names,
+        "roster": roster,
+    }
+    match settings:
+        case FedAvgSettings() | FedProxSettings():
+            return FedAvg(server_learning_rate=rate, **common)
+        case FedAvgMSettings():
+            return FedAvgM(
+                server_learning_rate=rate,
+                server_momentum=settings.server_momentum,
+                server_dampening=settings.server_dampening,
+                **common,
+            )
+        case AdaptiveSettings():
+            return ADAPTIVE[settings.name](
+                server_learning_rate=rate,
+                server_betas=(settings.server_beta1, settings.server_beta2),
+                server_tau=settings.server_tau,
+                **common,
+            )
+        case ScaffoldSettings():
+            return Scaffold(local_path=study.local_path, server_learning_rate=rate, **common)
+        case FedDynSettings():
+            return FedDyn(alpha=settings.dynamic_alpha, server_learning_rate=rate, **common)
+        case FedNovaSettings():
+            steps = (lambda _: study.privacy.steps_per_round) if study.is_private else study.training.steps_for
+            return FedNova(local_steps=steps, server_learning_rate=rate, **common)
+        case CyclicSettings():
+            return Cyclic(server_learning_rate=rate, **common)
 
 
 def make_central_plan(

@@ -14,10 +14,15 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from fl_contract.errors import QuorumError
 from fl_contract.messages import ARRAYS, CONFIG, METRICS, Arrays, from_array_record, to_array_record
 from fl_server.local_grid import LocalGrid
+from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.feddyn import FedDyn
+from strategies.fednova import FedNova
+from strategies.fedyogi import FedYogi
 from strategies.participation import Roster, SiteSampling
+from strategies.scaffold import Scaffold
 
 Make = Callable[..., FedAvg]
 
@@ -27,6 +32,11 @@ STRATEGIES: dict[str, Make] = {
     "fedavgm as a running mean": lambda **common: FedAvgM(server_momentum=0.1, server_dampening=0.1, **common),
     "fedavgm without momentum": lambda **common: FedAvgM(server_momentum=0.0, **common),
     "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+    "fedadagrad": FedAdagrad,
+    "scaffold": lambda **common: Scaffold(local_path=0.5, **common),
+    "feddyn": lambda **common: FedDyn(alpha=0.5, **common),
+    "fednova": lambda **common: FedNova(local_steps=lambda examples: 1 + int(examples) // 16, **common),
 }
 
 SITES = ("a", "b", "c", "d")
@@ -111,7 +121,9 @@ def bits(arrays: Arrays) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "fedadam"])
+@pytest.mark.parametrize(
+    "name", [name for name in STRATEGIES if name not in ("fedadam", "fedyogi", "fedadagrad", "feddyn")]
+)
 def test_the_first_round_of_one_site_takes_its_model(name: str, grid: LocalGrid) -> None:
     make = STRATEGIES[name]
     model = run_rounds(make(roster=roster_of("b"), buffer_names=BUFFERS), random_model(0), grid, [1], "b")
@@ -167,7 +179,7 @@ def test_a_saved_state_goes_on_to_the_bit(make: Make, grid: LocalGrid) -> None:
 
 
 def test_bad_replies_are_left_out_by_name_and_change_nothing(make: Make, grid: LocalGrid) -> None:
-    clean = make(roster=roster_of("ab"), buffer_names=BUFFERS)
+    clean = make(roster=roster_of(SITES), buffer_names=BUFFERS)
     expected = run_rounds(clean, random_model(0), grid, [1], "ab")
     strategy = make(roster=roster_of(SITES), buffer_names=BUFFERS)
     requests = ask(strategy, random_model(0), grid, 1)

@@ -15,12 +15,11 @@ from fl_client.data.records import Records, SiteRecords
 from fl_client.preprocessing import Examples, prepare
 from fl_client.settings import read_site_settings
 from fl_client.site import Site
-from fl_client.training import train_with_privacy
+from fl_client.training import Recipe, train_with_privacy
 from fl_contract.errors import RefusalError, SettingError
 from fl_contract.messages import Arrays
 from fl_contract.schema import Schema
-from fl_contract.study import STUDIES, Study, TrainingSettings
-from fl_contract.tasks.task import Task
+from fl_contract.study import STUDIES, Study
 from privacy.plan import PrivacyPlan
 from privacy.units import Units
 
@@ -128,13 +127,12 @@ def test_a_private_study_is_attacked_by_private_shadows_without_charging_anybody
     def counted(
         model: nn.Module,
         examples: Examples,
-        task: Task,
         units: Units,
-        settings: TrainingSettings,
+        recipe: Recipe,
         plan: PrivacyPlan,
         granted: int,
     ) -> int:
-        steps.append(train_with_privacy(model, examples, task, units, settings, plan, granted))
+        steps.append(train_with_privacy(model, examples, units, recipe, plan, granted))
         return steps[-1]
 
     monkeypatch.setattr(audit, "train_with_privacy", counted)

@@ -9,7 +9,7 @@ from schemas import TWO_CLASSES, schema_of
 from torch import Tensor, nn
 
 from fl_client.preprocessing import Examples
-from fl_client.training import make_optimizer, round_generator, train, train_with_privacy
+from fl_client.training import Recipe, make_optimizer, round_generator, train, train_with_privacy
 from fl_contract.models import build_model
 from fl_contract.models.mlp import MlpSettings
 from fl_contract.study import UNUSABLE_OPTIMIZERS, TrainingSettings
@@ -47,6 +47,10 @@ def settings_of(**changes: Any) -> TrainingSettings:
     return TrainingSettings.parse(raw, origin="test")
 
 
+def recipe_of(**changes: Any) -> Recipe:
+    return Recipe(task=TASK, settings=settings_of(**changes))
+
+
 def new_model() -> nn.Module:
     return build_model(MlpSettings(kind="mlp"), schema_of((3,)), num_outputs=1, seed=1)
 
@@ -55,7 +59,7 @@ def weights_after(
     examples: Examples, settings: TrainingSettings, *, seed: int = 1, site: str = "hospital-1", server_round: int = 1
 ) -> Tensor:
     model = new_model()
-    train(model, examples, TASK, settings, round_generator(seed, site, server_round))
+    train(model, examples, Recipe(task=TASK, settings=settings), round_generator(seed, site, server_round))
     return flatten(model)
 
 
@@ -87,7 +91,7 @@ def test_each_record_is_used_once_an_epoch(examples: Examples) -> None:
     model = new_model()
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
 
-    train(model, examples, TASK, settings_of(local_epochs=2), round_generator(1, "hospital-1", 1))
+    train(model, examples, recipe_of(local_epochs=2), round_generator(1, "hospital-1", 1))
 
     # 40 records in batches of 8 are 5 steps an epoch.
     assert [len(batch) for batch in seen] == [8] * 10
@@ -123,7 +127,7 @@ def test_a_step_moves_the_weights_by_the_rate_times_the_mean_gradient() -> None:
     nn.init.zeros_(model.bias)
     examples = Examples(inputs=torch.tensor([[1.0], [0.5]]), labels=torch.tensor([1, 0]))
 
-    train(model, examples, TASK, settings_of(learning_rate=2.0), round_generator(1, "hospital-1", 1))
+    train(model, examples, recipe_of(learning_rate=2.0), round_generator(1, "hospital-1", 1))
 
     # At probability 1/2 the gradients by weight and bias are (1/2 - y) * (x, 1): (-0.5, -0.5) and (0.25, 0.5).
     # Their means are -0.125 and 0.
@@ -146,7 +150,14 @@ def test_any_optimiser_of_torch_trains_with_and_without_privacy(
     settings = settings_of(optimizer=optimizer, learning_rate=0.01, optimizer_options=options)
     private, before = new_model(), flatten(new_model())
 
-    train_with_privacy(private, examples, TASK, Units.records(len(examples)), settings, plan, plan.steps_per_round)
+    train_with_privacy(
+        private,
+        examples,
+        Units.records(len(examples)),
+        Recipe(task=TASK, settings=settings),
+        plan,
+        plan.steps_per_round,
+    )
 
     for after in (weights_after(examples, settings), flatten(private)):
         assert after.isfinite().all()
@@ -168,8 +179,7 @@ def test_frozen_parameters_are_not_trained(examples: Examples) -> None:
     train(
         model,
         examples,
-        TASK,
-        settings_of(optimizer_options={"weight_decay": 0.5}),
+        recipe_of(optimizer_options={"weight_decay": 0.5}),
         round_generator(1, "hospital-1", 1),
     )
 
@@ -181,7 +191,12 @@ def test_the_processs_random_state_is_left_alone(examples: Examples, plan: Priva
 
     weights_after(examples, settings_of())
     train_with_privacy(
-        new_model(), examples, TASK, Units.records(len(examples)), settings_of(), plan, plan.steps_per_round
+        new_model(),
+        examples,
+        Units.records(len(examples)),
+        recipe_of(),
+        plan,
+        plan.steps_per_round,
     )
 
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -191,7 +206,12 @@ def test_private_training_tells_the_steps_that_ran_and_nothing_else(examples: Ex
     model = new_model()
 
     told = train_with_privacy(
-        model, examples, TASK, Units.records(len(examples)), settings_of(), plan, plan.steps_per_round
+        model,
+        examples,
+        Units.records(len(examples)),
+        recipe_of(),
+        plan,
+        plan.steps_per_round,
     )
 
     assert type(told) is int
@@ -202,7 +222,7 @@ def test_private_training_tells_the_steps_that_ran_and_nothing_else(examples: Ex
 
 
 def test_only_the_steps_that_were_granted_run(examples: Examples, plan: PrivacyPlan) -> None:
-    assert train_with_privacy(new_model(), examples, TASK, Units.records(len(examples)), settings_of(), plan, 2) == 2
+    assert train_with_privacy(new_model(), examples, Units.records(len(examples)), recipe_of(), plan, 2) == 2
 
 
 def test_no_seed_repeats_the_noise_of_private_training(examples: Examples, plan: PrivacyPlan) -> None:
@@ -211,7 +231,12 @@ def test_no_seed_repeats_the_noise_of_private_training(examples: Examples, plan:
         torch.manual_seed(1)
         model = new_model()
         train_with_privacy(
-            model, examples, TASK, Units.records(len(examples)), settings_of(), plan, plan.steps_per_round
+            model,
+            examples,
+            Units.records(len(examples)),
+            recipe_of(),
+            plan,
+            plan.steps_per_round,
         )
         after.append(flatten(model))
 
@@ -238,9 +263,8 @@ def test_noisy_steps_use_their_own_rate_if_the_study_sets_one(
     train_with_privacy(
         new_model(),
         examples,
-        TASK,
         Units.records(len(examples)),
-        settings_of(**changes),
+        recipe_of(**changes),
         plan,
         plan.steps_per_round,
     )

@@ -9,15 +9,20 @@ import pytest
 from fl_contract.errors import SettingError
 from fl_contract.study import Scalar, load_study
 from strategies.central_privacy import SpentRounds
+from strategies.cyclic import Cyclic
+from strategies.fedadagrad import FedAdagrad
+from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.feddyn import FedDyn
+from strategies.fednova import FedNova
+from strategies.fedyogi import FedYogi
 from strategies.participation import Roster
 from strategies.registry import make_central_plan, make_central_strategy, make_strategy
+from strategies.scaffold import Scaffold
 
 OVERRIDES: dict[str, Scalar] = {
     "strategy.server-learning-rate": 0.5,
-    "strategy.server-momentum": 0.25,
-    "strategy.server-dampening": 0.125,
     "strategy.weighting": "equal",
     "federation.min-sites": 2,
     "federation.fraction-sites": 0.75,
@@ -25,11 +30,43 @@ OVERRIDES: dict[str, Scalar] = {
 }
 
 
-@pytest.mark.parametrize(("name", "kind"), [("fedavg", FedAvg), ("fedavgm", FedAvgM)])
+@pytest.mark.parametrize(
+    ("name", "settings", "kind", "attributes"),
+    [
+        ("fedavg", {}, FedAvg, {}),
+        ("fedprox", {}, FedAvg, {}),
+        (
+            "fedavgm",
+            {"server-momentum": 0.25, "server-dampening": 0.125},
+            FedAvgM,
+            {"server_momentum": 0.25, "server_dampening": 0.125},
+        ),
+        *(
+            (
+                kind.__name__.lower(),
+                {"server-beta1": 0.5, "server-beta2": 0.75, "server-tau": 0.125},
+                kind,
+                {"server_betas": (0.5, 0.75), "server_tau": 0.125},
+            )
+            for kind in (FedAdam, FedYogi, FedAdagrad)
+        ),
+        ("scaffold", {}, Scaffold, {"local_path": 4 * 0.75}),
+        ("feddyn", {"dynamic-alpha": 0.25}, FedDyn, {"alpha": 0.25}),
+        ("fednova", {}, FedNova, {}),
+        ("cyclic", {}, Cyclic, {}),
+    ],
+)
 def test_a_study_makes_the_strategy_that_it_names(
-    name: str, kind: type[FedAvg], roster_of: Callable[..., Roster]
+    name: str,
+    settings: dict[str, Scalar],
+    kind: type[FedAvg],
+    attributes: dict[str, object],
+    roster_of: Callable[..., Roster],
 ) -> None:
-    study = load_study("breast-cancer", overrides={**OVERRIDES, "strategy.name": name})
+    named: dict[str, Scalar] = {f"strategy.{key}": settings[key] for key in settings}
+    named["strategy.name"] = name
+    local: dict[str, Scalar] = {"training.private-learning-rate": 0.75, "privacy.steps-per-round": 4}
+    study = load_study("breast-cancer", overrides={**OVERRIDES, **local, **named})
     generator = np.random.default_rng(1)
     roster = roster_of("a", "b")
 
@@ -39,12 +76,11 @@ def test_a_study_makes_the_strategy_that_it_names(
     assert strategy.roster is roster
     assert strategy.server_learning_rate == 0.5
     assert strategy.buffer_names == {"running_var"}
-    assert (strategy.sampling.min_sites, strategy.sampling.fraction) == (2, 0.75)
+    assert (strategy.sampling.min_sites, strategy.sampling.fraction) == (1 if name == "cyclic" else 2, 0.75)
     assert strategy.sampling.max_update_norm == 3.5
     assert strategy.sampling.generator is generator
     assert strategy.weighting.kind == "equal"
-    if isinstance(strategy, FedAvgM):
-        assert (strategy.server_momentum, strategy.server_dampening) == (0.25, 0.125)
+    assert {key: getattr(strategy, key) for key in attributes} == attributes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+"""How the coordinator makes one model of the hospitals' models: the settings of each algorithm, by its name.
+
+Source and formula of each stand in ``strategies/<name>.py``.
+"""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fl_contract.settings import Settings
+
+
+class Algorithm(Settings):
+    """What all algorithms have.
+
+    Attributes:
+        PLAIN_SGD: Whether its formula needs local training by plain SGD.
+        FIXED_STEPS: Whether its formula needs the same number of local steps at every hospital.
+        DECLARED_STEPS: Whether a hospital takes the steps that follow from the number of records it declares.
+        SENDS_CONTROL: Whether the coordinator sends an array for each trained one beside the model.
+        weighting: A hospital counts by its ``examples``, the same as any other (``equal``), or by ``institution``.
+        institution_weights: For ``institution``: a positive weight for every hospital by name.
+        server_learning_rate: Share of the mean update that is applied; 1 replaces the model by the mean.
+    """
+
+    PLAIN_SGD: ClassVar[bool] = False
+    FIXED_STEPS: ClassVar[bool] = False
+    DECLARED_STEPS: ClassVar[bool] = False
+    SENDS_CONTROL: ClassVar[bool] = False
+
+    name: str
+    weighting: Literal["examples", "equal", "institution"] = "examples"
+    institution_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    server_learning_rate: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if (self.weighting == "institution") != bool(self.institution_weights):
+            raise ValueError("institution-weights go with weighting = 'institution', and only with it")
+        return self
+
+
+class FedAvgSettings(Algorithm):
+    """FedAvg (McMahan 2017)."""
+
+    name: Literal["fedavg"]
+
+
+class FedAvgMSettings(Algorithm):
+    """FedAvg with momentum at the server (Hsu 2019).
+
+    Attributes:
+        server_momentum: Share of the last step that is kept, in [0, 1).
+        server_dampening: Share of the new update that is left out, in [0, 1]. Equal to the momentum it makes the step a
+            running mean of updates.
+    """
+
+    name: Literal["fedavgm"]
+    server_momentum: float = Field(default=0.9, ge=0, lt=1)
+    server_dampening: float = Field(default=0.0, ge=0, le=1)
+
+
+class AdaptiveSettings(Algorithm):
+    """FedAdam, FedYogi and FedAdagrad (Reddi 2021).
+
+    Attributes:
+        server_learning_rate: About the size of a number's step, so well below 1.
+        server_beta1: Share of the mean update that is kept, in [0, 1).
+        server_beta2: Share of the mean squared update that is kept, in [0, 1); FedAdagrad keeps all and has none.
+        server_tau: Updates much smaller than this move the model in proportion to their size.
+    """
+
+    name: Literal["fedadam", "fedyogi", "fedadagrad"]
+    server_learning_rate: float = Field(default=0.1, gt=0)
+    server_beta1: float = Field(default=0.9, ge=0, lt=1)
+    server_beta2: float = Field(default=0.99, ge=0, lt=1)
+    server_tau: float = Field(default=1e-3, gt=0)
+
+
+class FedProxSettings(Algorithm):
+    """FedProx (Li 2020).
+
+    Attributes:
+        proximal_mu: Pull towards the received model: mu / 2 times the squared distance is added to the local loss.
+    """
+
+    name: Literal["fedprox"]
+    proximal_mu: float = Field(default=0.01, ge=0)
+
+
+class ScaffoldSettings(Algorithm):
+    """SCAFFOLD (Karimireddy 2020)."""
+
+    PLAIN_SGD = True
+    FIXED_STEPS = True
+    SENDS_CONTROL = True
+
+    name: Literal["scaffold"]
+
+
+class FedDynSettings(Algorithm):
+    """FedDyn (Acar 2021).
+
+    Attributes:
+        dynamic_alpha: Strength of the pull towards the received model, per hospital.
+    """
+
+    name: Literal["feddyn"]
+    dynamic_alpha: float = Field(default=0.01, gt=0)
+
+
+class FedNovaSettings(Algorithm):
+    """FedNova (Wang 2020)."""
+
+    PLAIN_SGD = True
+    DECLARED_STEPS = True
+
+    name: Literal["fednova"]
+
+
+class CyclicSettings(Algorithm):
+    """Cyclic weight transfer (Chang 2018): each round trains at one hospital, which takes the last one's model."""
+
+    name: Literal["cyclic"]
+
+
+StrategySettings = Annotated[
+    FedAvgSettings
+    | FedAvgMSettings
+    | AdaptiveSettings
+    | FedProxSettings
+    | ScaffoldSettings
+    | FedDynSettings
+    | FedNovaSettings
+    | CyclicSettings,
+    Field(discriminator="name"),
+]

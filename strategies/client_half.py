@@ -1,0 +1,51 @@
+"""The client half of an algorithm: what it changes in a hospital's local training."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fl_contract.messages import Arrays
+
+
+class ClientHalf:
+    """Local training as in FedAvg: nothing is changed, and nothing is kept from round to round.
+
+    An algorithm's term joins the gradient just before the optimiser's step. Under differential privacy that is after
+    the noise, so it must follow from models and noised gradients alone: every term here does.
+
+    Args:
+        model: With the received weights; trained in place.
+        control: What the coordinator sent beside the model.
+        state: What this half kept at this hospital after its last round of the run; empty before the first.
+    """
+
+    def __init__(self, model: nn.Module, *, control: Arrays, state: Arrays) -> None:
+        self._model = model
+        self._received = {name: tensor.detach().clone() for name, tensor in self.trained().items()}
+        self._control = {name: torch.from_numpy(np.array(array)) for name, array in control.items()}
+        self._state = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that training moves, by name."""
+        return {name: each for name, each in self._model.named_parameters() if each.requires_grad}
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the algorithm's term join every gradient that this optimiser steps by."""
+        optimizer.register_step_pre_hook(self._adjust)
+
+    def _adjust(self, *_: Any) -> None:
+        with torch.no_grad():
+            for name, parameter in self.trained().items():
+                if parameter.grad is not None and (term := self.term(name, parameter)) is not None:
+                    parameter.grad.add_(term)
+
+    def term(self, name: str, parameter: Tensor) -> Tensor | None:
+        """What is added to the gradient of one parameter; None for nothing."""
+        del name, parameter
+        return None
+
+    def state(self) -> Arrays:
+        """What is kept at the hospital for its next round of the run, after the training."""
+        return {}

@@ -1,0 +1,14 @@
+"""FedYogi: FedAdam whose second moment grows and shrinks by steps (Reddi et al. 2021, algorithm 2; 2003.00295)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.fedadam import FedAdam
+
+
+class FedYogi(FedAdam):
+    """As `FedAdam`, with v = v - (1 - c) * u * u * sign(v - u * u)."""
+
+    def _next_second(self, second: NDArray[np.float64], update: NDArray[np.float64]) -> NDArray[np.float64]:
+        square = update**2
+        return second - (1.0 - self.server_betas[1]) * square * np.sign(second - square)

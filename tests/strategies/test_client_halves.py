@@ -1,0 +1,156 @@
+"""Both halves of each algorithm against its paper's formula, worked out in plain arithmetic on one weight."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message
+from torch import nn
+
+from fl_contract.messages import Arrays, request_control
+from strategies.client_half import ClientHalf
+from strategies.feddyn import FedDyn, FedDynClient
+from strategies.fednova import FedNova
+from strategies.fedprox import FedProxClient
+from strategies.participation import Roster, SiteSampling, SiteWeighting
+from strategies.scaffold import Scaffold, ScaffoldClient
+
+Ask = Callable[..., dict[str, Message]]
+RunRound = Callable[..., Arrays]
+MakeRoster = Callable[..., Roster]
+
+RATE, STEPS = 0.1, 3
+PATH = RATE * STEPS
+TARGETS = {"a": 2.0, "b": -1.0}
+"""Each hospital's loss is (w - target)^2 / 2."""
+
+EQUAL = SiteWeighting(kind="equal")
+
+
+def one_weight(value: float) -> nn.Module:
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(model.weight, value)
+    return model
+
+
+def train_locally(model: nn.Module, half: ClientHalf, target: float) -> float:
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    half.attach(optimizer)
+    (weight,) = model.parameters()
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        ((weight - target) ** 2 / 2).sum().backward()
+        optimizer.step()
+    return float(weight)
+
+
+def by_hand(start: float, gradient: Callable[[float], float]) -> float:
+    w = start
+    for _ in range(STEPS):
+        w -= RATE * gradient(w)
+    return w
+
+
+def arrays_of(value: float) -> Arrays:
+    return {"weight": np.array([[value]])}
+
+
+def test_fedprox_pulls_towards_the_received_weight() -> None:
+    model = one_weight(0.5)
+
+    trained = train_locally(model, FedProxClient(model, control={}, state={}, mu=0.7), target=2.0)
+
+    assert trained == pytest.approx(by_hand(0.5, lambda w: (w - 2.0) + 0.7 * (w - 0.5)), rel=1e-12)
+
+
+def test_the_plain_half_changes_nothing_and_keeps_nothing() -> None:
+    model = one_weight(0.5)
+    half = ClientHalf(model, control={}, state={})
+
+    assert train_locally(model, half, target=2.0) == pytest.approx(by_hand(0.5, lambda w: w - 2.0), rel=1e-12)
+    assert half.state() == {}
+
+
+def test_three_rounds_of_scaffold_follow_the_paper(ask: Ask, run_round: RunRound, roster_of: MakeRoster) -> None:
+    server = Scaffold(local_path=PATH, server_learning_rate=0.5, weighting=EQUAL, roster=roster_of("a", "b"))
+    model, kept = arrays_of(0.25), {site: dict[str, np.ndarray]() for site in TARGETS}
+    x, c, c_of = 0.25, 0.0, dict.fromkeys(TARGETS, 0.0)
+    for server_round in (1, 2, 3):
+        controls = {site: request_control(each) for site, each in ask(server, model, server_round).items()}
+        sent, y = {}, {}
+        for site, target in TARGETS.items():
+            local = one_weight(float(model["weight"][0, 0]))
+            half = ScaffoldClient(local, control=controls[site], state=kept[site], local_path=PATH)
+            sent[site] = arrays_of(train_locally(local, half, target))
+            kept[site] = half.state()
+            y[site] = by_hand(x, lambda y, t=target, shift=c - c_of[site]: (y - t) + shift)
+        new_c_of = {site: c_of[site] - c + (x - y[site]) / PATH for site in TARGETS}
+        c += sum(new_c_of[site] - c_of[site] for site in TARGETS) / len(TARGETS)
+        x, c_of = x + 0.5 * (sum(y.values()) / 2 - x), new_c_of
+
+        model = run_round(server, model, sent, server_round=server_round)
+
+        assert model["weight"][0, 0] == pytest.approx(x, rel=1e-9)
+        assert server.state()["weight"][0, 0] == pytest.approx(c, rel=1e-9)
+        assert {site: kept[site]["weight"][0, 0] for site in TARGETS} == pytest.approx(c_of, rel=1e-9)
+
+
+def test_scaffold_moves_its_control_by_the_share_that_answered(run_round: RunRound, roster_of: MakeRoster) -> None:
+    sampling = SiteSampling(min_sites=1, fraction=0.5, generator=np.random.default_rng(0))
+    server = Scaffold(local_path=0.5, sampling=sampling, roster=roster_of("a", "b"))
+
+    run_round(server, arrays_of(1.0), {site: arrays_of(0.5) for site in sampling_of(server)}, server_round=1)
+
+    assert server.state()["weight"][0, 0] == pytest.approx(0.5 * (1.0 - 0.5) / 0.5)
+
+
+def sampling_of(server: Scaffold) -> tuple[str, ...]:
+    """Whom the first round will ask: the generator's draw, made on a copy."""
+    sampling = server.sampling
+    copy = np.random.default_rng(0)
+    return SiteSampling(min_sites=1, fraction=sampling.fraction, generator=copy).choose(("a", "b"))
+
+
+def test_three_rounds_of_feddyn_follow_the_paper(run_round: RunRound, roster_of: MakeRoster) -> None:
+    alpha = 0.4
+    server = FedDyn(alpha=alpha, weighting=EQUAL, roster=roster_of("a", "b"))
+    model, kept = arrays_of(0.25), {site: dict[str, np.ndarray]() for site in TARGETS}
+    w, h, g = 0.25, 0.0, dict.fromkeys(TARGETS, 0.0)
+    for server_round in (1, 2, 3):
+        sent, v = {}, {}
+        for site, target in TARGETS.items():
+            local = one_weight(float(model["weight"][0, 0]))
+            half = FedDynClient(local, control={}, state=kept[site], alpha=alpha)
+            sent[site] = arrays_of(train_locally(local, half, target))
+            kept[site] = half.state()
+            v[site] = by_hand(w, lambda x, t=target, at=w, own=g[site]: (x - t) - own + alpha * (x - at))
+            g[site] -= alpha * (v[site] - w)
+        mean = sum(v.values()) / 2
+        h -= alpha * (mean - w)
+        w = mean - h / alpha
+
+        model = run_round(server, model, sent, server_round=server_round)
+
+        assert model["weight"][0, 0] == pytest.approx(w, rel=1e-9)
+        assert {site: kept[site]["weight"][0, 0] for site in TARGETS} == pytest.approx(g, rel=1e-9)
+
+
+def test_fednova_takes_the_mean_of_updates_by_step(run_round: RunRound, roster_of: MakeRoster) -> None:
+    steps: Mapping[float, int] = {30: 10, 10: 2}
+    server = FedNova(local_steps=lambda examples: steps[examples], server_learning_rate=0.5, roster=roster_of("a", "b"))
+
+    model = run_round(
+        server, arrays_of(1.0), {"a": arrays_of(4.0), "b": arrays_of(-1.0)}, {"a": 30, "b": 10}, server_round=1
+    )
+
+    # p = 3/4, 1/4; sum p t = 8; sum p (y - x) / t = 3/4 * 3/10 - 1/4 * 2/2 = -0.025
+    assert model["weight"][0, 0] == pytest.approx(1.0 + 0.5 * 8 * -0.025, rel=1e-12)
+
+
+def test_fednova_with_equal_steps_is_fedavg(run_round: RunRound, roster_of: MakeRoster) -> None:
+    server = FedNova(local_steps=lambda _: 7, roster=roster_of("a", "b"))
+
+    model = run_round(server, arrays_of(1.0), {"a": arrays_of(4.0), "b": arrays_of(-1.0)}, server_round=1)
+
+    assert model["weight"][0, 0] == pytest.approx(1.5, rel=1e-12)
