@@ -138,7 +138,11 @@ class FedAvg(Strategy):
             QuorumError: Fewer usable replies than the quorum; the model is not changed.
             RunError: The new model would hold an infinite number.
         """
-        total = ExactSum(self._global)
+        trained = self._trained()
+        total = ExactSum({
+            name: np.broadcast_to(np.float64(0), array.shape) if name in trained else array
+            for name, array in self._global.items()
+        })  # fmt: skip
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
             for reply in replies:
                 self._fold(reply, total)
@@ -200,7 +204,7 @@ class FedAvg(Strategy):
         stepped, trained = {}, self._trained()
         for name, old in self._global.items():
             if name in trained:
-                moved = self._step_array(name, old.astype(np.float64), mean[name].astype(np.float64))
+                moved = self._step_array(name, old.astype(np.float64), mean[name])
                 stepped[name] = moved.astype(old.dtype)
             else:
                 stepped[name] = mean[name]

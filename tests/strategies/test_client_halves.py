@@ -1,6 +1,7 @@
 """Both halves of each algorithm against its paper's formula, worked out in plain arithmetic on one weight."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pytest
@@ -42,13 +43,17 @@ def train_locally(model: nn.Module, half: ClientHalf, target: float) -> float:
         optimizer.zero_grad()
         ((weight - target) ** 2 / 2).sum().backward()
         optimizer.step()
-    return float(weight)
+    return weight.item()
 
 
-def by_hand(start: float, gradient: Callable[[float], float]) -> float:
+def gradient(w: float, *, target: float, shift: float = 0.0, mu: float = 0.0, start: float = 0.0) -> float:
+    return (w - target) + shift + mu * (w - start)
+
+
+def by_hand(start: float, slope: Callable[[float], float]) -> float:
     w = start
     for _ in range(STEPS):
-        w -= RATE * gradient(w)
+        w -= RATE * slope(w)
     return w
 
 
@@ -61,14 +66,16 @@ def test_fedprox_pulls_towards_the_received_weight() -> None:
 
     trained = train_locally(model, FedProxClient(model, control={}, state={}, mu=0.7), target=2.0)
 
-    assert trained == pytest.approx(by_hand(0.5, lambda w: (w - 2.0) + 0.7 * (w - 0.5)), rel=1e-12)
+    assert trained == pytest.approx(by_hand(0.5, partial(gradient, target=2.0, mu=0.7, start=0.5)), rel=1e-12)
 
 
 def test_the_plain_half_changes_nothing_and_keeps_nothing() -> None:
     model = one_weight(0.5)
     half = ClientHalf(model, control={}, state={})
 
-    assert train_locally(model, half, target=2.0) == pytest.approx(by_hand(0.5, lambda w: w - 2.0), rel=1e-12)
+    assert train_locally(model, half, target=2.0) == pytest.approx(
+        by_hand(0.5, partial(gradient, target=2.0)), rel=1e-12
+    )
     assert half.state() == {}
 
 
@@ -84,7 +91,7 @@ def test_three_rounds_of_scaffold_follow_the_paper(ask: Ask, run_round: RunRound
             half = ScaffoldClient(local, control=controls[site], state=kept[site], local_path=PATH)
             sent[site] = arrays_of(train_locally(local, half, target))
             kept[site] = half.state()
-            y[site] = by_hand(x, lambda y, t=target, shift=c - c_of[site]: (y - t) + shift)
+            y[site] = by_hand(x, partial(gradient, target=target, shift=c - c_of[site]))
         new_c_of = {site: c_of[site] - c + (x - y[site]) / PATH for site in TARGETS}
         c += sum(new_c_of[site] - c_of[site] for site in TARGETS) / len(TARGETS)
         x, c_of = x + 0.5 * (sum(y.values()) / 2 - x), new_c_of
@@ -124,7 +131,7 @@ def test_three_rounds_of_feddyn_follow_the_paper(run_round: RunRound, roster_of:
             half = FedDynClient(local, control={}, state=kept[site], alpha=alpha)
             sent[site] = arrays_of(train_locally(local, half, target))
             kept[site] = half.state()
-            v[site] = by_hand(w, lambda x, t=target, at=w, own=g[site]: (x - t) - own + alpha * (x - at))
+            v[site] = by_hand(w, partial(gradient, target=target, shift=-g[site], mu=alpha, start=w))
             g[site] -= alpha * (v[site] - w)
         mean = sum(v.values()) / 2
         h -= alpha * (mean - w)
