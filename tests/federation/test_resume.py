@@ -53,9 +53,10 @@ class _StopError(Exception):
     pass
 
 
-def _stop_after(server_round: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def _stop_after(server_round: int, monkeypatch: pytest.MonkeyPatch, *, is_written: bool = True) -> None:
     def write_then_stop(folder: Path, checkpoint: Checkpoint) -> None:
-        write_checkpoint(folder, checkpoint)
+        if is_written or checkpoint.server_round < server_round:
+            write_checkpoint(folder, checkpoint)
         if checkpoint.server_round == server_round:
             raise _StopError
 
@@ -90,6 +91,37 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
     outcome = federation.run(overrides=MOMENTUM, resume=True)
 
     _assert_same_result(outcome, expected)
+
+
+ALGORITHMS: dict[str, dict[str, Scalar]] = {
+    "fedprox": {"strategy.proximal-mu": 0.1},
+    "scaffold": {"training.local-steps": 3},
+    "feddyn": {"strategy.dynamic-alpha": 0.1},
+    "fednova": {},
+    "fedadam": {},
+    "fedyogi": {},
+    "fedadagrad": {},
+    "cyclic": {},
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_learns_and_repeats_a_round_that_was_cut_off_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Round 3 was trained, and its state kept at the hospitals, when the coordinator stopped without a checkpoint."""
+    overrides = PLAIN | {"num-rounds": 4, "training.learning-rate": 0.5, "strategy.name": name} | ALGORITHMS[name]
+    expected = Federation(tmp_path / "whole").run(overrides=overrides)
+    federation = Federation(tmp_path / "stopped")
+    with monkeypatch.context() as patched:
+        _stop_after(3, patched, is_written=False)
+        with pytest.raises(_StopError):
+            federation.run(overrides=overrides)
+
+    outcome = federation.run(overrides=overrides, resume=True)
+
+    _assert_same_result(outcome, expected)
+    assert outcome.rounds[-1]["pooled"]["loss"] < 0.9 * outcome.rounds[0]["pooled"]["loss"]
 
 
 @pytest.mark.parametrize("stopped_after", [1, 2, 3])
