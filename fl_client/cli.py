@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 ledger_app = typer.Typer(help="The hospital's privacy ledger.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
+data_app = typer.Typer(help="Public data sets, for trying a study.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 Place = Annotated[Path, typer.Argument(help="The hospital's site.toml, or a folder that holds one or several.")]
 
@@ -193,6 +195,41 @@ def _attack_model(study: "Study", site_file: Path, model_file: Path) -> tuple["A
         result = attack_model(study, site_file, model_file, lambda: progress.advance(task))
     print_model_audit(study, result, console)
     return result, contradicts_claim(study, result)
+
+
+@data_app.command(name="list")
+def list_data_sets() -> None:
+    """Say which data sets can be fetched, from where."""
+    from fl_client.data_sets import DATA_SETS
+
+    console = Console()
+    for name, files in DATA_SETS.items():
+        console.print(f"{name}: {len(files)} files, {sum(file.num_bytes for file in files):,} bytes", highlight=False)
+        for file in files:
+            console.print(f"  {file.url}", highlight=False, soft_wrap=True)
+
+
+@data_app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="Of the data set, such as heart-disease.")],
+    to: Annotated[Path, typer.Option(help="Folder for its files; data/NAME if not given.")] = Path(),
+) -> None:
+    """Fetch a public data set; each file is kept only if its checksum is right."""
+    from fl_client.data_sets import DATA_SETS, fetch
+    from fl_contract.errors import SettingError
+
+    with _errors_in_words():
+        if name not in DATA_SETS:
+            raise SettingError(f"data set {name!r}; expected one of {sorted(DATA_SETS)}")
+        folder = to if to != Path() else Path("data") / name
+        files = DATA_SETS[name]
+        with Progress(console=Console(stderr=True)) as progress:
+            task = progress.add_task(name, total=sum(file.num_bytes for file in files))
+            for file in files:
+                is_new = fetch(file, folder, lambda count: progress.advance(task, count))
+                if not is_new:
+                    progress.advance(task, file.num_bytes)
+                progress.console.print(f"{folder / file.name}: {'fetched' if is_new else 'was there'}", highlight=False)
 
 
 @contextmanager
