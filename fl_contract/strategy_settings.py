@@ -18,6 +18,7 @@ class Algorithm(Settings):
         FIXED_STEPS: Whether its formula needs the same number of local steps at every hospital.
         DECLARED_STEPS: Whether a hospital takes the steps that follow from the number of records it declares.
         SENDS_CONTROL: Whether the coordinator sends an array for each trained one beside the model.
+        COUNTS_HOSPITALS: Whether every hospital counts the same, whatever it declares.
         weighting: A hospital counts by its ``examples``, the same as any other (``equal``), or by ``institution``.
         institution_weights: For ``institution``: a positive weight for every hospital by name.
         server_learning_rate: Share of the mean update that is applied; 1 replaces the model by the mean.
@@ -27,6 +28,7 @@ class Algorithm(Settings):
     FIXED_STEPS: ClassVar[bool] = False
     DECLARED_STEPS: ClassVar[bool] = False
     SENDS_CONTROL: ClassVar[bool] = False
+    COUNTS_HOSPITALS: ClassVar[bool] = False
 
     name: str
     weighting: Literal["examples", "equal", "institution"] = "examples"
@@ -37,6 +39,8 @@ class Algorithm(Settings):
     def _check_weights(self) -> Self:
         if (self.weighting == "institution") != bool(self.institution_weights):
             raise ValueError("institution-weights go with weighting = 'institution', and only with it")
+        if self.COUNTS_HOSPITALS and self.weighting != "equal":
+            raise ValueError(f"weighting={self.weighting!r}; {self.name!r} counts hospitals; expected 'equal'")
         return self
 
 
@@ -124,6 +128,68 @@ class CyclicSettings(Algorithm):
     name: Literal["cyclic"]
 
 
+class RobustSettings(Algorithm):
+    """Rules without settings: coordinate-wise ``median`` (Yin 2018), ``geometric-median`` (Pillutla 2022)."""
+
+    COUNTS_HOSPITALS = True
+
+    name: Literal["median", "geometric-median"]
+
+
+class TrimmedMeanSettings(Algorithm):
+    """Coordinate-wise trimmed mean (Yin 2018).
+
+    Attributes:
+        trim_fraction: Share of the hospitals that is left out at either end of each number, rounded down.
+    """
+
+    COUNTS_HOSPITALS = True
+
+    name: Literal["trimmed-mean"]
+    trim_fraction: float = Field(default=0.2, ge=0, lt=0.5)
+
+
+class KrumSettings(Algorithm):
+    """Krum and Multi-Krum (Blanchard 2017).
+
+    Attributes:
+        num_hostile: Hospitals that may send anything.
+        num_chosen: Models that are averaged; 1 is Krum.
+    """
+
+    COUNTS_HOSPITALS = True
+
+    name: Literal["krum"]
+    num_hostile: int = Field(default=1, ge=0)
+    num_chosen: int = Field(default=1, ge=1)
+
+
+class NormBoundingSettings(Algorithm):
+    """Norm bounding (Sun 2019).
+
+    Attributes:
+        update_bound: Largest L2 norm with which an update counts, in weight units.
+    """
+
+    COUNTS_HOSPITALS = True
+
+    name: Literal["norm-bounding"]
+    update_bound: float = Field(gt=0)
+
+
+class CentredClippingSettings(Algorithm):
+    """Centred clipping (Karimireddy 2021).
+
+    Attributes:
+        clip_radius: Distance from the running guess beyond which an update is clipped, in weight units.
+    """
+
+    COUNTS_HOSPITALS = True
+
+    name: Literal["centred-clipping"]
+    clip_radius: float = Field(gt=0)
+
+
 StrategySettings = Annotated[
     FedAvgSettings
     | FedAvgMSettings
@@ -132,6 +198,11 @@ StrategySettings = Annotated[
     | ScaffoldSettings
     | FedDynSettings
     | FedNovaSettings
-    | CyclicSettings,
+    | CyclicSettings
+    | RobustSettings
+    | TrimmedMeanSettings
+    | KrumSettings
+    | NormBoundingSettings
+    | CentredClippingSettings,
     Field(discriminator="name"),
 ]

@@ -40,6 +40,9 @@ Scalar = str | int | float | bool
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
+LINEAR = ("fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi", "fedadagrad")
+"""Algorithms that need no more of a round than the weighted mean of all hospitals."""
+
 UNUSABLE_OPTIMIZERS = {
     "LBFGS": "it evaluates the loss several times a step, which neither mini-batches nor DP-SGD allow",
     "Muon": "it trains matrices only, and every model here has biases",
@@ -256,10 +259,10 @@ class Study(Settings):
             raise ValueError(f"strategy.name={name!r}; its formula needs training.optimizer = 'SGD' without options")
         if self.strategy.FIXED_STEPS and not self.is_private and training.local_steps is None:
             raise ValueError(f"strategy.name={name!r}; its formula needs training.local-steps, alike at every hospital")
-        if self.protects_hospitals and name in ("scaffold", "feddyn", "fednova", "cyclic"):
+        if self.protects_hospitals and name not in LINEAR:
             raise ValueError(
-                f"strategy.name={name!r} with central-privacy, which hands on one noised mean of all hospitals; choose "
-                "'fedavg', 'fedavgm', 'fedprox', 'fedadam', 'fedyogi' or 'fedadagrad'"
+                f"strategy.name={name!r} with central-privacy, which hands on one noised mean of all hospitals; "
+                f"expected one of {list(LINEAR)}"
             )
 
     @property

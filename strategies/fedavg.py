@@ -1,7 +1,7 @@
 """FedAvg: the weighted mean of hospitals' models (McMahan et al. 2017, algorithm 1; arXiv 1602.05629)."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from logging import INFO
 from typing import TypedDict
@@ -102,6 +102,7 @@ class FedAvg(Strategy):
         self.outcome = RoundOutcome()
         self._global: Arrays = {}
         self._nodes: Mapping[str, int] = {}
+        self._server_round = 0
         self.num_trainers = 0
 
     def configure_train(
@@ -115,7 +116,7 @@ class FedAvg(Strategy):
         self, sites: tuple[str, ...], roster: Roster, server_round: int, arrays: ArrayRecord, config: ConfigRecord
     ) -> list[Message]:
         """Train requests for these hospitals; whatever they answer counts for this round."""
-        self._global, self._nodes = from_array_record(arrays), roster.nodes
+        self._global, self._nodes, self._server_round = from_array_record(arrays), roster.nodes, server_round
         self.num_trainers = len(roster.trainers)
         self.outcome = RoundOutcome(asked=sites)
         requests = _requests(TRAIN, sites, roster, server_round, arrays, config)
@@ -138,17 +139,9 @@ class FedAvg(Strategy):
             QuorumError: Fewer usable replies than the quorum; the model is not changed.
             RunError: The new model would hold an infinite number.
         """
-        trained = self._trained()
-        total = ExactSum({
-            name: np.broadcast_to(np.float64(0), array.shape) if name in trained else array
-            for name, array in self._global.items()
-        })  # fmt: skip
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
-            for reply in replies:
-                self._fold(reply, total)
-            if len(total) < self.sampling.min_sites:
-                raise QuorumError(self.outcome.describe_quorum(server_round, self.sampling.min_sites))
-            stepped = self._step(total.mean())
+            combined = self._collect(replies)
+            stepped = self._step(combined)
         for name, array in stepped.items():
             if not np.isfinite(array).all():
                 raise RunError(
@@ -157,6 +150,27 @@ class FedAvg(Strategy):
                 )
         metrics = MetricRecord({NUM_EXAMPLES: int(math.fsum(self.outcome.examples.values()))})
         return to_array_record(stepped), metrics
+
+    def _collect(self, replies: Iterable[Message]) -> Arrays:
+        """The weighted mean of the usable replies, trained arrays in float64."""
+        trained = self._trained()
+        total = ExactSum({
+            name: np.broadcast_to(np.float64(0), array.shape) if name in trained else array
+            for name, array in self._global.items()
+        })  # fmt: skip
+        self._fold_all(replies, lambda _, arrays, weight: total.add(arrays, weight))
+        return total.mean()
+
+    def _fold_all(self, replies: Iterable[Message], add: Callable[[str, Arrays, float], None]) -> None:
+        """Hand on the usable replies as they arrive.
+
+        Raises:
+            QuorumError: There are fewer than the quorum.
+        """
+        for reply in replies:
+            self._fold(reply, add)
+        if len(self.outcome.examples) < self.sampling.min_sites:
+            raise QuorumError(self.outcome.describe_quorum(self._server_round, self.sampling.min_sites))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -207,7 +221,7 @@ class FedAvg(Strategy):
                 moved = self._step_array(name, old.astype(np.float64), mean[name])
                 stepped[name] = moved.astype(old.dtype)
             else:
-                stepped[name] = mean[name]
+                stepped[name] = mean[name].astype(old.dtype)
         return stepped
 
     def _trained(self) -> set[str]:
@@ -218,7 +232,7 @@ class FedAvg(Strategy):
         """The new value of one trained array; this form gives the mean itself, to the last bit, for a rate of 1."""
         return (1.0 - self.server_learning_rate) * old + self.server_learning_rate * mean
 
-    def _fold(self, reply: Message, total: ExactSum) -> None:
+    def _fold(self, reply: Message, add: Callable[[str, Arrays, float], None]) -> None:
         site = self._site(reply)
         if reply.has_error():
             self.outcome.left_out[site] = refusal_of_reply(reply)
@@ -234,7 +248,7 @@ class FedAvg(Strategy):
         except ReplyError as error:
             self.outcome.left_out[site] = ("unusable-reply", str(error))
             return
-        total.add(self._normalise(arrays, num_examples), self.weighting.weigh(site, num_examples))
+        add(site, self._normalise(arrays, num_examples), self.weighting.weigh(site, num_examples))
         self.outcome.examples[site] = num_examples
 
     def _normalise(self, arrays: Arrays, num_examples: float) -> Arrays:

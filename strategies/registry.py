@@ -7,17 +7,23 @@ import numpy as np
 from fl_contract.errors import SettingError
 from fl_contract.strategy_settings import (
     AdaptiveSettings,
+    CentredClippingSettings,
     CyclicSettings,
     FedAvgMSettings,
     FedAvgSettings,
     FedDynSettings,
     FedNovaSettings,
     FedProxSettings,
+    KrumSettings,
+    NormBoundingSettings,
+    RobustSettings,
     ScaffoldSettings,
+    TrimmedMeanSettings,
 )
 from fl_contract.study import Study
 from privacy.central import CentralPlan
 from strategies.central_privacy import CentralPrivacy, SpentRounds
+from strategies.centred_clipping import CentredClipping
 from strategies.cyclic import Cyclic
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
@@ -26,8 +32,13 @@ from strategies.fedavgm import FedAvgM
 from strategies.feddyn import FedDyn
 from strategies.fednova import FedNova
 from strategies.fedyogi import FedYogi
+from strategies.geometric_median import GeometricMedian
+from strategies.krum import Krum
+from strategies.median import Median
+from strategies.norm_bounding import NormBounding
 from strategies.participation import Roster, SiteSampling, SiteWeighting
 from strategies.scaffold import Scaffold
+from strategies.trimmed_mean import TrimmedMean
 
 ADAPTIVE = {"fedadam": FedAdam, "fedyogi": FedYogi, "fedadagrad": FedAdagrad}
 
@@ -85,6 +96,22 @@ def make_strategy(
             return FedNova(local_steps=steps, server_learning_rate=rate, **common)
         case CyclicSettings():
             return Cyclic(server_learning_rate=rate, **common)
+        case RobustSettings():
+            kind = Median if settings.name == "median" else GeometricMedian
+            return kind(server_learning_rate=rate, **common)
+        case TrimmedMeanSettings():
+            return TrimmedMean(trim_fraction=settings.trim_fraction, server_learning_rate=rate, **common)
+        case KrumSettings():
+            return Krum(
+                num_hostile=settings.num_hostile,
+                num_chosen=settings.num_chosen,
+                server_learning_rate=rate,
+                **common,
+            )
+        case NormBoundingSettings():
+            return NormBounding(update_bound=settings.update_bound, server_learning_rate=rate, **common)
+        case CentredClippingSettings():
+            return CentredClipping(clip_radius=settings.clip_radius, server_learning_rate=rate, **common)
 
 
 def make_central_plan(

@@ -456,6 +456,11 @@ UNCHANGEABLE = {
     "strategy.server-tau",
     "strategy.proximal-mu",
     "strategy.dynamic-alpha",
+    "strategy.trim-fraction",
+    "strategy.num-hostile",
+    "strategy.num-chosen",
+    "strategy.update-bound",
+    "strategy.clip-radius",
     "central-privacy.mechanism",  # go together, see below
     "central-privacy.epsilon",
     "central-privacy.delta",
@@ -488,6 +493,20 @@ def test_overrides_of_another_algorithm_change_the_fingerprint() -> None:
         {"name": "fedadam", "server-beta2": 0.7},
         {"name": "fedadam", "server-tau": 0.7},
     ]
+    robust: list[dict[str, Scalar]] = [
+        {"name": "median"},
+        {"name": "geometric-median"},
+        {"name": "trimmed-mean"},
+        {"name": "trimmed-mean", "trim-fraction": 0.3},
+        {"name": "krum"},
+        {"name": "krum", "num-hostile": 2},
+        {"name": "krum", "num-chosen": 2},
+        {"name": "norm-bounding", "update-bound": 0.5},
+        {"name": "norm-bounding", "update-bound": 1.0},
+        {"name": "centred-clipping", "clip-radius": 0.5},
+        {"name": "centred-clipping", "clip-radius": 1.0},
+    ]
+    named += [{"weighting": "equal", **each} for each in robust]
     overrides = [{f"strategy.{key}": value for key, value in each.items()} for each in named]
     studies = [load_study("breast-cancer", overrides=each) for each in overrides]
 

@@ -9,6 +9,7 @@ import pytest
 from fl_contract.errors import SettingError
 from fl_contract.study import Scalar, load_study
 from strategies.central_privacy import SpentRounds
+from strategies.centred_clipping import CentredClipping
 from strategies.cyclic import Cyclic
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
@@ -17,9 +18,14 @@ from strategies.fedavgm import FedAvgM
 from strategies.feddyn import FedDyn
 from strategies.fednova import FedNova
 from strategies.fedyogi import FedYogi
+from strategies.geometric_median import GeometricMedian
+from strategies.krum import Krum
+from strategies.median import Median
+from strategies.norm_bounding import NormBounding
 from strategies.participation import Roster
 from strategies.registry import make_central_plan, make_central_strategy, make_strategy
 from strategies.scaffold import Scaffold
+from strategies.trimmed_mean import TrimmedMean
 
 OVERRIDES: dict[str, Scalar] = {
     "strategy.server-learning-rate": 0.5,
@@ -54,6 +60,12 @@ OVERRIDES: dict[str, Scalar] = {
         ("feddyn", {"dynamic-alpha": 0.25}, FedDyn, {"alpha": 0.25}),
         ("fednova", {}, FedNova, {}),
         ("cyclic", {}, Cyclic, {}),
+        ("median", {}, Median, {}),
+        ("geometric-median", {}, GeometricMedian, {}),
+        ("trimmed-mean", {"trim-fraction": 0.25}, TrimmedMean, {"trim_fraction": 0.25}),
+        ("krum", {"num-hostile": 2, "num-chosen": 3}, Krum, {"num_hostile": 2, "num_chosen": 3}),
+        ("norm-bounding", {"update-bound": 0.25}, NormBounding, {"update_bound": 0.25}),
+        ("centred-clipping", {"clip-radius": 0.25}, CentredClipping, {"clip_radius": 0.25}),
     ],
 )
 def test_a_study_makes_the_strategy_that_it_names(

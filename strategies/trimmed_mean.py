@@ -1,0 +1,35 @@
+"""The coordinate-wise trimmed mean of hospitals' models (Yin et al. 2018, algorithm 1; arXiv 1803.01498)."""
+
+from typing import Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.fedavg import Common
+from strategies.robust import CoordinateRule
+from strategies.sorting_network import sort_rows
+
+
+class TrimmedMean(CoordinateRule):
+    """Each number is the mean of the hospitals' without the largest and the smallest ones.
+
+    Args:
+        trim_fraction: Share of the hospitals that is left out at either end, rounded down, below 1/2.
+        server_learning_rate: See `FedAvg`.
+        common: See `FedAvg`.
+    """
+
+    def __init__(self, *, trim_fraction: float, server_learning_rate: float = 1.0, **common: Unpack[Common]) -> None:
+        super().__init__(server_learning_rate=server_learning_rate, **common)
+        self.trim_fraction = trim_fraction
+
+    def combine_block(self, block: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The trimmed mean of each column."""
+        rows = sort_rows(block)
+        trimmed = int(round(self.trim_fraction * len(rows), 9))
+        kept = rows[trimmed : len(rows) - trimmed]
+        total = np.zeros(block.shape[1])
+        for row in kept:
+            total += row
+        mean: NDArray[np.floating] = total / len(kept)
+        return mean
