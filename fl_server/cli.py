@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fl_contract.errors import ConsiliumError, SettingError
-from fl_contract.study import parse_assignment
-from fl_server.flower_engine import QUIET_FLOWER
+from fl_server.quiet_flower import QUIET_FLOWER
 
 os.environ.update(QUIET_FLOWER)
 
@@ -70,6 +69,7 @@ def simulate(
     same hospitals without privacy, each hospital alone, and all data pooled. Exits with 1 when the run fails and with 2
     when a setting is wrong.
     """
+    from fl_contract.study import parse_assignment
     from fl_server.comparison import print_comparison
     from fl_server.dry_run import describe_noise, describe_simulation
     from fl_server.report import write_report
