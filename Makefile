@@ -5,6 +5,8 @@ BIN := .venv/bin
 PACKAGES := fl_contract privacy strategies fl_client fl_server
 # CI has time for the slow tests too.
 FAST := $(if $(CI),,not slow and )not deployment and not chaos
+# And two cores. The tests of a file stay together: those that start Flower and Ray do so one after the other.
+PROCESSES := $(if $(CI),-n 2 --dist loadfile)
 
 # Nothing we start may call home, or install packages at run time.
 export FLWR_TELEMETRY_ENABLED := 0
@@ -38,7 +40,7 @@ check: $(DEV) ## Format, lint, types, import contracts; names the command that f
 	printf '%b\n' "$${failed:-all checks passed}"; exit $$status
 
 test: $(DEV) ## Fast tests and doctests; in CI (CI=true) the slow ones too
-	$(BIN)/pytest --doctest-modules -m "$(FAST)" $(PACKAGES) tests
+	$(BIN)/pytest $(PROCESSES) --doctest-modules -m "$(FAST)" $(PACKAGES) tests
 
 test-all: $(DEV) ## All tests, slow, deployment and chaos included, with coverage
 	$(BIN)/pytest --doctest-modules --cov --cov-report=term-missing:skip-covered $(PACKAGES) tests

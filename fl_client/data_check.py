@@ -7,8 +7,6 @@ refusal code. A warning refuses nothing: a person has to look.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fl_client.data.dicom import count_identifying_headers
-from fl_client.data.image_index import read_image_index
 from fl_client.data.records import SiteRecords
 from fl_client.data_rules import EVENTS, held_out_refusals
 from fl_client.data_summary import (
@@ -176,10 +174,16 @@ def _mapping_warnings(site: Site) -> Iterator[str]:
 
 
 def _header_warnings(site: Site) -> Iterator[str]:
-    """DICOM headers that still identify somebody: training takes the pixels alone, but the files are there."""
+    """DICOM headers that still identify somebody: training takes the pixels alone, but the files are there.
+
+    What reads them is imported here, since it takes long and no other source needs it.
+    """
     source = site.settings.source
     if not isinstance(source, DicomSourceSettings):
         return
+    from fl_client.data.dicom import count_identifying_headers
+    from fl_client.data.image_index import read_image_index
+
     folds = read_image_index(
         source.index, site_folder=site.folder, image_folder=site.folder / source.folder, frame=source.frame
     )

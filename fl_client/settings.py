@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from fl_client.column_settings import ColumnSettings, LabelCodes
 from fl_contract.errors import SettingError
@@ -280,6 +278,10 @@ class SqlSourceSettings(TableColumnSettings):
 
     @model_validator(mode="after")
     def _check_url(self) -> Self:
+        """SQLAlchemy is imported here, since no other kind of source needs it."""
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
         try:
             url = make_url(self.url)
         except (ArgumentError, ValueError):  # whose text may hold a password
@@ -346,6 +348,9 @@ class PolicySettings(Settings):
         return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()
 
 
+AnySourceSettings = SourceSettings | TableSourceSettings | SqlSourceSettings | ImageSourceSettings
+
+
 class SiteSettings(Settings):
     """A hospital's own file, never sent anywhere.
 
@@ -362,9 +367,7 @@ class SiteSettings(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     cohort: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     declared_examples: int = Field(ge=1)
-    source: Annotated[
-        SourceSettings | TableSourceSettings | SqlSourceSettings | ImageSourceSettings, Field(discriminator="kind")
-    ]
+    source: Annotated[AnySourceSettings, Field(discriminator="kind")]
     policy: PolicySettings
 
 

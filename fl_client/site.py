@@ -8,13 +8,9 @@ from typing import Any
 
 from flwr.app import Context
 
-from fl_client.data.builtin import BuiltInSource
-from fl_client.data.image_folder import ImageFolderSource
-from fl_client.data.medmnist import MedMnistSource
 from fl_client.data.records import SiteRecords, Source
-from fl_client.data.sql import SqlSource
-from fl_client.data.table_file import TableFileSource
 from fl_client.settings import (
+    AnySourceSettings,
     ImageSourceSettings,
     MedMnistSourceSettings,
     PolicySettings,
@@ -28,7 +24,7 @@ from fl_client.settings import (
 )
 from fl_contract.errors import RefusalCode, RefusalError, SettingError
 from fl_contract.run_folder import run_folder
-from fl_contract.schema import ImageSchema, TableSchema
+from fl_contract.schema import ImageSchema, Schema, TableSchema
 from fl_contract.study import Study
 from privacy.ledger import Ledger, LedgerTerms
 
@@ -59,21 +55,7 @@ class Site:
 
     def load_records(self) -> SiteRecords:
         """Its patients."""
-        source, schema = self.settings.source, self.study.data_schema
-        if isinstance(source, SourceSettings):
-            return BuiltInSource(source).load()
-        if isinstance(source, ImageSourceSettings):
-            if not isinstance(schema, ImageSchema):
-                raise RefusalError(RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs a table")
-            return _image_source(source, self.folder, schema).load()
-        if not isinstance(schema, TableSchema):
-            raise RefusalError(
-                RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs schema.kind={schema.kind!r}"
-            )
-        features = [each.name for each in schema.features]
-        if isinstance(source, SqlSourceSettings):
-            return SqlSource(source, folder=self.folder, features=features).load()
-        return TableFileSource(source, folder=self.folder, features=features).load()
+        return _open_source(self.settings.source, self.folder, self.study.data_schema).load()
 
     def open_ledger(self) -> Ledger:
         """Its privacy ledger, over all studies, for the patients it trains on; to be closed after use."""
@@ -84,10 +66,34 @@ class Site:
         return open_ledger(self.settings, self.folder, cohort=held_out_cohort(self.settings))
 
 
-def _image_source(settings: ImageSourceSettings, folder: Path, schema: ImageSchema) -> Source:
-    if isinstance(settings, MedMnistSourceSettings):
-        return MedMnistSource(settings, folder=folder)
-    return ImageFolderSource(settings, folder=folder, schema=schema)
+def _open_source(settings: AnySourceSettings, folder: Path, schema: Schema) -> Source:
+    """The source of a kind. Its module is imported only here: each brings libraries that take seconds to import."""
+    if isinstance(settings, SourceSettings):
+        from fl_client.data.builtin import BuiltInSource
+
+        return BuiltInSource(settings)
+    if isinstance(settings, ImageSourceSettings):
+        if not isinstance(schema, ImageSchema):
+            raise RefusalError(RefusalCode.INVALID_DATA, f"source.kind={settings.kind!r}; the study needs a table")
+        if isinstance(settings, MedMnistSourceSettings):
+            from fl_client.data.medmnist import MedMnistSource
+
+            return MedMnistSource(settings, folder=folder)
+        from fl_client.data.image_folder import ImageFolderSource
+
+        return ImageFolderSource(settings, folder=folder, schema=schema)
+    if not isinstance(schema, TableSchema):
+        raise RefusalError(
+            RefusalCode.INVALID_DATA, f"source.kind={settings.kind!r}; the study needs schema.kind={schema.kind!r}"
+        )
+    features = [each.name for each in schema.features]
+    if isinstance(settings, SqlSourceSettings):
+        from fl_client.data.sql import SqlSource
+
+        return SqlSource(settings, folder=folder, features=features)
+    from fl_client.data.table_file import TableFileSource
+
+    return TableFileSource(settings, folder=folder, features=features)
 
 
 def training_cohort(settings: SiteSettings) -> str:
@@ -150,16 +156,16 @@ def _open_virtual_site(name: str, study: Study, folder: Path) -> Site:
     path = folder / SITE_FILE
     if not path.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text(_site_toml(_virtual_settings(name, study)), encoding="utf-8")
+        path.write_text(_site_toml(_virtual_settings(name, study, folder)), encoding="utf-8")
     settings = read_site_settings(path)
-    if settings != _virtual_settings(name, study):
+    if settings != _virtual_settings(name, study, folder):
         raise SettingError(f"{path}: holds the settings of another simulation; choose another --out")
     if not study.is_private:  # a run for comparison, which would never happen: no budget is spent on measuring it
         settings = settings.model_copy(update={"policy": settings.policy.model_copy(update={"measurements": "exact"})})
     return Site(settings=settings, folder=folder, study=study)
 
 
-def _virtual_settings(name: str, study: Study) -> SiteSettings:
+def _virtual_settings(name: str, study: Study, folder: Path) -> SiteSettings:
     simulation = study.simulation
     if simulation.dataset is None:
         raise SettingError("simulation.dataset is missing; this study runs at hospitals with a site.toml of their own")
@@ -189,7 +195,7 @@ def _virtual_settings(name: str, study: Study) -> SiteSettings:
     return SiteSettings.model_construct(
         name=name,
         cohort=name,
-        declared_examples=_round_to_ten(len(BuiltInSource(source).load().train)),
+        declared_examples=_round_to_ten(len(_open_source(source, folder, study.data_schema).load().train)),
         source=source,
         policy=PolicySettings.parse(policy, origin=name),
     )

@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fl_contract.errors import ConsiliumError, SettingError
-from fl_contract.study import parse_assignment
-from fl_server.flower_engine import QUIET_FLOWER
+from fl_server.quiet_flower import QUIET_FLOWER
 
 os.environ.update(QUIET_FLOWER)
 
@@ -70,9 +69,9 @@ def simulate(
     same hospitals without privacy, each hospital alone, and all data pooled. Exits with 1 when the run fails and with 2
     when a setting is wrong.
     """
+    from fl_contract.study import parse_assignment
     from fl_server.comparison import print_comparison
     from fl_server.dry_run import describe_noise, describe_simulation
-    from fl_server.report import write_report
     from fl_server.run_record import RUN_FILE
     from fl_server.simulation import SimulationPlan, find_study, simulate
     from fl_server.summary import write_summary
@@ -108,6 +107,8 @@ def simulate(
             raise
         summary = write_summary(plan.out)
         print_comparison(plan.out, console)
+        from fl_server.report import write_report  # brings matplotlib, which no dry run needs
+
         report = write_report(plan.out)
         console.print(f"\nsummary  {summary}\nreport   {report}", soft_wrap=True)
 

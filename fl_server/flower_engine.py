@@ -20,14 +20,7 @@ from typing import IO
 from fl_contract.errors import RunError
 from fl_contract.study import Scalar
 from fl_server.local_grid import PROJECT
-
-QUIET_FLOWER = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-"""Switches off telemetry, update checks and installation of packages in everything we start."""
+from fl_server.quiet_flower import QUIET_FLOWER
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.2

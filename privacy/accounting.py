@@ -4,6 +4,9 @@ Mechanism: DP-SGD, a Poisson-subsampled Gaussian per step. Neighbouring data set
 `compute_epsilon_gaussian` is for noise without sampling, whatever is added or removed.
 Every epsilon here is an upper bound for the whole history given; epsilons of parts are never added up, except those of
 spends of which nothing but their epsilon is known.
+
+The mathematics is Opacus's. It takes seconds to import, so the three functions that call it import it themselves:
+who computes no epsilon does not wait for it.
 """
 
 import functools
@@ -16,8 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from opacus.accountants import PRVAccountant, RDPAccountant
-from opacus.accountants.analysis import rdp as opacus_rdp
 
 from privacy.bounds import SMALLEST_DELTA, require_count, require_delta, require_positive, require_rate, require_real
 from privacy.errors import PrivacySettingError
@@ -31,10 +32,11 @@ LARGEST_PRV_EPSILON = 100.0
 CALIBRATION_TOLERANCE = 1e-3
 """How far, relatively, a calibrated noise multiplier may lie above the smallest one that would do."""
 
-# Opacus stops at order 63, where a small budget reads 0.03 instead of 0.00. Above order 1024 its binomials overflow
-# unless the sampling rate is 1; an overflowed order reads infinite or NaN and is passed over.
+# Opacus's orders, which stop at 63, where a small budget reads 0.03 instead of 0.00, and larger ones. Above order 1024
+# its binomials overflow unless the sampling rate is 1; an overflowed order reads infinite or NaN and is passed over.
 ORDERS: tuple[float, ...] = (
-    *RDPAccountant.DEFAULT_ALPHAS,
+    *(1 + tenth / 10 for tenth in range(1, 100)),
+    *range(12, 64),
     *(64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048, 3072, 4096),
 )
 
@@ -301,6 +303,8 @@ def _prv_epsilon(groups: tuple[_Group, ...], delta: float) -> float:
     bound = _rdp_epsilon(groups, delta)
     if not groups or bound > LARGEST_PRV_EPSILON:
         return bound
+    from opacus.accountants import PRVAccountant
+
     accountant = PRVAccountant()
     accountant.history = list(groups)
     with _without_irrelevant_warnings():
@@ -311,15 +315,19 @@ def _prv_epsilon(groups: tuple[_Group, ...], delta: float) -> float:
 def _rdp_epsilon(groups: tuple[_Group, ...], delta: float, orders: tuple[float, ...] = ORDERS) -> float:
     if not groups:
         return 0.0
+    from opacus.accountants.analysis.rdp import get_privacy_spent
+
     rdp = sum(steps * _rdp_per_step(noise, rate, orders) for noise, rate, steps in groups)
     with _without_irrelevant_warnings():
-        epsilon, _ = opacus_rdp.get_privacy_spent(orders=np.array(orders), rdp=rdp, delta=delta)
+        epsilon, _ = get_privacy_spent(orders=np.array(orders), rdp=rdp, delta=delta)
     return max(0.0, float(epsilon))
 
 
 @functools.lru_cache(maxsize=1024)
 def _rdp_per_step(noise_multiplier: float, sampling_rate: float, orders: tuple[float, ...]) -> np.ndarray:
-    curve = opacus_rdp.compute_rdp(q=sampling_rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
+    from opacus.accountants.analysis.rdp import compute_rdp
+
+    curve = compute_rdp(q=sampling_rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
     return np.asarray(curve, dtype=np.float64)
 
 

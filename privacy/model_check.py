@@ -3,7 +3,6 @@
 What a layer list cannot show, a loss or a hand-written layer that couples records, `privacy.dp_sgd` checks as it runs.
 """
 
-from opacus.validators import ModuleValidator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -35,7 +34,10 @@ def check_dp_compatible(model: nn.Module) -> None:
 
 
 def _find_problem(layer: nn.Module) -> str | None:
-    """Say which rule the layer breaks and what to use instead; None if it breaks none."""
+    """Say which rule the layer breaks and what to use instead; None if it breaks none.
+
+    Opacus takes seconds to import, and no run without privacy comes here.
+    """
     if isinstance(layer, _BatchNorm):
         return (
             "it mixes the records of a batch and stores exact means of the data, also when frozen, in train mode; "
@@ -49,6 +51,8 @@ def _find_problem(layer: nn.Module) -> str | None:
         return None
     if any(True for _ in layer.buffers(recurse=False)):
         return "a trainable layer's buffers could leave the site without noise; keep buffers in a layer of their own"
+    from opacus.validators import ModuleValidator
+
     for refused_type in ModuleValidator.VALIDATORS:
         if isinstance(layer, refused_type) and ModuleValidator.VALIDATORS[refused_type](layer):
             return f"no per-record gradients; use {_ALTERNATIVES.get(refused_type, 'another layer')}"

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from opacus import GradSampleModule
 from torch import Tensor, nn
 
 from privacy.clipping import Method, clip_factors, trainable_parameters
@@ -94,6 +93,9 @@ def refuse_wrapped(model: nn.Module) -> None:
 
 
 def _put_hooks(model: nn.Module) -> None:
+    """Opacus takes seconds to import, so it is imported here: most models never need its hooks."""
+    from opacus import GradSampleModule
+
     try:
         GradSampleModule(model, loss_reduction="sum")
     except NotImplementedError as error:

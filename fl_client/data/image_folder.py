@@ -3,11 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from fl_client.data.dicom import decode_dicom
 from fl_client.data.image_index import find_class_folders, read_image_index
 from fl_client.data.image_stack import Decode, ImageFolds, load_images
-from fl_client.data.nifti import decode_slice
-from fl_client.data.picture import decode_picture
 from fl_client.data.records import SiteRecords
 from fl_client.settings import (
     DicomSourceSettings,
@@ -49,13 +46,20 @@ class ImageFolderSource:
         return read_image_index(settings.index, site_folder=self._folder, image_folder=images, frame=frame)
 
     def _decoder(self) -> Decode:
+        """The format's own, imported here: pydicom and nibabel take long, and no other format needs them."""
         settings, schema = self._settings, self._schema
         if isinstance(settings, ImageFolderSourceSettings):
+            from fl_client.data.picture import decode_picture
+
             return decode_picture
         if isinstance(settings, NiftiSourceSettings):
+            from fl_client.data.nifti import decode_slice
+
             return partial(
                 decode_slice, plane=settings.plane, slice_number=settings.slice_number, volume=settings.volume
             )
+        from fl_client.data.dicom import decode_dicom
+
         window = settings.window
         return partial(
             decode_dicom,

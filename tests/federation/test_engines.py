@@ -13,7 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from federation_harness import Outcome
+from typer.testing import CliRunner
+
+from fl_server.cli import app
 
 FL_SERVER = Path(sys.executable).parent / "fl-server"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -55,17 +59,22 @@ def _count_rounds(folder: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def _simulate(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(FL_SERVER), "simulate", "--no-baselines", "--out", str(out), *arguments]
+def _run_here(*arguments: str) -> Result:
+    """Run a command of ours in this process, which has imported already what a new one would wait for."""
+    return CliRunner().invoke(app, list(arguments))
+
+
+def _simulate_on_flower(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(FL_SERVER), "simulate", "--no-baselines", "--engine", "flower", "--out", str(out), *arguments]
     return subprocess.run([*_without_a_network(), *command], capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.slow
 def test_flower_s_simulation_and_the_local_engine_give_the_same_result(tmp_path: Path) -> None:
-    local = _simulate(tmp_path / "local", *SETTINGS)
-    flower = _simulate(tmp_path / "flower", *SETTINGS, "--engine", "flower")
+    local = _run_here("simulate", "--no-baselines", "--out", str(tmp_path / "local"), *SETTINGS)
+    flower = _simulate_on_flower(tmp_path / "flower", *SETTINGS)
 
-    assert (local.returncode, flower.returncode) == (0, 0), local.stderr + flower.stderr
+    assert (local.exit_code, flower.returncode) == (0, 0), local.output + flower.stderr
     expected, outcome = Outcome(tmp_path / "local" / "federated"), Outcome(tmp_path / "flower" / "federated")
     assert (expected.header["engine"], outcome.header["engine"]) == ("local", "flower")
     assert {name: array.tobytes() for name, array in outcome.model.items()} == {
@@ -78,7 +87,7 @@ def test_flower_s_simulation_and_the_local_engine_give_the_same_result(tmp_path:
 def test_a_run_that_fails_on_flower_exits_with_1_and_names_the_reason(tmp_path: Path) -> None:
     failing = ["--set", "simulation.require-privacy=true"]  # and the run asks for none
 
-    result = _simulate(tmp_path, *SETTINGS, *failing, "--engine", "flower")
+    result = _simulate_on_flower(tmp_path, *SETTINGS, *failing)
 
     assert result.returncode == 1
     assert "hospital-1: policy" in result.stderr
@@ -88,11 +97,12 @@ def test_a_run_that_fails_on_flower_exits_with_1_and_names_the_reason(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_flower_run_that_is_stopped_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "run"
     endless = ["--set", "privacy.mechanism=none", "--set", "num-rounds=5000", "--set", "stopping.patience=0"]
-    command = [str(FL_SERVER), "simulate", "--no-baselines", "--out", str(tmp_path), *endless, "--engine", "flower"]
+    command = [str(FL_SERVER), "simulate", "--no-baselines", "--out", str(out), *endless, "--engine", "flower"]
     run = subprocess.Popen([*_without_a_network(), *command], stdout=subprocess.PIPE, text=True)
-    began = _wait_for(lambda: _count_rounds(tmp_path / "federated") > 1, seconds=120)
-    at_work = _processes_of(tmp_path / "flower")
+    began = _wait_for(lambda: _count_rounds(out / "federated") > 1, seconds=240)
+    at_work = _processes_of(out / "flower")
 
     run.send_signal(number)
     output, _ = run.communicate(timeout=60)
@@ -101,12 +111,11 @@ def test_a_flower_run_that_is_stopped_leaves_no_process_behind(tmp_path: Path, n
     assert len(at_work) > 3
     assert run.returncode == 130
     assert "go on with: fl-server simulate breast-cancer --set privacy.mechanism=none" in output
-    assert _processes_of(tmp_path / "flower") == []
-    before = _count_rounds(tmp_path / "federated")
+    assert _processes_of(out / "flower") == []
+    before = _count_rounds(out / "federated")
     time.sleep(1)
-    assert _count_rounds(tmp_path / "federated") == before
-    listed = subprocess.run([str(FL_SERVER), "runs", str(tmp_path.parent)], capture_output=True, text=True, check=True)
-    assert "stopped" in listed.stdout
+    assert _count_rounds(out / "federated") == before
+    assert "stopped" in _run_here("runs", str(tmp_path)).output
 
 
 @contextmanager

@@ -13,11 +13,13 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opacus.accountants import RDPAccountant
 
 from privacy.accounting import (
     CALIBRATION_TOLERANCE,
     FILTER_ORDERS,
     LARGEST_PRV_EPSILON,
+    ORDERS,
     AnySpend,
     ExternalSpend,
     Spend,
@@ -56,6 +58,13 @@ RUN_RATE, RUN_STEPS, RUN_DELTA = 0.25, 4 * 20, 1e-3  # a run of 20 rounds of 4 s
 
 def history(triples: Triples) -> list[Spend]:
     return [Spend(noise_multiplier=noise, sampling_rate=rate, steps=steps) for noise, rate, steps in triples]
+
+
+def test_the_orders_are_opacus_s_and_larger_ones() -> None:
+    of_opacus = tuple(RDPAccountant.DEFAULT_ALPHAS)
+
+    assert ORDERS[: len(of_opacus)] == of_opacus
+    assert min(ORDERS[len(of_opacus) :]) > max(of_opacus)
 
 
 def second_opinion(triples: Triples, delta: float) -> float:

@@ -126,6 +126,7 @@ def test_more_records_cost_more_and_never_less_than_one(noise: float, rate: floa
     [((20.0, 0.02, 5000), 8, 2.0), ((4.0, 0.05, 400), 20, 2.0), ((4.0, 0.05, 400), LARGEST_RECORDS, 5.0)],
 )
 def test_the_answer_takes_seconds_of_one_core(triple: tuple[float, float, int], records: int, seconds: float) -> None:
+    compute_epsilon(history([triple]), 1e-5)  # imports Opacus, once
     started = time.process_time()
 
     compute_patient_epsilon(history([triple]), 1.1e-5, records_per_patient=records)  # no other test's delta

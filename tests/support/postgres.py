@@ -3,6 +3,7 @@
 Nothing is skipped: where there is no server and none can be installed, whoever asks for one fails and is told why.
 """
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -56,7 +57,8 @@ def running_postgres() -> Iterator[PostgresServer]:
     Raises:
         RuntimeError: There is none and none can be installed, or it does not start.
     """
-    binaries = find_binaries() or install_binaries()
+    with _one_process_at_a_time():
+        binaries = find_binaries() or install_binaries()
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # not below pytest's folder, which is its user's alone
     log = folder / "server.log"
     user, group = _account()
@@ -92,6 +94,14 @@ def postgres_server() -> Iterator[PostgresServer]:
     """One server for all tests of the session."""
     with running_postgres() as server:
         yield server
+
+
+@contextmanager
+def _one_process_at_a_time() -> Iterator[None]:
+    """Tests may run in several processes: no other one looks for a server while this one installs it."""
+    with (Path(tempfile.gettempdir()) / f"consilium-postgres-{os.geteuid()}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def find_binaries() -> Path | None:

@@ -13,7 +13,7 @@ from dying_decoder import decode_and_die
 from numpy.typing import NDArray
 from PIL import Image
 
-from fl_client.data import image_folder, image_stack
+from fl_client.data import image_stack
 from fl_client.data.image_folder import ImageFolderSource
 from fl_client.data.image_stack import ImageEntry
 from fl_client.data.picture import decode_picture
@@ -216,7 +216,7 @@ def test_a_worker_process_that_dies_is_an_error_and_no_missing_images(
 ) -> None:
     class_folders(tmp_path, GREY)
     use_two_workers(monkeypatch)
-    monkeypatch.setattr(image_folder, "decode_picture", decode_and_die)
+    monkeypatch.setattr("fl_client.data.picture.decode_picture", decode_and_die)
 
     with pytest.raises(RefusalError, match="a worker process died") as caught:
         load(tmp_path)
