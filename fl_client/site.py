@@ -68,10 +68,9 @@ class Site:
             return _image_source(source, self.folder, schema).load()
         if not isinstance(schema, TableSchema):
             raise RefusalError(RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs images")
-        features = [each.name for each in schema.features]
         if isinstance(source, SqlSourceSettings):
-            return SqlSource(source, folder=self.folder, features=features).load()
-        return TableFileSource(source, folder=self.folder, features=features).load()
+            return SqlSource(source, folder=self.folder, features=schema.features).load()
+        return TableFileSource(source, folder=self.folder, features=schema.features).load()
 
     def open_ledger(self) -> Ledger:
         """Its privacy ledger, over all studies, for the patients it trains on; to be closed after use."""

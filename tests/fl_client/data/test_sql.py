@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from flwr.app import Message
 from postgres import OWNER, PASSWORD, PostgresServer
+from schemas import numbers
 from sql_case import FILE, save_sqlite, sql_case
 
 from fl_client.data.records import SiteRecords
@@ -62,7 +63,7 @@ class Database:
         if self.server is not None:
             raw["credentials"] = {"file": "credentials"}
         settings = SqlSourceSettings.parse(raw | changes, origin="test")
-        return SqlSource(settings, folder=self.folder, features=["sex", "age"]).load()
+        return SqlSource(settings, folder=self.folder, features=numbers("sex", "age")).load()
 
     def refusal(self, query: str = ALL, **changes: Any) -> str:
         """The detail of the refusal, after a look for secrets in all that a log would keep of it."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from schemas import numbers
 
 from fl_client.data.records import SiteRecords
 from fl_client.data.table_file import TableFileSource
@@ -29,7 +30,7 @@ def load(folder: Path, **changes: Any) -> SiteRecords:
     raw: dict[str, Any] = {"kind": "table", "train": "patients.csv", "fold": "fold", "label": "outcome"} | changes
     settings = {key: value for key, value in raw.items() if value is not None}
     source = TableSourceSettings.parse(settings, origin="test")
-    return TableFileSource(source, folder=folder, features=["sex", "age"]).load()
+    return TableFileSource(source, folder=folder, features=numbers("sex", "age")).load()
 
 
 def refusal(folder: Path, **changes: Any) -> str:
