@@ -140,8 +140,8 @@ class CategoryFeature(Feature):
     @model_validator(mode="before")
     @classmethod
     def _check_no_range(cls, raw: Any) -> Any:
-        if isinstance(raw, Mapping) and (odd := [key for key in ("minimum", "maximum", "scale") if key in raw]):
-            raise ValueError(f"categories and {' and '.join(odd)}; expected categories, or a range with its scale")
+        if isinstance(raw, Mapping) and (odd := [key for key in ("unit", "minimum", "maximum", "scale") if key in raw]):
+            raise ValueError(f"categories and {' and '.join(odd)}; expected categories, or a range with unit and scale")
         return raw
 
     @model_validator(mode="after")
