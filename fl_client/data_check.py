@@ -28,6 +28,7 @@ from fl_client.policy import check_room, policy_errors
 from fl_client.refusals import gather
 from fl_client.settings import DicomSourceSettings, TableColumnSettings
 from fl_client.site import Site
+from fl_client.statistics import check_statistics_allowed
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import TableSchema
 from privacy.errors import PrivacySettingError
@@ -116,6 +117,8 @@ def check_site(site: Site) -> CheckReport:
     if study.is_private or settings.policy.measurements == "noised":
         with gather(refusals):
             check_room(settings)
+    with gather(refusals):
+        check_statistics_allowed(site)
     records = None
     with gather(refusals):
         records = site.load_records()

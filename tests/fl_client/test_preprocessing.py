@@ -1,5 +1,7 @@
 """Records become tensors by public ranges alone, and a record that breaks the schema refuses the whole data set."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -98,10 +100,16 @@ def test_no_records_give_no_examples() -> None:
     assert (len(examples), examples.inputs.shape) == (0, (0, 2))
 
 
-OWN = {"name": "age", "minimum": 0.0, "maximum": 100.0, "scale": "site-standard", "missing": "site-mean"}
+OWN: dict[str, Any] = {
+    "name": "age",
+    "minimum": 0.0,
+    "maximum": 100.0,
+    "scale": "site-standard",
+    "missing": "site-mean",
+}
 
 
-def schema_with(*features: dict[str, object]) -> TableSchema:
+def schema_with(*features: dict[str, Any]) -> TableSchema:
     raw = {"kind": "table", "label": "outcome", "classes": ["alive", "dead"], "features": list(features)}
     return TableSchema.parse(raw, origin="test")
 
@@ -139,7 +147,7 @@ def test_a_hospitals_own_statistics_cannot_be_forgotten() -> None:
 
 
 def test_a_category_stays_its_position_and_a_gap_that_is_filled_in_later_a_gap() -> None:
-    feature = {"name": "age", "categories": ["young", "old", "none"], "missing": "most-frequent"}
+    feature: dict[str, Any] = {"name": "age", "categories": ["young", "old", "none"], "missing": "most-frequent"}
 
     inputs = prepare(ages(2.0, np.nan, 0.0), schema_with(feature)).inputs
 

@@ -20,7 +20,7 @@ from privacy.model_check import check_dp_compatible
 from privacy.plan import PrivacyPlan
 from privacy.units import Units
 
-FEATURES = [
+FEATURES: list[dict[str, Any]] = [
     {"name": "age", "minimum": 0.0, "maximum": 100.0},
     {"name": "pain", "categories": ["typical", "atypical", "none"]},
     {"name": "crp", "minimum": 1.0, "maximum": 100.0, "scale": "log"},
@@ -55,7 +55,7 @@ def test_encoding_has_nothing_that_travels() -> None:
 
 def test_an_embedding_is_the_column_of_the_records_category() -> None:
     layer = CategoryEmbedding(NUM_CATEGORIES, 2)
-    pain, sex = (embed.weight for embed in layer.embeddings)
+    pain, sex = layer.parameters()
 
     numbers = layer(ENCODED)
 
@@ -72,7 +72,7 @@ def test_the_shape_of_a_record_and_of_what_the_network_sees_differ_by_the_catego
     assert (SCHEMA.input_shape, SCHEMA.encoded_shape) == ((4,), (7,))
 
 
-MODELS = [
+MODELS: list[dict[str, Any]] = [
     {"kind": "logistic"},
     {"kind": "mlp"},
     {"kind": "mlp", "embedding-size": 3},
