@@ -7,8 +7,8 @@ from fl_client.site import Site
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.statistics import FeatureStatistics
 
-CHUNK_RECORDS = 1024
-"""Added up at a time, so that no second copy of all records is made."""
+CHUNK_VALUES = 2**22
+"""Added up at a time, about, so that no second copy of all records is made."""
 
 
 def check_statistics_allowed(site: Site) -> None:
@@ -37,7 +37,8 @@ def add_up_features(site: Site) -> FeatureStatistics:
         raise RefusalError(RefusalCode.INVALID_REQUEST, "statistics were asked for; the study needs none")
     check_statistics_allowed(site)
     schema = site.study.data_schema
-    chunks = training_examples(site, site.load_records().train).inputs.split(CHUNK_RECORDS)
+    inputs = training_examples(site, site.load_records().train).inputs
+    chunks = inputs.split(max(1, CHUNK_VALUES // math.prod(schema.input_shape)))
     parts = (chunk.movedim(1, -1).flatten(0, -2).numpy() for chunk in chunks)
     exact = FeatureStatistics.merge(FeatureStatistics.of(part, schema.columns) for part in parts)
     values_per_record = math.prod(schema.input_shape[1:])
