@@ -217,7 +217,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_columns_name(tmp_path: Path) 
 def test_a_column_of_categories_keeps_its_gaps_and_any_text_may_be_one(
     tmp_path: Path, write: Callable[[pd.DataFrame, Path], None], suffix: str
 ) -> None:
-    write(TABLE.assign(pain=["NA", None, "none", "NA"]), tmp_path / f"patients.{suffix}")
+    write(TABLE.assign(pain=pd.Series(["NA", None, "none", "NA"], dtype=object)), tmp_path / f"patients.{suffix}")
     raw = {"kind": "table", "train": f"patients.{suffix}", "fold": "fold", "label": "outcome"}
     settings = TableSourceSettings.parse(raw, origin="test")
 
