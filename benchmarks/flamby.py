@@ -180,7 +180,7 @@ def _measure(study: Study, site_file: Path, weights: Path, measure: str) -> floa
     site = Site(settings=read_site_settings(site_file), folder=site_file.parent, study=study)
     model = study.build_model()
     model.load_state_dict(load_file(weights))
-    return evaluate(model, prepare(site.load_records().test, study.data_schema)).figures()[measure]
+    return evaluate(model, prepare(site.load_records().test, study.data_schema), study.task).figures()[measure]
 
 
 def _write_site(folder: Path, name: str, table: pd.DataFrame) -> Path:

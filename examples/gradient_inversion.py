@@ -41,7 +41,7 @@ from torch.func import functional_call, grad, vmap
 from fl_client.data.records import Records
 from fl_client.preprocessing import Examples, prepare
 from fl_contract.study import Study, load_study
-from fl_contract.tasks import loss_per_example
+from fl_contract.tasks.classification import loss_per_example
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
 from privacy.units import Units
@@ -223,7 +223,7 @@ def attack(study: Study, records: Examples, rows: list[int]) -> dict[str, Tensor
     shown = [views(study, records, row, generator) for row in rows]
     names = list(shown[0])
     labels = [
-        read_label(view[name], study.num_classes) if name == "plain" else int(records.labels[row])
+        read_label(view[name], len(study.data_schema.classes)) if name == "plain" else int(records.labels[row])
         for name in names
         for row, view in zip(rows, shown, strict=True)
     ]

@@ -9,7 +9,8 @@ from typing import Any
 from fl_client.outbox import flush_folder
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import Request
-from fl_contract.metrics import Measurement, measurement_from_json
+from fl_contract.metrics import measurement_from_json
+from fl_contract.metrics.measurement import Measurement
 
 
 class Agreements:

@@ -136,7 +136,8 @@ def _agree_on_privacy(site: Site, request: Request, records: Records) -> Privacy
 def _answer_plain_round(site: Site, request: Request, received: Arrays) -> RecordDict:
     model = load_model(site, received)
     generator = round_generator(site.study.seed, site.name, request.server_round)
-    train(model, training_examples(site, site.load_records().train), site.study.training, generator)
+    examples = training_examples(site, site.load_records().train)
+    train(model, examples, site.study.task, site.study.training, generator)
     reply = TrainReply(
         site=site.name, arrays=model_state(model), num_examples=site.settings.declared_examples, spent=None
     )

@@ -22,7 +22,6 @@ from fl_client.site import Site
 from fl_client.training import round_generator, train, train_with_privacy
 from fl_contract.errors import SettingError
 from fl_contract.study import STUDIES, Scalar, Study, load_study
-from fl_contract.tasks import loss_per_example
 from privacy.audit import shorten
 from privacy.membership import (
     MembershipResult,
@@ -95,22 +94,22 @@ def attack_model(
         on_shadow: Called after each of `NUM_SHADOWS` models, to show progress.
 
     Raises:
-        SettingError: The file is not a model of this study, or the study is of survival.
+        SettingError: The file is not a model of this study, or the study's task has no loss of a patient alone.
         RefusalError: The hospital's data break the study's schema.
     """
-    if study.is_survival:
+    if study.task.NOT_PRIVATE:
         raise SettingError(
-            f"study={study.name!r} is of survival; a membership attack compares each patient's own loss, which a Cox "
-            "model does not have"
+            f"study={study.name!r} is of {study.data_schema.task}; a membership attack compares each patient's own "
+            f"loss: {study.task.NOT_PRIVATE}"
         )
     records = Site(settings=read_site_settings(site_file), folder=site_file.parent, study=study).load_records()
     members, others = (prepare(part, study.data_schema, train=records.train) for part in (records.train, records.test))
     pool = Examples(
         inputs=torch.cat([members.inputs, others.inputs]), labels=torch.cat([members.labels, others.labels])
     )
-    target = _confidences(_load_model(study, model_file), pool)
+    target = _confidences(study, _load_model(study, model_file), pool)
     shadows, is_in = train_shadows(
-        lambda rows: _confidences(_train_shadow(study, pool, rows), pool),
+        lambda rows: _confidences(study, _train_shadow(study, pool, rows), pool),
         len(pool),
         num_shadows=NUM_SHADOWS,
         generator=np.random.default_rng(study.seed),
@@ -142,14 +141,14 @@ def _train_shadow(study: Study, pool: Examples, rows: NDArray[np.int64]) -> nn.M
         plan = calibrate_plan(study, epsilon=study.privacy.epsilon, nominal_units=len(examples))
     for server_round in range(1, study.num_rounds + 1):
         if plan is not None:
-            train_with_privacy(model, examples, units, study.training, plan, plan.steps_per_round)
+            train_with_privacy(model, examples, study.task, units, study.training, plan, plan.steps_per_round)
         else:
-            train(model, examples, study.training, round_generator(study.seed, "shadow", server_round))
+            train(model, examples, study.task, study.training, round_generator(study.seed, "shadow", server_round))
     return model
 
 
-def _confidences(model: nn.Module, examples: Examples) -> Scores:
+def _confidences(study: Study, model: nn.Module, examples: Examples) -> Scores:
     model.eval()
     with torch.no_grad():
-        losses = loss_per_example(model(examples.inputs).double(), examples.labels)
+        losses = study.task.losses(model(examples.inputs).double(), examples.labels)
     return confidence_logits(losses.numpy())

@@ -30,7 +30,7 @@ from fl_client.settings import DicomSourceSettings, TableColumnSettings
 from fl_client.site import Site
 from fl_client.statistics import check_statistics_allowed
 from fl_contract.errors import RefusalCode, RefusalError
-from fl_contract.schema import TableSchema
+from fl_contract.schema import ImageSchema, TableSchema
 from privacy.errors import PrivacySettingError
 
 SiteError = RefusalError | PrivacySettingError
@@ -143,7 +143,7 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
     )
     features = summarise_features(schema, folds) if isinstance(schema, TableSchema) else ()
     categories = summarise_categories(schema, folds) if isinstance(schema, TableSchema) else ()
-    images = None if isinstance(schema, TableSchema) else summarise_images(schema, folds)
+    images = summarise_images(schema, folds) if isinstance(schema, ImageSchema) else None
     total = train.records + test.records
     warnings = [
         *_mapping_warnings(site),

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from fl_client.data.records import Records
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.features import CategoryFeature
-from fl_contract.schema import ImageSchema, TableSchema
-
-Schema = TableSchema | ImageSchema
+from fl_contract.schema import ImageSchema, Schema, SeriesSchema, TableSchema, TripleSchema
 
 EVENTS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
 """What the column of the event may hold, and whether the event came."""
@@ -26,7 +24,7 @@ NO_TIMES = "the source has no times of follow-up, which the study needs; name th
 
 def schema_refusals(schema: Schema, *folds: Records) -> list[RefusalError]:
     """Every rule of the schema that the records break, counted over all folds together; INVALID_DATA each."""
-    details = _table_details(schema, folds) if isinstance(schema, TableSchema) else _image_details(schema, folds)
+    details = _input_details(schema, folds)
     details += _outcome_details(schema, folds) if schema.task == "survival" else _label_details(schema, folds)
     return [RefusalError(RefusalCode.INVALID_DATA, detail) for detail in details]
 
@@ -76,9 +74,9 @@ def classes_of(schema: Schema) -> tuple[str, ...]:
 
 def follow_up_times(records: Records) -> NDArray[np.float64]:
     """Times of follow-up, [N]; those of a source that was checked to have them."""
-    if records.times is None:
+    if records.outcomes is None:
         raise RefusalError(RefusalCode.INVALID_DATA, NO_TIMES)
-    return records.times
+    return records.outcomes[:, 0]
 
 
 def feature_values(records: Records, name: str) -> NDArray[np.float64]:
@@ -89,6 +87,18 @@ def feature_values(records: Records, name: str) -> NDArray[np.float64]:
 def with_channels(records: Records) -> NDArray[np.float64]:
     """Images with their channels, [N, height, width, channels]; grey ones may lack the last axis."""
     return records.features if records.features.ndim == 4 else records.features[..., np.newaxis]
+
+
+def _input_details(schema: Schema, folds: Sequence[Records]) -> list[str]:
+    match schema:
+        case TableSchema():
+            return _table_details(schema, folds)
+        case ImageSchema():
+            return _image_details(schema, folds)
+        case SeriesSchema():
+            return _series_details(schema, folds)
+        case TripleSchema():
+            return _triple_details(schema, folds)
 
 
 def _table_details(schema: TableSchema, folds: Sequence[Records]) -> list[str]:
@@ -127,7 +137,7 @@ def _label_details(schema: Schema, folds: Sequence[Records]) -> list[str]:
 
 
 def _outcome_details(schema: Schema, folds: Sequence[Records]) -> list[str]:
-    times = [fold.times for fold in folds if fold.times is not None]
+    times = [fold.outcomes for fold in folds if fold.outcomes is not None]
     details = [] if len(times) == len(folds) else [NO_TIMES]
     if bad := sum(int((~(np.isfinite(part) & (part >= 0))).sum()) for part in times):
         details.append(f"times of follow-up: {bad} are missing, negative or infinite; expected numbers of at least 0")
@@ -145,6 +155,26 @@ def _image_details(schema: ImageSchema, folds: Sequence[Records]) -> list[str]:
         found = " and ".join(map(str, wrong))
         return [f"images are {found}; expected height, width, channels {list(expected)}"]
     return _not_finite("pixel", [fold.features for fold in folds])
+
+
+def _series_details(schema: SeriesSchema, folds: Sequence[Records]) -> list[str]:
+    expected = schema.input_shape
+    if wrong := {fold.features.shape[1:] for fold in folds} - {expected}:
+        return [f"series are {sorted(map(list, wrong))}; expected channels, steps {list(expected)}"]
+    details = []
+    for position, channel in enumerate(schema.channels):
+        values = [fold.features[:, position] for fold in folds]
+        details += _not_finite(channel.name, values, may_miss=schema.missing == "last")
+    return details
+
+
+def _triple_details(schema: TripleSchema, folds: Sequence[Records]) -> list[str]:
+    details = []
+    for position, (column, names) in enumerate(((schema.head, schema.classes), (schema.relation, schema.relations))):
+        values = [fold.features[:, position] for fold in folds]
+        if unknown := sum(int((~np.isin(part, np.arange(len(names)))).sum()) for part in values):
+            details.append(f"column {column!r}: {unknown} records name nothing that the study lists; list it there")
+    return details
 
 
 def _not_finite(name: str, values: Sequence[NDArray[np.float64]], *, may_miss: bool = False) -> list[str]:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_client.data.records import Records
-from fl_client.data_rules import Schema, class_counts, classes_of, feature_values, with_channels
+from fl_client.data_rules import class_counts, classes_of, feature_values, with_channels
 from fl_client.inputs import record_contents
 from fl_contract.features import CategoryFeature, Feature, NumberFeature
-from fl_contract.schema import ImageSchema, TableSchema
+from fl_contract.schema import ImageSchema, Schema, TableSchema
 
 
 @dataclass(frozen=True, kw_only=True)

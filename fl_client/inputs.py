@@ -85,9 +85,10 @@ def held_out_examples(site: Site, records: SiteRecords) -> Examples:
 
 def record_contents(records: Records) -> Iterator[bytes]:
     """Each record's content in a fixed form, for the ledger's fingerprint."""
-    times = [b""] * len(records) if records.times is None else [time.tobytes() for time in records.times]
-    for features, label, time in zip(records.features, records.labels, times, strict=True):
-        yield np.ascontiguousarray(features).tobytes() + str(label).encode() + time
+    for row in range(len(records)):
+        numbers = [each[row].tobytes() for each in (records.outcomes, records.masks) if each is not None]
+        features, label = np.ascontiguousarray(records.features[row]), str(records.labels[row])
+        yield b"".join([features.tobytes(), label.encode(), *numbers])
 
 
 def load_model(site: Site, received: Arrays) -> nn.Module:

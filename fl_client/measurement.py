@@ -21,7 +21,9 @@ from fl_contract.messages import (
     evaluation_content,
     noised_evaluation_content,
 )
-from fl_contract.metrics import Evaluation, Measurement, NoisedCounts
+from fl_contract.metrics.classes import Evaluation
+from fl_contract.metrics.measurement import Measurement
+from fl_contract.metrics.noised import NoisedCounts
 from privacy.errors import BudgetExceededError
 from privacy.ledger import Ledger
 from privacy.noised_sum import noise_scale, release_noised_sum
@@ -34,12 +36,12 @@ def agree_on_measurement(site: Site, request: Request, held_out: Records) -> Non
     """Fix the noise of the run's measurements before round 1, where the hospital's policy asks for noise.
 
     A hospital whose held-out patients have no budget left takes part all the same and measures nothing; so does one
-    whose policy asks for noise in a study of survival, whose measurement cannot be noised.
+    whose policy asks for noise in a study whose measurement cannot be noised.
 
     Raises:
         RefusalError: BUDGET_EXHAUSTED: the policy gives nothing to any run.
     """
-    if site.settings.policy.measurements != "noised" or site.study.is_survival:
+    if site.settings.policy.measurements != "noised" or not site.study.task.HAS_NOISED:
         return
     check_room(site.settings)
     plan = make_measurement_plan(site.settings, site.study)
@@ -73,9 +75,10 @@ def measure(site: Site, request: Request, received: Arrays) -> tuple[RecordDict,
         raise RefusalError(RefusalCode.POLICY, "policy.measurements='none'; no measurement leaves")
     if site.settings.policy.measurements == "exact":
         return evaluation_content(site.name, _measure_exactly(site, request, received)), EVALUATE
-    if site.study.is_survival:
+    if not site.study.task.HAS_NOISED:
+        task = site.study.data_schema.task
         raise RefusalError(
-            RefusalCode.POLICY, "policy.measurements='noised'; there is no noised measurement of survival, only 'exact'"
+            RefusalCode.POLICY, f"policy.measurements='noised'; there is no noised measurement of {task}, only 'exact'"
         )
     noised, spent = _measure_with_noise(site, request, number, received)
     return noised_evaluation_content(site.name, noised, spent), NOISED_EVALUATE
@@ -87,7 +90,7 @@ def _measure_exactly(site: Site, request: Request, received: Arrays) -> Measurem
         if (evaluation := agreements.measured(request)) is None:
             examples = held_out_examples(site, site.load_records())
             try:
-                evaluation = evaluate(load_model(site, received), examples)
+                evaluation = evaluate(load_model(site, received), examples, site.study.task)
             except ValueError:
                 agreements.keep_measurement(request, None)  # that it failed tells something of somebody: once is enough
                 raise

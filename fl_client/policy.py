@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fl_client.settings import SiteSettings
 from fl_contract.errors import RefusalCode, RefusalError
-from fl_contract.metrics import cells_sensitivity
+from fl_contract.metrics.noised import cells_sensitivity
 from fl_contract.study import Study
 from privacy.accounting import PRV_ERROR
 from privacy.errors import PrivacySettingError

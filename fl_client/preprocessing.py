@@ -22,7 +22,7 @@ from fl_client.data_rules import (
 )
 from fl_client.refusals import refuse_if_any
 from fl_contract.features import CategoryFeature, NumberFeature
-from fl_contract.schema import ImageSchema, TableSchema
+from fl_contract.schema import ImageSchema, Schema, SeriesSchema, TableSchema, TripleSchema
 
 SMALLEST_DEVIATION = 1e-6
 """Of values in [-1, 1]; a feature that varies less is taken as constant, as in statistics of all hospitals."""
@@ -46,7 +46,7 @@ class Examples:
         return len(self.labels)
 
 
-def prepare(records: Records, schema: TableSchema | ImageSchema, *, train: Records | None = None) -> Examples:
+def prepare(records: Records, schema: Schema, *, train: Records | None = None) -> Examples:
     """Check records against the schema and scale them.
 
     Guarantees:
@@ -64,17 +64,12 @@ def prepare(records: Records, schema: TableSchema | ImageSchema, *, train: Recor
         RefusalError: INVALID_DATA, with a line for each broken rule for the hospital's own log.
     """
     refuse_if_any(schema_refusals(schema, records))
-    if isinstance(schema, TableSchema):
-        inputs = _prepare_table(records, schema, train)
-    else:
-        inputs = _prepare_images(records, schema)
+    inputs = _prepare_inputs(records, schema, train)
     labels = _prepare_outcomes(records) if schema.task == "survival" else _prepare_labels(records, schema)
     return Examples(inputs=torch.from_numpy(inputs.astype(np.float32)), labels=labels)
 
 
-def check_trainable(
-    examples: Examples, schema: TableSchema | ImageSchema, *, min_examples: int, allow_one_class: bool = False
-) -> None:
+def check_trainable(examples: Examples, schema: Schema, *, min_examples: int, allow_one_class: bool = False) -> None:
     """Refuse training records with which a hospital cannot train.
 
     Under differential privacy one class is allowed: that a hospital's patients are all alike may hang on a single one,
@@ -86,6 +81,27 @@ def check_trainable(
     labels = examples.labels[:, 1].long() if schema.task == "survival" else examples.labels
     counts = torch.bincount(labels, minlength=len(classes_of(schema))).tolist()
     refuse_if_any(training_refusals(schema, counts, min_examples=min_examples, allow_one_class=allow_one_class))
+
+
+def _prepare_inputs(records: Records, schema: Schema, train: Records | None) -> NDArray[np.float64]:
+    match schema:
+        case TableSchema():
+            return _prepare_table(records, schema, train)
+        case ImageSchema():
+            return _prepare_images(records, schema)
+        case SeriesSchema():
+            return _prepare_series(records, schema)
+        case TripleSchema():
+            return records.features
+
+
+def _prepare_series(records: Records, schema: SeriesSchema) -> NDArray[np.float64]:
+    low, high = (np.array([getattr(each, bound) for each in schema.channels]) for bound in ("minimum", "maximum"))
+    scaled = 2 * (np.clip(records.features, low[:, None], high[:, None]) - low[:, None]) / (high - low)[:, None] - 1
+    steps = np.arange(schema.length)
+    last_known = np.maximum.accumulate(np.where(np.isnan(scaled), -1, steps), axis=-1)
+    filled = np.take_along_axis(scaled, np.maximum(last_known, 0), axis=-1)
+    return np.where(last_known < 0, 0.0, filled)
 
 
 def _prepare_table(records: Records, schema: TableSchema, train: Records | None) -> NDArray[np.float64]:
@@ -130,6 +146,6 @@ def _prepare_outcomes(records: Records) -> Tensor:
     return torch.from_numpy(outcomes.astype(np.float32))
 
 
-def _prepare_labels(records: Records, schema: TableSchema | ImageSchema) -> Tensor:
+def _prepare_labels(records: Records, schema: Schema) -> Tensor:
     index = {name: position for position, name in enumerate(schema.classes)}
     return torch.tensor([index[label] for label in records.labels], dtype=torch.int64)

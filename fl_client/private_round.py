@@ -83,7 +83,7 @@ def _make_reply(
         plan=plan,
         fingerprint=ledger.fingerprint(record_contents(records)),
     )
-    steps = train_with_privacy(model, examples, units, study.training, plan, granted.spend.steps)
+    steps = train_with_privacy(model, examples, study.task, units, study.training, plan, granted.spend.steps)
     spent = PrivacySpent(epsilon=ledger.spent_by_run(run, delta=plan.delta), delta=plan.delta, steps=steps)
     reply = TrainReply(
         site=site.name, arrays=model_state(model), num_examples=site.settings.declared_examples, spent=spent

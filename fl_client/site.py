@@ -67,7 +67,9 @@ class Site:
                 raise RefusalError(RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs a table")
             return _image_source(source, self.folder, schema).load()
         if not isinstance(schema, TableSchema):
-            raise RefusalError(RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs images")
+            raise RefusalError(
+                RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs schema.kind={schema.kind!r}"
+            )
         if isinstance(source, SqlSourceSettings):
             return SqlSource(source, folder=self.folder, features=schema.features).load()
         return TableFileSource(source, folder=self.folder, features=schema.features).load()

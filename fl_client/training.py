@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fl_client.preprocessing import Examples
 from fl_contract.study import TrainingSettings
-from fl_contract.tasks import batch_loss, loss_per_example
+from fl_contract.tasks.task import Task
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
 from privacy.units import Units
@@ -31,13 +31,15 @@ def round_generator(seed: int, site: str, server_round: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
-def train(model: nn.Module, examples: Examples, settings: TrainingSettings, generator: torch.Generator) -> None:
+def train(
+    model: nn.Module, examples: Examples, task: Task, settings: TrainingSettings, generator: torch.Generator
+) -> None:
     """Train in place by mini-batches, each record once an epoch, without differential privacy."""
     optimizer = make_optimizer(model, settings, settings.learning_rate)
     model.train()
     for rows in _batches(len(examples), settings, generator):
         optimizer.zero_grad()
-        batch_loss(model(examples.inputs[rows]), examples.labels[rows]).backward()
+        task.batch_loss(model(examples.inputs[rows]), examples.labels[rows]).backward()
         optimizer.step()
 
 
@@ -51,13 +53,20 @@ def _batches(num_examples: int, settings: TrainingSettings, generator: torch.Gen
 
 
 def train_with_privacy(
-    model: nn.Module, examples: Examples, units: Units, settings: TrainingSettings, plan: PrivacyPlan, steps: int
+    model: nn.Module,
+    examples: Examples,
+    task: Task,
+    units: Units,
+    settings: TrainingSettings,
+    plan: PrivacyPlan,
+    steps: int,
 ) -> int:
     """Train in place by the plan's noisy steps, as many as the ledger granted.
 
     Args:
         model: With the weights to start from.
         examples: In the order that ``units`` counts records in.
+        task: Of the study.
         units: What the plan protects.
         settings: Optimiser and its rate.
         plan: Of the run.
@@ -76,7 +85,7 @@ def train_with_privacy(
         plan,
         units,
         fetch,
-        loss_per_example,
+        task.losses,
         steps,
     )
     return result.steps_run

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from fl_contract.errors import MessageError, RefusalCode
 from fl_contract.features import Column
-from fl_contract.metrics import NUM_BINS, Evaluation, Measurement, NoisedCounts, ScoreHistogram, count_scored_classes
+from fl_contract.metrics.classes import Evaluation
+from fl_contract.metrics.measurement import MAX_EXAMPLES, Measurement
+from fl_contract.metrics.noised import NoisedCounts, count_scored_classes
 from fl_contract.statistics import FeatureStatistics
-from fl_contract.survival import PairCounts, SurvivalEvaluation
+from fl_contract.tasks.task import Task
 
 Arrays = dict[str, NDArray[Any]]
 """A model's state, or an update: one array per name."""
@@ -28,12 +30,6 @@ Arrays = dict[str, NDArray[Any]]
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 NUM_EXAMPLES = "num-examples"
 LOSS = "loss"
-
-MAX_EXAMPLES = 2**40
-"""Of one hospital; more than any has, and few enough that no sum over hospitals overflows."""
-
-MAX_LOSS = 1e4
-"""Of one hospital's patients on average, in nats; no model of use is as wrong as that."""
 
 MAX_SITES = 1000
 """Hospitals that one node may speak for, in a simulation."""
@@ -212,17 +208,7 @@ def privacy_spent(message: Message) -> PrivacySpent | None:
 
 def evaluation_content(site: str, evaluation: Measurement) -> RecordDict:
     """A hospital's exact measurement as Flower carries it."""
-    metrics: dict[str, Any] = {
-        NUM_EXAMPLES: evaluation.num_examples,
-        LOSS: evaluation.loss,
-        "loss-sum": evaluation.loss_sum,
-    }
-    if isinstance(evaluation, SurvivalEvaluation):
-        pairs = evaluation.pairs
-        metrics |= {"concordant": pairs.concordant, "tied": pairs.tied, "comparable": pairs.comparable}
-    else:
-        metrics["num-correct"] = evaluation.num_correct
-        metrics["score-counts"] = [int(count) for count in evaluation.scores.counts.ravel()]
+    metrics: dict[str, Any] = {**evaluation.to_numbers(), LOSS: evaluation.loss}
     return RecordDict({METRICS: MetricRecord(metrics), CONFIG: ConfigRecord({"site": site})})
 
 
@@ -238,59 +224,25 @@ def noised_evaluation_content(site: str, noised: NoisedCounts, spent: PrivacySpe
     return RecordDict({METRICS: MetricRecord(metrics), CONFIG: ConfigRecord({"site": site})})
 
 
-def read_evaluation(message: Message) -> Measurement:
+def read_evaluation(message: Message, task: Task) -> Measurement:
     """Read a measurement at the coordinator, an exact or a noised one.
 
+    Args:
+        message: The reply.
+        task: Of the study.
+
     Raises:
-        MessageError: A field is absent, of another type, or contradicts another.
+        MessageError: A field is absent, of another type, or contradicts another or the study.
     """
     metrics = _metrics(message)
-    if "noised-cells" in metrics:
-        return Evaluation.from_noised(_read_noised(metrics))
-    if "comparable" in metrics:
-        return _read_survival(metrics)
-    counts = np.asarray(_field(metrics, "score-counts", list))
-    if counts.dtype.kind != "i" or not counts.size or counts.size % (2 * NUM_BINS):
-        raise MessageError(f"score-counts has {counts.size} entries; expected integers, a multiple of {2 * NUM_BINS}")
     try:
-        scores = ScoreHistogram(counts=counts.reshape(-1, 2, NUM_BINS).astype(np.int64))
+        is_noised = task.HAS_NOISED and "noised-cells" in metrics
+        kind = task.MEASUREMENT
+        measured = Evaluation.from_noised(_read_noised(metrics)) if is_noised else kind.from_numbers(metrics)
+        task.check(measured)
     except ValueError as error:
         raise MessageError(str(error)) from error
-    evaluation = Evaluation(
-        num_examples=_field(metrics, NUM_EXAMPLES, int),
-        loss_sum=_field(metrics, "loss-sum", float),
-        num_correct=_field(metrics, "num-correct", int),
-        scores=scores,
-    )
-    _check_sums(evaluation)
-    _check_scores(scores, evaluation.num_examples)
-    if not 0 <= evaluation.num_correct <= evaluation.num_examples:
-        raise MessageError("num-correct is out of range; expected 0 to num-examples correct")
-    return evaluation
-
-
-def _read_survival(metrics: MetricRecord) -> SurvivalEvaluation:
-    concordant, tied, comparable = (_field(metrics, key, int) for key in ("concordant", "tied", "comparable"))
-    try:
-        pairs = PairCounts(concordant=concordant, tied=tied, comparable=comparable)
-    except ValueError as error:
-        raise MessageError(str(error)) from error
-    evaluation = SurvivalEvaluation(
-        num_examples=_field(metrics, NUM_EXAMPLES, int), loss_sum=_field(metrics, "loss-sum", float), pairs=pairs
-    )
-    _check_sums(evaluation)
-    if comparable > evaluation.num_examples * (evaluation.num_examples - 1) // 2:
-        raise MessageError(
-            f"comparable={comparable}; expected no more pairs than {evaluation.num_examples} patients have"
-        )
-    return evaluation
-
-
-def _check_sums(evaluation: Measurement) -> None:
-    if not 1 <= evaluation.num_examples <= MAX_EXAMPLES:
-        raise MessageError(f"num-examples={evaluation.num_examples}; expected 1 to {MAX_EXAMPLES}")
-    if not 0 <= evaluation.loss_sum <= MAX_LOSS * evaluation.num_examples:
-        raise MessageError(f"loss-sum is out of range; expected 0 to {MAX_LOSS:g} nats a patient")
+    return measured
 
 
 def _read_noised(metrics: MetricRecord) -> NoisedCounts:
@@ -305,15 +257,6 @@ def _read_noised(metrics: MetricRecord) -> NoisedCounts:
     except ValueError as error:
         raise MessageError(f"noised-cells: {error}") from error
     return NoisedCounts(cells=np.array(cells, dtype=np.int64), noise_scale=noise_scale)
-
-
-def _check_scores(scores: ScoreHistogram, num_examples: int) -> None:
-    counts = scores.counts.astype(object)  # Python's integers, which do not overflow
-    for column, scored in enumerate(counts.sum(axis=(1, 2))):
-        if scored != num_examples:
-            raise MessageError(f"num-examples={num_examples} and {scored} scores of class {column}; expected the same")
-    if len(counts) > 1 and (labelled := counts[:, 1].sum()) != num_examples:
-        raise MessageError(f"num-examples={num_examples} and {labelled} labels; expected one class for each patient")
 
 
 def statistics_content(site: str, statistics: FeatureStatistics) -> RecordDict:

@@ -217,7 +217,7 @@ class SeriesSchema(Outcome):
         missing: ``refuse`` a window with a step in which a channel was not measured, or take its ``last`` value before
             in that window, and the middle of the range before the first.
         scale: ``linear`` maps each channel's range onto [-1, 1]; ``standard`` then subtracts the mean and divides by
-            the deviation of the channel's steps in all hospitals' training records together.
+            the deviation of the channel's steps, filled-in ones too, in all hospitals' training records together.
     """
 
     TASKS = frozenset({"classification", "multi-label", "regression", "survival"})

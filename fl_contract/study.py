@@ -25,7 +25,8 @@ from fl_contract.models.standardise import Standardise
 from fl_contract.private_defaults import fill_private_defaults
 from fl_contract.schema import Schema
 from fl_contract.settings import Settings, read_toml, scalar_keys, suggest_key
-from fl_contract.tasks import num_outputs
+from fl_contract.tasks import task_of
+from fl_contract.tasks.task import Task
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 """The folder of studies that ships beside our packages, in a checkout and in a bundle."""
@@ -271,10 +272,10 @@ class Study(Settings):
                 "statistics have no noise; scale by ranges ('linear', 'log') and refuse gaps, or set "
                 "privacy.mechanism = 'none'"
             )
-        if self.is_survival and self.is_private:
+        if self.is_private and (reason := self.task.NOT_PRIVATE):
             raise ValueError(
-                "privacy.mechanism='dp-sgd' with schema.task='survival'; the loss of a patient depends on the others' "
-                "times, so no patient's gradient can be clipped alone; set privacy.mechanism = 'none'"
+                f"privacy.mechanism='dp-sgd' with schema.task={self.data_schema.task!r}; {reason}; "
+                "set privacy.mechanism = 'none'"
             )
         return self
 
@@ -298,19 +299,14 @@ class Study(Settings):
         return self.central_privacy is not None and self.central_privacy.mechanism != "none"
 
     @property
-    def is_survival(self) -> bool:
-        """Whether the outcome is a time of follow-up."""
-        return self.data_schema.task == "survival"
-
-    @property
-    def num_classes(self) -> int:
-        """Classes of the label; none for survival."""
-        return len(self.data_schema.classes)
+    def task(self) -> Task:
+        """Its loss and its measurement."""
+        return task_of(self.data_schema)
 
     @property
     def num_outputs(self) -> int:
-        """Outputs of the model."""
-        return 1 if self.is_survival else num_outputs(self.num_classes)
+        """Outputs of the model, see `fl_contract.tasks.task.Task.num_outputs`."""
+        return self.task.num_outputs()
 
     @property
     def needs_statistics(self) -> bool:

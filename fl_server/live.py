@@ -108,7 +108,7 @@ def _sites(header: dict[str, Any], last: dict[str, Any]) -> Table:
             _number(entry.get("num_examples"), "d"),
             _number(entry.get("test_examples"), "d"),
             _number(entry.get("loss")),
-            _number(entry.get(measure)),
+            _number(entry.get("figures", {}).get(measure)),
             _spent(header, entry),
             Text(absent[name]["code"], style="yellow") if name in absent else "",
         )
@@ -117,7 +117,7 @@ def _sites(header: dict[str, Any], last: dict[str, Any]) -> Table:
 
 def _measure(entry: dict[str, Any]) -> tuple[str, str]:
     """Key and name of what models are compared by in a round."""
-    key = "c_index" if (entry["pooled"] or {}).get("c_index") is not None else "auroc"
+    key = next(iter((entry["pooled"] or {}).get("figures", {})), "auroc")
     return key, MEASURES[key]
 
 

@@ -18,8 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from fl_contract.metrics import MEASURES, Evaluation, ScoreHistogram
-from fl_server.summary import Figures, Round
+from fl_contract.metrics import MEASURES
+from fl_contract.metrics.classes import Evaluation
+from fl_contract.metrics.histogram import ScoreHistogram
+from fl_server.summary import Figures, PooledRound, Round, SiteRound
 
 _WIDTH = 5.4  # inches: two plots side by side on a screen, one across a phone with its text still legible
 _BLACK, _GREY, _BLUE, _PALE = "#000000", "#6e6e6e", "#0072B2", "#56B4E9"
@@ -325,8 +327,10 @@ def _class_colours(num_classes: int) -> list[tuple[float, float, float, float]]:
     return [colormaps["cividis"](position) for position in np.linspace(0.85, 0.05, num_classes)]
 
 
-def _value(record: object, field: str) -> float:
-    return _number(getattr(record, field, None))
+def _value(record: SiteRound | PooledRound | None, field: str) -> float:
+    if record is None:
+        return math.nan
+    return _number(record.figures.get(field) if field in MEASURES else getattr(record, field, None))
 
 
 def _number(value: float | None) -> float:

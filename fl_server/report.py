@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from fl_contract.metrics import MEASURES, Evaluation, Measurement, ScoreHistogram
-from fl_contract.survival import SurvivalEvaluation
+from fl_contract.metrics import MEASURES
+from fl_contract.metrics.classes import Evaluation
+from fl_contract.metrics.histogram import ScoreHistogram
+from fl_contract.metrics.measurement import Measurement
 from fl_server import plots
 from fl_server.report_privacy import describe_central, describe_privacy, say_why_no_privacy
 from fl_server.report_template import (
@@ -80,7 +82,7 @@ def auroc_error(evaluation: Measurement) -> float | None:
     `NOISE_DRAWS` draws: it holds what noise adds in spread and what it takes off on average. None as for
     `auroc_standard_error`.
     """
-    if isinstance(evaluation, SurvivalEvaluation):
+    if not isinstance(evaluation, Evaluation):
         return None
     by_patients = auroc_standard_error(evaluation.scores)
     if evaluation.noised is None or by_patients is None:
@@ -347,7 +349,7 @@ def _list_notes(folder: RunFolder) -> list[str]:
 
 
 def _has_few_patients(evaluation: Measurement) -> bool:
-    if isinstance(evaluation, SurvivalEvaluation):
+    if not isinstance(evaluation, Evaluation):
         return evaluation.num_examples < FEW_PATIENTS
     counts = evaluation.scores.counts
     sides = counts[0] if len(counts) == 1 else counts[:, 1]

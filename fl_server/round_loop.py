@@ -26,9 +26,9 @@ from fl_contract.messages import (
     site_of_reply,
     to_array_record,
 )
-from fl_contract.metrics import Evaluation, Measurement, merge_measurements
+from fl_contract.metrics import merge_measurements
+from fl_contract.metrics.measurement import Measurement
 from fl_contract.study import Study
-from fl_contract.survival import SurvivalEvaluation
 from fl_server.averaging import ModelAverage
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.exchange import exchange
@@ -218,11 +218,7 @@ class RoundLoop:
         return evaluations
 
     def _read_evaluation(self, reply: Message, site: str) -> Measurement:
-        evaluation = read_evaluation(reply)
-        if isinstance(evaluation, SurvivalEvaluation) != self.study.is_survival:
-            raise MessageError("the measurement is of another task; expected the study's")
-        if isinstance(evaluation, Evaluation) and (scored := len(evaluation.scores.counts)) != self.study.num_outputs:
-            raise MessageError(f"score-counts are of {scored} classes; expected {self.study.num_outputs}")
+        evaluation = read_evaluation(reply, self.study.task)
         counted = evaluation.num_examples if evaluation.noised is None else None
         first = self.held_out.setdefault(site, counted)
         if counted != first:

@@ -41,7 +41,7 @@ def print_runs(folder: Path, console: Console) -> None:
 
 def _cells(variant: Variant) -> list[str]:
     pooled = variant.rounds[-1].pooled if variant.rounds else None
-    figure = next((value for value in (pooled.auroc, pooled.c_index) if value is not None), None) if pooled else None
+    figure = next(iter(pooled.figures.values()), None) if pooled else None
     return [
         variant.run.study,
         f"{variant.run.started:%Y-%m-%d %H:%M}",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fl_contract.messages import PrivacySpent
-from fl_contract.metrics import MEASURES, Measurement
+from fl_contract.metrics import MEASURES
+from fl_contract.metrics.measurement import Measurement
 from fl_contract.study import Study
 from fl_server.averaging import first_averaged_round
 from strategies.central_privacy import CentralSpend
@@ -74,7 +75,7 @@ class SiteRound:
             "num_examples": self.num_examples,
             "test_examples": measured.num_examples if measured else None,
             "loss": measured.loss if measured else None,
-            **_figures(measured),
+            "figures": _figures(measured),
             "bytes_down": self.bytes_down,
             "bytes_up": self.bytes_up,
             "seconds": round(self.seconds, 4),
@@ -117,7 +118,7 @@ class RoundRecord:
             "round": self.server_round,
             "seconds": round(self.seconds, 4),
             "sites": {name: self.sites[name].to_json() for name in sorted(self.sites)},
-            "pooled": {"loss": pooled.loss, **_figures(pooled)} if pooled else None,
+            "pooled": {"loss": pooled.loss, "figures": _figures(pooled)} if pooled else None,
             "missing": {name: self.missing[name].to_json() for name in sorted(self.missing)},
             "central": self.central.to_json() if self.central else None,
         }
@@ -243,8 +244,7 @@ def _own_version() -> str:
 
 
 def _figures(measured: Measurement | None) -> dict[str, float | None]:
-    figures = measured.figures() if measured else {}
-    return {measure: _finite(figures[measure]) if measure in figures else None for measure in MEASURES}
+    return {measure: _finite(value) for measure, value in measured.figures().items()} if measured else {}
 
 
 def _finite(value: float) -> float | None:

@@ -17,7 +17,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fl_contract.errors import RunError
-from fl_contract.metrics import Measurement, measurement_from_json, merge_measurements
+from fl_contract.metrics import measurement_from_json, merge_measurements
+from fl_contract.metrics.measurement import Measurement
 from fl_server.run_lock import is_run_live
 from fl_server.run_record import ROUNDS_FILE, RUN_FILE, write_atomically
 
@@ -104,9 +105,7 @@ class SiteRound(_Record):
     num_examples: int | None
     test_examples: int | None
     loss: float | None
-    accuracy: float | None
-    auroc: float | None
-    c_index: float | None = None
+    figures: dict[str, float | None]
     bytes_down: int
     bytes_up: int
     seconds: float
@@ -121,9 +120,7 @@ class PooledRound(_Record):
     """The round's model on all reporting hospitals' held-out patients together."""
 
     loss: float | None
-    accuracy: float | None
-    auroc: float | None
-    c_index: float | None = None
+    figures: dict[str, float | None]
 
 
 class CentralSpend(_Record):
@@ -149,17 +146,7 @@ class Round(_Record):
     central: CentralSpend | None = None
 
 
-class _EvaluationFields(_Record):
-    num_examples: int = Field(ge=1)
-    loss_sum: float
-    num_correct: int | None = None
-    score_counts: list[list[list[int]]] | None = None
-    pairs: dict[str, int] | None = None
-    noised_cells: list[int] | None = None
-    noise_scale: float | None = None
-
-
-_EVALUATIONS = TypeAdapter(dict[str, _EvaluationFields])
+_EVALUATIONS = TypeAdapter(dict[str, dict[str, Any]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +197,7 @@ def read_evaluations(path: Path) -> dict[str, Measurement]:
     """
     try:
         fields = _EVALUATIONS.validate_json(path.read_bytes())
-        return {site: measurement_from_json(part.model_dump()) for site, part in fields.items()}
+        return {site: measurement_from_json(part) for site, part in fields.items()}
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
 

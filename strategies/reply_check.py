@@ -7,7 +7,8 @@ import numpy as np
 from flwr.app import Message
 
 from fl_contract.errors import MessageError, ReplyError
-from fl_contract.messages import ARRAYS, MAX_EXAMPLES, METRICS, NUM_EXAMPLES, Arrays, from_array_record
+from fl_contract.messages import ARRAYS, METRICS, NUM_EXAMPLES, Arrays, from_array_record
+from fl_contract.metrics.measurement import MAX_EXAMPLES
 
 MAX_WHOLE_NUMBER = 2**50
 """Of a whole-number array; beyond it a mean in float64 could be off by one, or leave the type's range."""

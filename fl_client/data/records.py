@@ -12,18 +12,24 @@ class Records:
     """Records as a source holds them, not yet scaled.
 
     Attributes:
-        features: [N, F] for a table, [N, height, width] or [N, height, width, channels] for images.
-        feature_names: F column names; empty for images.
-        labels: [N] class names; for survival 1 where the event came and 0 where it had not come yet, as text.
+        features: [N, F] for a table, [N, height, width] or [N, height, width, channels] for images, with the depth
+            before the height for volumes, [N, channels, steps] for series, [N, 2] head and relation for triples.
+        feature_names: F column names; empty for all but tables.
+        labels: [N] class names; for survival 1 where the event came and 0 where it had not come yet, as text; empty
+            where the outcomes or masks say it.
         patients: [N] whose record it is; None if the source does not say.
-        times: [N] times of follow-up, for survival; NaN where one is missing.
+        outcomes: [N, T] numbers that are predicted: the time of follow-up for survival, the target for regression, 0
+            or 1 for each finding for multi-label; NaN where one is missing. None where the label says all.
+        masks: [N, height, width], with the depth before the height for volumes: position of each pixel's class, for
+            segmentation.
     """
 
     features: NDArray[np.float64]
     feature_names: tuple[str, ...]
     labels: NDArray[np.str_]
     patients: NDArray[Any] | None = None
-    times: NDArray[np.float64] | None = None
+    outcomes: NDArray[np.float64] | None = None
+    masks: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         """Number of records N."""
@@ -36,7 +42,8 @@ class Records:
             feature_names=self.feature_names,
             labels=self.labels[rows],
             patients=None if self.patients is None else self.patients[rows],
-            times=None if self.times is None else self.times[rows],
+            outcomes=None if self.outcomes is None else self.outcomes[rows],
+            masks=None if self.masks is None else self.masks[rows],
         )
 
 

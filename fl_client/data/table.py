@@ -110,8 +110,9 @@ class TableBuilder:
         if settings.patient is not None:
             arrays["patients"] = rows[settings.patient].to_numpy(dtype=str)
         if settings.time is not None:
-            arrays["times"], num_unknown_times = map_column(rows[settings.time], AS_IT_IS)
+            times, num_unknown_times = map_column(rows[settings.time], AS_IT_IS)
             self._num_unknown[settings.time] += num_unknown_times
+            arrays["outcomes"] = times[:, np.newaxis]
         folds = rows[str(settings.fold)] if fold is None else pd.Series(fold, index=rows.index)
         self._num_unknown_folds[origin] += int((~folds.dropna().isin(FOLDS)).sum())
         for name in FOLDS:
@@ -124,7 +125,7 @@ class TableBuilder:
         if self._settings.patient is not None:
             rows["patients"] = _Rows(np.empty(0, dtype=str))
         if self._settings.time is not None:
-            rows["times"] = _Rows(np.empty(0))
+            rows["outcomes"] = _Rows(np.empty((0, 1)))
         return rows
 
     def build(self, refusals: Sequence[RefusalError] = ()) -> SiteRecords:

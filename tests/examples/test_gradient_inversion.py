@@ -89,8 +89,9 @@ def test_a_sum_that_counts_hospitals_alike_gives_a_hospital_of_one_record_away(
 def test_a_plain_update_shows_the_label(study: Study, records: Examples) -> None:
     model = example.initial_model(study)
 
+    num_classes = len(study.data_schema.classes)
     read = [
-        example.read_label(example.plain_update(model, records.inputs[[row]], records.labels[[row]]), study.num_classes)
+        example.read_label(example.plain_update(model, records.inputs[[row]], records.labels[[row]]), num_classes)
         for row in ROWS
     ]
 

@@ -14,7 +14,8 @@ from measurements import of_classes
 import fl_server.round_loop as round_loop
 from fl_contract.errors import SettingError
 from fl_contract.messages import EVALUATE, Arrays, PrivacySpent, noised_evaluation_content, site_of_reply
-from fl_contract.metrics import NoisedCounts, merge_measurements
+from fl_contract.metrics import merge_measurements
+from fl_contract.metrics.noised import NoisedCounts
 from fl_contract.study import Scalar
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.report import write_report
@@ -29,7 +30,7 @@ def test_a_run_without_privacy_learns_and_records_every_round(tmp_path: Path) ->
 
     assert outcome.header["status"] == "completed"
     assert [line["round"] for line in outcome.rounds] == [1, 2, 3, 4, 5]
-    assert outcome.rounds[-1]["pooled"]["auroc"] > 0.98
+    assert outcome.rounds[-1]["pooled"]["figures"]["auroc"] > 0.98
     assert outcome.rounds[-1]["pooled"]["loss"] < outcome.rounds[0]["pooled"]["loss"]
 
 
@@ -77,7 +78,7 @@ def test_pooled_figures_are_those_of_all_held_out_patients_together(tmp_path: Pa
 
     correct = sum(of_classes(evaluation).num_correct for evaluation in evaluations.values())
     patients = sum(evaluation.num_examples for evaluation in evaluations.values())
-    assert outcome.rounds[-1]["pooled"]["accuracy"] == correct / patients
+    assert outcome.rounds[-1]["pooled"]["figures"]["accuracy"] == correct / patients
 
 
 @pytest.mark.parametrize("num_nodes", [1, 2, 3, 7])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 from measurements import of_classes
+from schemas import TWO_CLASSES
 
 from fl_client.data.records import SiteRecords
 from fl_client.disclosure import OUTBOUND_LOG
@@ -26,6 +27,7 @@ from fl_contract.messages import (
     read_roster,
 )
 from fl_contract.study import Study
+from fl_contract.tasks.task import Task
 from privacy.accounting import Spend, compute_epsilon
 from privacy.ledger_book import LedgerEntry
 
@@ -319,7 +321,7 @@ class TestEvaluation:
         edit_records(look)
         ask(PLAN)
 
-        evaluation = of_classes(read_evaluation(ask(EVALUATE, server_round=1, arrays=model)))
+        evaluation = of_classes(read_evaluation(ask(EVALUATE, server_round=1, arrays=model), TWO_CLASSES))
 
         # A logistic model starts at probability 1/2 for everybody: a loss of ln 2, and the first class for all.
         assert evaluation.num_examples == held_out[-1]
@@ -370,9 +372,9 @@ class TestEvaluation:
         edit_records(one_nan)  # in a training record
         seen: list[Examples] = []
 
-        def spy(network: Any, examples: Examples) -> Any:
+        def spy(network: Any, examples: Examples, task: Task) -> Any:
             seen.append(examples)
-            return evaluate(network, examples)
+            return evaluate(network, examples, task)
 
         monkeypatch.setattr("fl_client.measurement.evaluate", spy)
 

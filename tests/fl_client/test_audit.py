@@ -20,6 +20,7 @@ from fl_contract.errors import RefusalError, SettingError
 from fl_contract.messages import Arrays
 from fl_contract.schema import Schema
 from fl_contract.study import STUDIES, Study, TrainingSettings
+from fl_contract.tasks.task import Task
 from privacy.plan import PrivacyPlan
 from privacy.units import Units
 
@@ -127,12 +128,13 @@ def test_a_private_study_is_attacked_by_private_shadows_without_charging_anybody
     def counted(
         model: nn.Module,
         examples: Examples,
+        task: Task,
         units: Units,
         settings: TrainingSettings,
         plan: PrivacyPlan,
         granted: int,
     ) -> int:
-        steps.append(train_with_privacy(model, examples, units, settings, plan, granted))
+        steps.append(train_with_privacy(model, examples, task, units, settings, plan, granted))
         return steps[-1]
 
     monkeypatch.setattr(audit, "train_with_privacy", counted)

@@ -30,7 +30,8 @@ from fl_contract.messages import (
     roster_content,
     to_array_record,
 )
-from fl_contract.metrics import Evaluation, ScoreHistogram
+from fl_contract.metrics.classes import Evaluation
+from fl_contract.metrics.histogram import ScoreHistogram
 from fl_contract.study import Study
 
 REQUEST = Request(run="run-1", fingerprint="f", site="hospital-1", server_round=2)

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from measurements import of_classes
+from schemas import TWO_CLASSES, schema_of
 from torch import nn
 
 from fl_client.evaluation import BATCH_SIZE, evaluate
 from fl_client.preprocessing import Examples
+from fl_contract.tasks import task_of
 
 
 def identity_model(size: int) -> nn.Module:
@@ -21,7 +23,7 @@ def test_two_classes_are_measured_as_by_hand() -> None:
     logits, labels = np.array([-3.0, -0.1, 0.6, 2.0, 0.3]), np.array([0, 1, 1, 1, 0])
     examples = Examples(inputs=torch.tensor(logits, dtype=torch.float32).unsqueeze(1), labels=torch.tensor(labels))
 
-    evaluation = of_classes(evaluate(identity_model(1), examples))
+    evaluation = of_classes(evaluate(identity_model(1), examples, TWO_CLASSES))
 
     chance = 1 / (1 + np.exp(-logits))
     assert evaluation.num_examples == 5
@@ -36,7 +38,7 @@ def test_scores_are_counted_in_bins_of_a_quarter_of_a_logit() -> None:
     logits, labels = np.array([-9.0, -8.0, 0.0, 0.24, 0.26, 7.9, 50.0]), np.array([0, 0, 1, 1, 0, 1, 1])
     examples = Examples(inputs=torch.tensor(logits, dtype=torch.float32).unsqueeze(1), labels=torch.tensor(labels))
 
-    counts = of_classes(evaluate(identity_model(1), examples)).scores.counts
+    counts = of_classes(evaluate(identity_model(1), examples, TWO_CLASSES)).scores.counts
 
     expected = np.zeros((1, 2, 64), dtype=np.int64)
     expected[0, 0, [0, 33]] = [2, 1]
@@ -49,7 +51,7 @@ def test_several_classes_are_measured_as_by_hand() -> None:
     labels = np.arange(20) % 4
     examples = Examples(inputs=torch.tensor(outputs, dtype=torch.float32), labels=torch.tensor(labels))
 
-    evaluation = of_classes(evaluate(identity_model(4), examples))
+    evaluation = of_classes(evaluate(identity_model(4), examples, task_of(schema_of((1,), classes=list("abcd")))))
 
     chances = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
     assert evaluation.loss_sum == pytest.approx(-np.log(chances[np.arange(20), labels]).sum(), rel=1e-6)
@@ -67,7 +69,7 @@ def test_batches_do_not_change_the_sums() -> None:
     logits = torch.linspace(-4, 4, count).unsqueeze(1)
     examples = Examples(inputs=logits, labels=torch.ones(count, dtype=torch.int64))
 
-    evaluation = of_classes(evaluate(identity_model(1), examples))
+    evaluation = of_classes(evaluate(identity_model(1), examples, TWO_CLASSES))
 
     assert evaluation.num_examples == count
     assert evaluation.loss_sum == pytest.approx(np.log1p(np.exp(-logits.double().numpy())).sum(), rel=1e-6)
@@ -80,7 +82,7 @@ def test_an_output_that_is_no_number_is_refused(output: float) -> None:
     examples = Examples(inputs=inputs, labels=torch.tensor([0, 1, 0]))
 
     with pytest.raises(ValueError, match="outputs are NaN or infinite"):
-        of_classes(evaluate(identity_model(1), examples))
+        of_classes(evaluate(identity_model(1), examples, TWO_CLASSES))
 
 
 def test_measuring_changes_no_weight_and_no_statistic_of_the_model() -> None:
@@ -88,7 +90,7 @@ def test_measuring_changes_no_weight_and_no_statistic_of_the_model() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     examples = Examples(inputs=torch.rand(16, 3), labels=torch.zeros(16, dtype=torch.int64))
 
-    first, second = evaluate(model, examples), evaluate(model, examples)
+    first, second = evaluate(model, examples, TWO_CLASSES), evaluate(model, examples, TWO_CLASSES)
 
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert first.loss_sum == second.loss_sum
@@ -99,7 +101,9 @@ def test_a_patients_measurement_does_not_depend_on_the_others() -> None:
     inputs = torch.rand(6, 3, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 1, 0, 1, 1, 0])
 
-    together = evaluate(model, Examples(inputs=inputs, labels=labels))
-    apart = [evaluate(model, Examples(inputs=inputs[i : i + 1], labels=labels[i : i + 1])) for i in range(6)]
+    together = evaluate(model, Examples(inputs=inputs, labels=labels), TWO_CLASSES)
+    apart = [
+        evaluate(model, Examples(inputs=inputs[i : i + 1], labels=labels[i : i + 1]), TWO_CLASSES) for i in range(6)
+    ]
 
     assert together.loss_sum == pytest.approx(sum(one.loss_sum for one in apart), rel=1e-6)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Message
+from schemas import TWO_CLASSES
 
 from fl_client import measurement
 from fl_client.evaluation import evaluate
@@ -57,7 +58,7 @@ def test_a_policy_that_says_nothing_sends_noised_counts_only(measure: Ask) -> No
     reply = measure(1)
 
     assert set(reply.content[METRICS]) == {"noised-cells", "noise-scale", "epsilon", "delta", "steps"}
-    assert read_evaluation(reply).noised is not None
+    assert read_evaluation(reply, TWO_CLASSES).noised is not None
 
 
 def test_all_measurements_together_cost_the_studys_measurement_epsilon_and_no_more(
@@ -136,14 +137,15 @@ def test_fewer_measurements_have_less_noise(measure: Ask) -> None:
 
     often, once = measure(3), measure(3, **rare)
 
-    scales = [evaluation.noised.noise_scale for evaluation in map(read_evaluation, (once, often)) if evaluation.noised]
+    measured = [read_evaluation(reply, TWO_CLASSES) for reply in (once, often)]
+    scales = [evaluation.noised.noise_scale for evaluation in measured if evaluation.noised]
     assert scales[0] / scales[1] == pytest.approx(1 / np.sqrt(3), rel=0.01)  # one Gaussian release instead of three
 
 
 def test_the_number_of_held_out_patients_shows_nowhere(measure: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("privacy.noised_sum.secure_normal", lambda count: np.full(count, 3.0))
 
-    noised = read_evaluation(measure(1))
+    noised = read_evaluation(measure(1), TWO_CLASSES)
 
     assert noised.noised is not None
     true_number = noised.noised.cells.sum() - 16 * round(3 * noised.noised.noise_scale)
@@ -224,7 +226,7 @@ def test_two_requests_at_once_get_one_exact_measurement(
         inside.wait(10)
         second = pool.submit(measure, 1, agree=False, arrays=other, **place)
 
-    losses = [read_evaluation(reply.result()).loss for reply in (first, second)]
+    losses = [read_evaluation(reply.result(), TWO_CLASSES).loss for reply in (first, second)]
     assert losses[0] == losses[1]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from schemas import schema_of
+from schemas import TWO_CLASSES, schema_of
 from torch import Tensor, nn
 
 from fl_client.preprocessing import Examples
@@ -39,6 +39,9 @@ def plan() -> PrivacyPlan:
     )
 
 
+TASK = TWO_CLASSES
+
+
 def settings_of(**changes: Any) -> TrainingSettings:
     raw = {"learning-rate": 0.1, "batch-size": 8} | {key.replace("_", "-"): changes[key] for key in changes}
     return TrainingSettings.parse(raw, origin="test")
@@ -52,7 +55,7 @@ def weights_after(
     examples: Examples, settings: TrainingSettings, *, seed: int = 1, site: str = "hospital-1", server_round: int = 1
 ) -> Tensor:
     model = new_model()
-    train(model, examples, settings, round_generator(seed, site, server_round))
+    train(model, examples, TASK, settings, round_generator(seed, site, server_round))
     return flatten(model)
 
 
@@ -84,7 +87,7 @@ def test_each_record_is_used_once_an_epoch(examples: Examples) -> None:
     model = new_model()
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
 
-    train(model, examples, settings_of(local_epochs=2), round_generator(1, "hospital-1", 1))
+    train(model, examples, TASK, settings_of(local_epochs=2), round_generator(1, "hospital-1", 1))
 
     # 40 records in batches of 8 are 5 steps an epoch.
     assert [len(batch) for batch in seen] == [8] * 10
@@ -101,7 +104,7 @@ def test_steps_instead_of_epochs_go_on_over_as_many_epochs_as_they_need(
         sizes.append(len(outputs))
         return outputs.sum()
 
-    monkeypatch.setattr("fl_client.training.batch_loss", count)
+    monkeypatch.setattr(TASK, "batch_loss", count)
 
     weights_after(examples, settings_of(batch_size=16, local_steps=7))
 
@@ -120,7 +123,7 @@ def test_a_step_moves_the_weights_by_the_rate_times_the_mean_gradient() -> None:
     nn.init.zeros_(model.bias)
     examples = Examples(inputs=torch.tensor([[1.0], [0.5]]), labels=torch.tensor([1, 0]))
 
-    train(model, examples, settings_of(learning_rate=2.0), round_generator(1, "hospital-1", 1))
+    train(model, examples, TASK, settings_of(learning_rate=2.0), round_generator(1, "hospital-1", 1))
 
     # At probability 1/2 the gradients by weight and bias are (1/2 - y) * (x, 1): (-0.5, -0.5) and (0.25, 0.5).
     # Their means are -0.125 and 0.
@@ -143,7 +146,7 @@ def test_any_optimiser_of_torch_trains_with_and_without_privacy(
     settings = settings_of(optimizer=optimizer, learning_rate=0.01, optimizer_options=options)
     private, before = new_model(), flatten(new_model())
 
-    train_with_privacy(private, examples, Units.records(len(examples)), settings, plan, plan.steps_per_round)
+    train_with_privacy(private, examples, TASK, Units.records(len(examples)), settings, plan, plan.steps_per_round)
 
     for after in (weights_after(examples, settings), flatten(private)):
         assert after.isfinite().all()
@@ -162,7 +165,13 @@ def test_frozen_parameters_are_not_trained(examples: Examples) -> None:
     frozen = next(model.parameters()).requires_grad_(False)
     before = frozen.clone()
 
-    train(model, examples, settings_of(optimizer_options={"weight_decay": 0.5}), round_generator(1, "hospital-1", 1))
+    train(
+        model,
+        examples,
+        TASK,
+        settings_of(optimizer_options={"weight_decay": 0.5}),
+        round_generator(1, "hospital-1", 1),
+    )
 
     assert torch.equal(frozen, before)
 
@@ -171,7 +180,9 @@ def test_the_processs_random_state_is_left_alone(examples: Examples, plan: Priva
     before = torch.random.get_rng_state()
 
     weights_after(examples, settings_of())
-    train_with_privacy(new_model(), examples, Units.records(len(examples)), settings_of(), plan, plan.steps_per_round)
+    train_with_privacy(
+        new_model(), examples, TASK, Units.records(len(examples)), settings_of(), plan, plan.steps_per_round
+    )
 
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -179,7 +190,9 @@ def test_the_processs_random_state_is_left_alone(examples: Examples, plan: Priva
 def test_private_training_tells_the_steps_that_ran_and_nothing_else(examples: Examples, plan: PrivacyPlan) -> None:
     model = new_model()
 
-    told = train_with_privacy(model, examples, Units.records(len(examples)), settings_of(), plan, plan.steps_per_round)
+    told = train_with_privacy(
+        model, examples, TASK, Units.records(len(examples)), settings_of(), plan, plan.steps_per_round
+    )
 
     assert type(told) is int
     assert told == 3
@@ -189,7 +202,7 @@ def test_private_training_tells_the_steps_that_ran_and_nothing_else(examples: Ex
 
 
 def test_only_the_steps_that_were_granted_run(examples: Examples, plan: PrivacyPlan) -> None:
-    assert train_with_privacy(new_model(), examples, Units.records(len(examples)), settings_of(), plan, 2) == 2
+    assert train_with_privacy(new_model(), examples, TASK, Units.records(len(examples)), settings_of(), plan, 2) == 2
 
 
 def test_no_seed_repeats_the_noise_of_private_training(examples: Examples, plan: PrivacyPlan) -> None:
@@ -197,7 +210,9 @@ def test_no_seed_repeats_the_noise_of_private_training(examples: Examples, plan:
     for _ in range(2):
         torch.manual_seed(1)
         model = new_model()
-        train_with_privacy(model, examples, Units.records(len(examples)), settings_of(), plan, plan.steps_per_round)
+        train_with_privacy(
+            model, examples, TASK, Units.records(len(examples)), settings_of(), plan, plan.steps_per_round
+        )
         after.append(flatten(model))
 
     assert not torch.equal(*after)
@@ -221,7 +236,13 @@ def test_noisy_steps_use_their_own_rate_if_the_study_sets_one(
     changes = {} if private_rate is None else {"private_learning_rate": private_rate}
 
     train_with_privacy(
-        new_model(), examples, Units.records(len(examples)), settings_of(**changes), plan, plan.steps_per_round
+        new_model(),
+        examples,
+        TASK,
+        Units.records(len(examples)),
+        settings_of(**changes),
+        plan,
+        plan.steps_per_round,
     )
 
     assert rates == [used]

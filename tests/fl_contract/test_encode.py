@@ -14,7 +14,7 @@ from fl_contract.models.encode import CategoryEmbedding, OneHot
 from fl_contract.schema import TableSchema
 from fl_contract.settings import read_toml
 from fl_contract.study import STUDIES, Study
-from fl_contract.tasks import loss_per_example
+from fl_contract.tasks.classification import loss_per_example
 from privacy.dp_sgd import train_privately
 from privacy.model_check import check_dp_compatible
 from privacy.plan import PrivacyPlan

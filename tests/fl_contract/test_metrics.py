@@ -12,17 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from fl_contract.metrics import (
-    LOGIT_BOUND,
-    NUM_BINS,
-    Evaluation,
-    NoisedCounts,
-    ScoreHistogram,
-    cells_of_patients,
-    cells_sensitivity,
-    count_scored_classes,
-    merge_evaluations,
-)
+from fl_contract.metrics import measurement_from_json
+from fl_contract.metrics.classes import Evaluation
+from fl_contract.metrics.histogram import LOGIT_BOUND, NUM_BINS, ScoreHistogram
+from fl_contract.metrics.noised import NoisedCounts, cells_of_patients, cells_sensitivity, count_scored_classes
 
 Logits = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -214,9 +207,9 @@ def test_the_merged_measurement_is_that_of_the_pooled_patients(
     parts = [evaluate(logits[sites == site], labels[sites == site]) for site in sorted(set(sites))]
     pooled = evaluate(logits, labels)
 
-    merged = merge_evaluations(parts)
-    shuffled = merge_evaluations(data.draw(st.permutations(parts)))
-    nested = merge_evaluations([merge_evaluations(parts[:1]), merge_evaluations(parts[1:] or parts[:1])])
+    merged = Evaluation.merge(parts)
+    shuffled = Evaluation.merge(data.draw(st.permutations(parts)))
+    nested = Evaluation.merge([Evaluation.merge(parts[:1]), Evaluation.merge(parts[1:] or parts[:1])])
 
     assert np.array_equal(merged.scores.counts, pooled.scores.counts)
     assert (merged.num_examples, merged.num_correct) == (pooled.num_examples, pooled.num_correct)
@@ -231,7 +224,7 @@ def test_the_merged_measurement_is_that_of_the_pooled_patients(
 def test_one_measurement_alone_is_merged_to_itself() -> None:
     alone = evaluate(np.array([[0.3], [-2.0]]), np.array([1, 0]))
 
-    merged = merge_evaluations(iter([alone]))
+    merged = Evaluation.merge(iter([alone]))
 
     assert (merged.num_examples, merged.loss_sum, merged.num_correct) == (2, 2.3, 1)
     assert merged.auroc == alone.auroc == 1.0
@@ -241,7 +234,7 @@ def test_means_are_per_patient() -> None:
     small = Evaluation(num_examples=1, loss_sum=4.0, num_correct=0, scores=histogram([0.0], [0]))
     large = Evaluation(num_examples=3, loss_sum=2.0, num_correct=3, scores=histogram([0.0] * 3, [1] * 3))
 
-    merged = merge_evaluations([small, large])
+    merged = Evaluation.merge([small, large])
 
     # (4 + 2) / (1 + 3); the mean of the two means would be 2.33.
     assert merged.loss == 1.5
@@ -252,7 +245,7 @@ def test_sums_of_losses_are_the_same_in_every_order() -> None:
     losses = [0.1, 0.2, 0.3]  # 0.1 + 0.2 + 0.3 is 0.6000000000000001 from the left, 0.6 from the right
     parts = [Evaluation(num_examples=1, loss_sum=loss, num_correct=0, scores=histogram([0], [0])) for loss in losses]
 
-    sums = {merge_evaluations(order).loss_sum for order in itertools.permutations(parts)}
+    sums = {Evaluation.merge(order).loss_sum for order in itertools.permutations(parts)}
 
     assert len(sums) == 1
 
@@ -285,7 +278,7 @@ def test_a_negative_count_is_refused() -> None:
 
 def test_nothing_cannot_be_merged() -> None:
     with pytest.raises(ValueError, match="nothing to merge; expected at least one evaluation"):
-        merge_evaluations([])
+        Evaluation.merge([])
 
 
 def test_different_numbers_of_classes_cannot_be_merged() -> None:
@@ -293,7 +286,7 @@ def test_different_numbers_of_classes_cannot_be_merged() -> None:
     three = evaluate(np.zeros((1, 3)), np.array([0]))
 
     with pytest.raises(ValueError, match="different numbers of classes; they cannot be merged"):
-        merge_evaluations([two, three])
+        Evaluation.merge([two, three])
 
 
 def without_noise(logits: Logits, labels: Labels, scale: float = 1e-9) -> Evaluation:
@@ -340,7 +333,7 @@ def test_noised_counts_of_hospitals_add_up_before_they_are_made_possible() -> No
     two[[0, 3, 15]] = 4, 2, 4
     parts = [Evaluation.from_noised(NoisedCounts(cells=cells, noise_scale=1.5)) for cells in (one, two)]
 
-    merged = merge_evaluations(parts)
+    merged = Evaluation.merge(parts)
 
     assert merged.noised is not None
     assert merged.noised.cells.tolist() == (one + two).tolist()
@@ -351,7 +344,7 @@ def test_noised_counts_of_hospitals_add_up_before_they_are_made_possible() -> No
 def test_an_exact_measurement_merges_with_a_noised_one_at_the_coarser_bins() -> None:
     logits, labels = np.array([[-5.0], [-0.1], [3.0]]), np.array([0, 1, 1])
 
-    merged = merge_evaluations([evaluate(logits, labels), without_noise(logits, labels, scale=2.0)])
+    merged = Evaluation.merge([evaluate(logits, labels), without_noise(logits, labels, scale=2.0)])
 
     assert merged.noised is not None
     assert merged.noised.cells.tolist() == (2 * cells_of_patients(logits, labels).sum(axis=0)).astype(int).tolist()
@@ -369,7 +362,7 @@ def test_noise_that_drowns_everybody_still_gives_a_measurement() -> None:
 def test_a_noised_measurement_survives_json() -> None:
     noised = Evaluation.from_noised(NoisedCounts(cells=np.arange(33) - 4, noise_scale=2.5))
 
-    again = Evaluation.from_json(json.loads(json.dumps(noised.to_json())))
+    again = measurement_from_json(json.loads(json.dumps(noised.to_json())))
 
     assert again.to_json() == noised.to_json()
     assert again.noised is not None

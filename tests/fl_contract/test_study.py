@@ -50,7 +50,7 @@ def test_every_shipped_study_is_valid(name: str) -> None:
     study = load_study(name)
 
     assert study.name == name
-    assert study.num_outputs == (1 if study.is_survival or study.num_classes == 2 else study.num_classes)
+    assert study.num_outputs == {0: 1, 2: 1}.get(classes := len(study.data_schema.classes), classes)
 
 
 def test_the_shipped_studies_are_a_table_and_images() -> None:
@@ -115,12 +115,12 @@ def test_the_shipped_studies_are_a_table_and_images() -> None:
         (
             "schema.classes",
             ["benign"],
-            "schema.classes=['benign']; expected two or more for classification, none for survival",
+            "schema.classes=['benign']; expected 2 or more for task = 'classification'",
         ),
         (
             "schema.task",
             "survival",
-            "schema.classes=['benign', 'malignant']; expected two or more for classification, none for survival",
+            "schema.classes=['benign', 'malignant']; expected none for task = 'survival'",
         ),
         ("schema.time-unit", "days", "schema.time-unit='days'; expected one for task = 'survival', and for it only"),
         (

@@ -8,9 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from schemas import SURVIVAL
 
-from fl_contract.metrics import Evaluation, ScoreHistogram, measurement_from_json, merge_measurements
-from fl_contract.survival import PairCounts, SurvivalEvaluation, cox_loss, cox_losses
+from fl_contract.metrics import measurement_from_json, merge_measurements
+from fl_contract.metrics.classes import Evaluation
+from fl_contract.metrics.histogram import ScoreHistogram
+from fl_contract.metrics.survival import PairCounts, SurvivalEvaluation
+from fl_contract.tasks.survival import cox_losses
 
 PATIENTS = st.lists(
     st.tuples(st.floats(-3, 3), st.integers(0, 4), st.booleans()), min_size=1, max_size=12
@@ -36,7 +40,7 @@ def test_the_loss_is_breslows_partial_likelihood(patients: list[tuple[float, int
 
     assert losses.numpy() == pytest.approx(expected, abs=1e-9)
     num_events = sum(event for *_, event in patients)
-    assert float(cox_loss(risks_of(patients), outcomes_of(patients))) == pytest.approx(
+    assert float(SURVIVAL.batch_loss(risks_of(patients).unsqueeze(1), outcomes_of(patients))) == pytest.approx(
         sum(expected) / max(num_events, 1)
     )
 
@@ -44,7 +48,7 @@ def test_the_loss_is_breslows_partial_likelihood(patients: list[tuple[float, int
 def test_a_batch_without_an_event_has_no_gradient() -> None:
     risks = torch.tensor([0.5, -1.0], requires_grad=True)
 
-    cox_loss(risks, torch.tensor([[3.0, 0.0], [5.0, 0.0]])).backward()
+    SURVIVAL.batch_loss(risks.unsqueeze(1), torch.tensor([[3.0, 0.0], [5.0, 0.0]])).backward()
 
     assert risks.grad is not None
     assert torch.equal(risks.grad, torch.zeros(2))
@@ -83,7 +87,9 @@ def test_impossible_counts_are_refused(counts: tuple[int, int, int]) -> None:
 def measured(seed: int, num_patients: int) -> SurvivalEvaluation:
     generator = torch.Generator().manual_seed(seed)
     outcomes = torch.stack([torch.rand(num_patients, generator=generator), torch.ones(num_patients)], dim=1)
-    return SurvivalEvaluation.of(torch.randn(num_patients, generator=generator), outcomes)
+    evaluation = SURVIVAL.measure(torch.randn(num_patients, 1, generator=generator), outcomes)
+    assert isinstance(evaluation, SurvivalEvaluation)
+    return evaluation
 
 
 def test_hospitals_are_merged_pair_by_pair_in_any_order() -> None:
@@ -108,5 +114,5 @@ def test_survival_is_not_merged_with_classes() -> None:
     counts = np.zeros((1, 2, 64), dtype=np.int64)
     classes = Evaluation(num_examples=1, loss_sum=0.0, num_correct=0, scores=ScoreHistogram(counts=counts))
 
-    with pytest.raises(ValueError, match="cannot be merged"):
+    with pytest.raises(ValueError, match="are of 2 kinds"):
         merge_measurements([measured(1, 5), classes])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_contract.tasks import class_logits, loss_per_example, num_outputs, predict_classes
+from fl_contract.tasks.classification import class_logits, loss_per_example, num_outputs, predict_classes
 
 
 def outputs_of(batch: int, classes: int, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -403,8 +403,8 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path, command: str) -> None:
 
 
 def test_the_live_table_shows_hospitals_progress_and_who_is_absent() -> None:
-    site = {"num_examples": 80, "test_examples": 33, "loss": 0.2, "auroc": 0.97, "epsilon": 1.47}
-    pooled = {"loss": 0.21, "accuracy": 0.9, "auroc": 0.969}
+    site = {"num_examples": 80, "test_examples": 33, "loss": 0.2, "figures": {"auroc": 0.97}, "epsilon": 1.47}
+    pooled = {"loss": 0.21, "figures": {"auroc": 0.969, "accuracy": 0.9}}
     rounds = [
         {
             "round": 4,

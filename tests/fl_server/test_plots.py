@@ -8,7 +8,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from fl_contract.metrics import Evaluation, ScoreHistogram
+from fl_contract.metrics.classes import Evaluation
+from fl_contract.metrics.histogram import ScoreHistogram
 from fl_server import plots
 from fl_server.plots import Plot, site_styles
 from fl_server.summary import Figures, PooledRound, Round, SiteRound
@@ -31,11 +32,11 @@ def make_rounds(sites: list[str], *, num_rounds: int = 3, auroc: float | None = 
     rounds = []
     for number in range(1, num_rounds + 1):
         site = SiteRound(
-            num_examples=10, test_examples=5, loss=1 / number, accuracy=0.5, auroc=auroc, bytes_down=1, bytes_up=1,
+            num_examples=10, test_examples=5, loss=1 / number, figures={"auroc": auroc}, bytes_down=1, bytes_up=1,
             seconds=0.1, epsilon=0.5 * number, delta=0.001, steps=4,
         )  # fmt: skip
         answered = sites if number == 1 else sites[:-1]
-        pooled = PooledRound(loss=1 / number, accuracy=0.5, auroc=auroc)
+        pooled = PooledRound(loss=1 / number, figures={"auroc": auroc})
         rounds.append(Round(round=number, seconds=1, sites=dict.fromkeys(answered, site), pooled=pooled, missing={}))
     return rounds
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from fl_contract.errors import RunError
-from fl_contract.metrics import NUM_BINS, Evaluation, NoisedCounts, ScoreHistogram
+from fl_contract.metrics.classes import Evaluation
+from fl_contract.metrics.histogram import NUM_BINS, ScoreHistogram
+from fl_contract.metrics.noised import NoisedCounts
 from fl_server import plots
 from fl_server.report import auroc_error, auroc_standard_error, write_report
 from fl_server.report_template import write_duration, write_epsilon, write_names
@@ -114,8 +116,10 @@ class RunFolderWriter:
                 "num_examples": records if site in trainers else None,
                 "test_examples": measured.num_examples,
                 "loss": measured.loss,
-                "accuracy": measured.accuracy,
-                "auroc": measured.auroc if np.isfinite(measured.auroc) else None,
+                "figures": {
+                    "auroc": measured.auroc if np.isfinite(measured.auroc) else None,
+                    "accuracy": measured.accuracy,
+                },
                 "bytes_down": 5124,
                 "bytes_up": 5124 if site in trainers else 0,
                 "seconds": 0.07,
@@ -124,7 +128,8 @@ class RunFolderWriter:
                 "steps": 4 if is_private else None,
             }
         losses = [float(entry["loss"] or 0) for entry in sites.values()]
-        pooled = {"loss": float(np.mean(losses)), "accuracy": 0.9, "auroc": 0.5 + 0.49 * (1 - np.exp(-number / 3))}
+        figures = {"auroc": 0.5 + 0.49 * (1 - np.exp(-number / 3)), "accuracy": 0.9}
+        pooled = {"loss": float(np.mean(losses)), "figures": figures}
         return {"round": number, "seconds": 0.4, "sites": sites, "pooled": pooled, "missing": {}}
 
     def _measure(self, num_patients: int, strength: float) -> Evaluation:

@@ -9,7 +9,8 @@ import pytest
 from measurements import of_classes
 
 from fl_contract.errors import RunError
-from fl_contract.metrics import NUM_BINS, Evaluation, ScoreHistogram
+from fl_contract.metrics.classes import Evaluation
+from fl_contract.metrics.histogram import NUM_BINS, ScoreHistogram
 from fl_server.summary import (
     RunFolder,
     natural_order,
@@ -35,8 +36,8 @@ def evaluate(cases: list[int], controls: list[int], *, num_correct: int, loss_su
 
 def report(**fields: Any) -> dict[str, Any]:
     """What one hospital did in one round."""
-    empty = dict.fromkeys(("num_examples", "test_examples", "loss", "accuracy", "auroc", "epsilon", "delta", "steps"))
-    return empty | {"bytes_down": 10, "bytes_up": 10, "seconds": 0.1} | fields
+    empty = dict.fromkeys(("num_examples", "test_examples", "loss", "epsilon", "delta", "steps"))
+    return empty | {"figures": {}, "bytes_down": 10, "bytes_up": 10, "seconds": 0.1} | fields
 
 
 def write_variant(
@@ -107,8 +108,10 @@ def test_an_evaluation_survives_its_file_unchanged(tmp_path: Path) -> None:
     ("text", "rule"),
     [
         ("{", "EOF"),
-        ('{"a": {"num_examples": 0, "loss_sum": 0, "num_correct": 0, "score_counts": []}}', "a.num_examples"),
-        ('{"a": {"num_examples": 1, "loss_sum": 0, "num_correct": 0, "score_counts": [[[1], [0]]]}}', "shape"),
+        ('{"a": {"num-examples": 1}}', "kind=None; expected one of"),
+        ('{"a": {"kind": "classes", "num-examples": 1, "score-counts": [1, 0]}}', "score-counts has 2 entries"),
+        ('{"a": {"kind": "classes", "num-examples": 1}}', "score-counts=None; expected list"),
+        ('{"a": {"kind": "noised", "noised-cells": [1, 0]}}', "noise-scale=None; expected float"),
     ],
 )
 def test_a_damaged_evaluation_is_named_with_its_rule(tmp_path: Path, text: str, rule: str) -> None:

@@ -14,7 +14,7 @@ from schemas import schema_of
 from torch import Tensor, nn
 
 from fl_contract.models import ModelSettings, build_model
-from fl_contract.tasks import loss_per_example
+from fl_contract.tasks.classification import loss_per_example
 from privacy import dp_sgd, noise
 from privacy.dp_sgd import LossPerRecord, train_privately
 from privacy.plan import PrivacyPlan

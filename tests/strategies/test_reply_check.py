@@ -10,7 +10,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fl_contract.errors import ReplyError
-from fl_contract.messages import ARRAYS, MAX_EXAMPLES, METRICS, Arrays, to_array_record
+from fl_contract.messages import ARRAYS, METRICS, Arrays, to_array_record
+from fl_contract.metrics.measurement import MAX_EXAMPLES
 from strategies.reply_check import MAX_WHOLE_NUMBER, check_reply
 
 SECRET = 7.25

@@ -1,6 +1,7 @@
 """Measurements as tests look at them."""
 
-from fl_contract.metrics import Evaluation, Measurement
+from fl_contract.metrics.classes import Evaluation
+from fl_contract.metrics.measurement import Measurement
 
 
 def of_classes(measurement: Measurement | None) -> Evaluation:

@@ -6,6 +6,7 @@ from pydantic import TypeAdapter
 
 from fl_contract.features import CategoryFeature, NumberFeature
 from fl_contract.schema import Schema
+from fl_contract.tasks import task_of
 
 _RANGE = {"minimum": 0.0, "maximum": 1.0}
 
@@ -41,3 +42,8 @@ def schema_of(shape: tuple[int, ...], **outcome: Any) -> Schema:
         keys |= {"depth": depth[0]} if depth else {}
     schema: Schema = TypeAdapter(Schema).validate_python(keys)
     return schema
+
+
+TWO_CLASSES = task_of(schema_of((1,), classes=["no", "yes"]))
+THREE_CLASSES = task_of(schema_of((1,)))
+SURVIVAL = task_of(schema_of((1,), task="survival", time_unit="days"))

@@ -1,0 +1,60 @@
+"""What every task is: the loss of a model's outputs, and how they are measured.
+
+Shape legend: B = records in a batch.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from fl_contract.metrics.measurement import Measurement
+from fl_contract.schema import Schema
+
+
+class Task(ABC):
+    """One study's task.
+
+    Attributes:
+        MEASUREMENT: What it measures.
+        HAS_NOISED: Whether a hospital can send its measurement with noise.
+        NOT_PRIVATE: Why it cannot be trained with differential privacy; empty where it can.
+
+    Args:
+        schema: Of the study, with its outcome.
+    """
+
+    MEASUREMENT: ClassVar[type[Measurement]]
+    HAS_NOISED: ClassVar[bool] = False
+    NOT_PRIVATE: ClassVar[str] = ""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Outputs of the model for each record, or for each pixel in a segmentation."""
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Loss of each record, [B], in nats and at least 0, never reduced.
+
+        A record's loss does not depend on the others, unless `NOT_PRIVATE` says so.
+        """
+
+    def batch_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """What a step without privacy makes smaller."""
+        return self.losses(outputs, labels).mean()
+
+    @abstractmethod
+    def measure(self, outputs: Tensor, labels: Tensor) -> Measurement:
+        """Sums over the records; finite outputs of at least one record."""
+
+    def check(self, measured: Measurement) -> None:
+        """Refuse a measurement that contradicts the study.
+
+        Raises:
+            ValueError: Names the number and what the study says.
+        """
+        if not isinstance(measured, self.MEASUREMENT):
+            raise ValueError(f"a measurement of {measured.KIND}; expected {self.MEASUREMENT.KIND}")
