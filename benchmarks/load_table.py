@@ -32,10 +32,20 @@ from fl_client.data.records import Source
 from fl_client.data.sql import SqlSource
 from fl_client.data.table_file import TableFileSource
 from fl_client.settings import SqlSourceSettings, TableSourceSettings
+from fl_contract.schema import TableSchema
 
 ROOT = Path(__file__).parents[1]
 NUM_FEATURES = 40
 FEATURES = [f"x{number}" for number in range(NUM_FEATURES)]
+SCHEMA = TableSchema.parse(
+    {
+        "kind": "table",
+        "label": "outcome",
+        "classes": ["0", "1"],
+        "features": [{"name": name, "minimum": -9.0, "maximum": 9.0} for name in FEATURES],
+    },
+    origin="benchmark",
+)
 COLUMNS = {"label": "outcome", "fold": "fold", "patient": "person"}
 PART_ROWS = 50_000
 SMALL_ROWS = 1_000
@@ -79,11 +89,11 @@ def open_source(kind: str, place: str, name: str) -> Source:
     """A hospital's source, as its ``site.toml`` would make it."""
     if kind == "parquet":
         raw = {"kind": "table", "train": f"{name}.parquet", **COLUMNS}
-        return TableFileSource(TableSourceSettings.parse(raw, origin=""), folder=Path(place), features=FEATURES)
+        return TableFileSource(TableSourceSettings.parse(raw, origin=""), folder=Path(place), features=SCHEMA.features)
     query = f"SELECT * FROM {name}"  # noqa: S608  two names of our own
     credentials = {"environment": CREDENTIALS}
     settings = {"kind": "sql", "url": place, "query": query, "credentials": credentials, **COLUMNS}
-    return SqlSource(SqlSourceSettings.parse(settings, origin=""), folder=Path(), features=FEATURES)
+    return SqlSource(SqlSourceSettings.parse(settings, origin=""), folder=Path(), features=SCHEMA.features)
 
 
 def measure(kind: str, place: str) -> None:

@@ -103,7 +103,7 @@ def attack_model(
             f"loss: {study.task.NOT_PRIVATE}"
         )
     records = Site(settings=read_site_settings(site_file), folder=site_file.parent, study=study).load_records()
-    members, others = (prepare(part, study.data_schema) for part in (records.train, records.test))
+    members, others = (prepare(part, study.data_schema, train=records.train) for part in (records.train, records.test))
     pool = Examples(
         inputs=torch.cat([members.inputs, others.inputs]), labels=torch.cat([members.labels, others.labels])
     )

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fl_client.data_check import CheckReport
-from fl_client.data_summary import FeatureSummary, FoldSummary, ImageSummary
+from fl_client.data_summary import CategorySummary, FeatureSummary, FoldSummary, ImageSummary
 
 
 def print_check(report: CheckReport, console: Console) -> None:
@@ -19,6 +19,8 @@ def print_check(report: CheckReport, console: Console) -> None:
         console.print(_fold_table(folds), _class_table(report.label, folds))
     if report.features:
         console.print(_feature_table(report.features))
+    if report.categories:
+        console.print(_category_table(report.categories))
     if report.images is not None:
         console.print(_image_table(report.images))
     console.print()
@@ -79,6 +81,21 @@ def _feature_table(features: tuple[FeatureSummary, ...]) -> Table:
             _marked(each.below, "yellow"),
             _marked(each.above, "yellow"),
         )
+    return table
+
+
+def _category_table(features: tuple[CategorySummary, ...]) -> Table:
+    table = _table("\nCategories over all records", "feature", "category", numbers=("records",))
+    for feature in features:
+        total = sum(feature.counts.values()) + feature.missing + feature.unknown
+        name = escape(feature.name)
+        for category, count in feature.counts.items():
+            table.add_row(name, escape(category), _with_share(count, total))
+            name = ""
+        if feature.missing:
+            table.add_row(name, "[red]missing[/]", _with_share(feature.missing, total))
+        if feature.unknown:
+            table.add_row(name, "[red]none of these[/]", _with_share(feature.unknown, total))
     return table
 
 

@@ -46,7 +46,7 @@ def _repeated(codes: Iterable[str]) -> list[str]:
     return next((same for same in by_key.values() if len(same) > 1), [])
 
 
-NumberCodes = Annotated[dict[str, float], AfterValidator(_check_codes_differ)]
+FeatureCodes = Annotated[dict[str, float | str], AfterValidator(_check_codes_differ)]
 LabelCodes = Annotated[dict[str, str], AfterValidator(_check_codes_differ)]
 
 
@@ -57,14 +57,15 @@ class ColumnSettings(Settings):
         column: The hospital's own name of the column; the feature's name if it is not set.
         factor: Into the study's unit: value * factor + offset; not 0.
         offset: In the study's unit.
-        codes: The study's number for each of the hospital's codes; a code that is not listed is an error.
+        codes: The study's number, or its category, for each of the hospital's codes; a code that is not listed is an
+            error, unless it is the name of a category itself.
         missing: The hospital's codes for a value that was not measured. An empty cell never needs one.
     """
 
     column: str | None = Field(default=None, min_length=1)
     factor: float = 1.0
     offset: float = 0.0
-    codes: NumberCodes = Field(default_factory=dict)
+    codes: FeatureCodes = Field(default_factory=dict)
     missing: Annotated[tuple[str | float, ...], Field(strict=False)] = ()
 
     @property
@@ -77,7 +78,7 @@ class ColumnSettings(Settings):
         if self.factor == 0:
             raise ValueError("factor=0; expected another number, or every value would be the same")
         if self.codes and (self.factor, self.offset) != (1.0, 0.0):
-            raise ValueError("codes and factor or offset; expected one of them: codes are the study's numbers already")
+            raise ValueError("codes and factor or offset; expected one of them: codes are the study's values already")
         if both := self.missing_keys & code_meanings(self.codes).keys():
             raise ValueError(f"codes and missing both hold {sorted(map(str, both))}; expected each code in one of them")
         return self

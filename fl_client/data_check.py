@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from fl_client.data.records import SiteRecords
 from fl_client.data_rules import EVENTS, held_out_refusals
 from fl_client.data_summary import (
+    CategorySummary,
     FeatureSummary,
     FoldSummary,
     ImageSummary,
     content_digests,
+    summarise_categories,
     summarise_features,
     summarise_fold,
     summarise_images,
@@ -24,6 +26,7 @@ from fl_client.policy import check_room, policy_errors
 from fl_client.refusals import gather
 from fl_client.settings import DicomSourceSettings, TableColumnSettings
 from fl_client.site import Site
+from fl_client.statistics import check_statistics_allowed
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import ImageSchema, TableSchema
 from privacy.errors import PrivacySettingError
@@ -49,6 +52,8 @@ MANY_OUTSIDE = 0.2
 MOST_CATEGORIES = 10
 """A feature of more distinct values is one that is measured."""
 
+NEVER_CHANGES = "the same value in every record that has one; nothing can be learned from it here"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -73,7 +78,8 @@ class CheckReport:
         label: The label's name.
         train: The training records; None if they could not be read.
         test: The held-out records; None likewise.
-        features: Of a table.
+        features: Numbers of a table.
+        categories: Of a table.
         images: None for a table.
         problems: All that has to be put right.
         warnings: What a person should look at.
@@ -85,6 +91,7 @@ class CheckReport:
     train: FoldSummary | None = None
     test: FoldSummary | None = None
     features: tuple[FeatureSummary, ...] = ()
+    categories: tuple[CategorySummary, ...] = ()
     images: ImageSummary | None = None
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -108,6 +115,8 @@ def check_site(site: Site) -> CheckReport:
     if study.is_private or settings.policy.measurements == "noised":
         with gather(refusals):
             check_room(settings)
+    with gather(refusals):
+        check_statistics_allowed(site)
     records = None
     with gather(refusals):
         records = site.load_records()
@@ -131,6 +140,7 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
         for fold, different in zip(folds, digests, strict=True)
     )
     features = summarise_features(schema, folds) if isinstance(schema, TableSchema) else ()
+    categories = summarise_categories(schema, folds) if isinstance(schema, TableSchema) else ()
     images = summarise_images(schema, folds) if isinstance(schema, ImageSchema) else None
     total = train.records + test.records
     warnings = [
@@ -139,6 +149,7 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
         *_fold_warnings(site, train, test),
         *_repeat_warnings(len(digests[0] & digests[1])),
         *(warning for feature in features for warning in _feature_warnings(feature, total)),
+        *(warning for category in categories for warning in _category_warnings(category)),
         *(_image_warnings(images) if images is not None else ()),
     ]
     return CheckReport(
@@ -148,6 +159,7 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
         train=train,
         test=test,
         features=features,
+        categories=categories,
         images=images,
         problems=_problems(errors),
         warnings=tuple(warnings),
@@ -242,12 +254,17 @@ def _feature_warnings(feature: FeatureSummary, total: int) -> Iterator[str]:
     if outside - (alike if is_code else 0) > MANY_OUTSIDE * total:
         yield f"{name}: {outside} of {total} records are outside {allowed}; look at the unit (factor, offset)"
     if feature.distinct == 1 and not is_code:
-        yield f"{name}: the same value in every record that has one; nothing can be learned from it here"
+        yield f"{name}: {NEVER_CHANGES}"
     if feature.distinct > MOST_CATEGORIES and feature.most_alike_inside > SUSPECT_INSIDE * total:
         yield (
             f"{name}: one value stands in {feature.most_alike_inside} of {total} records "
             f"({feature.most_alike_inside / total:.0%}); if it means 'not measured', name it under missing in site.toml"
         )
+
+
+def _category_warnings(feature: CategorySummary) -> Iterator[str]:
+    if sum(count > 0 for count in feature.counts.values()) == 1:
+        yield f"feature {feature.name!r}: {NEVER_CHANGES}"
 
 
 def _image_warnings(images: ImageSummary) -> Iterator[str]:

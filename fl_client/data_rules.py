@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fl_client.data.records import Records
 from fl_contract.errors import RefusalCode, RefusalError
+from fl_contract.features import CategoryFeature
 from fl_contract.schema import ImageSchema, Schema, SeriesSchema, TableSchema, TripleSchema
 
 EVENTS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
@@ -104,10 +105,25 @@ def _table_details(schema: TableSchema, folds: Sequence[Records]) -> list[str]:
     names = [feature.name for feature in schema.features]
     absent = [name for name in names if any(name not in fold.feature_names for fold in folds)]
     details = [f"columns {absent} are missing; the study needs them"] if absent else []
-    for name in names:
-        if name not in absent:
-            may_miss = schema.features[names.index(name)].missing == "mean"
-            details += _not_finite(name, [feature_values(fold, name) for fold in folds], may_miss=may_miss)
+    for feature in schema.features:
+        if feature.name not in absent:
+            values = [feature_values(fold, feature.name) for fold in folds]
+            if isinstance(feature, CategoryFeature):
+                details += _not_categories(feature, values)
+            else:
+                details += _not_finite(feature.name, values, may_miss=feature.missing != "refuse")
+    return details
+
+
+def _not_categories(feature: CategoryFeature, values: Sequence[NDArray[np.float64]]) -> list[str]:
+    known, expected = np.arange(len(feature.categories)), f"expected one of {list(feature.categories)}"
+    missing = sum(int(np.isnan(part).sum()) for part in values)
+    unknown = sum(int((~np.isin(part, known)).sum()) for part in values) - missing
+    details = []
+    if missing and feature.missing == "refuse":
+        details.append(f"feature {feature.name!r}: {missing} records have no category; {expected}")
+    if unknown:
+        details.append(f"feature {feature.name!r}: {unknown} values are no category of the study; {expected}")
     return details
 
 

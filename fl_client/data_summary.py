@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from fl_client.data.records import Records
 from fl_client.data_rules import class_counts, classes_of, feature_values, with_channels
 from fl_client.inputs import record_contents
-from fl_contract.schema import Feature, ImageSchema, Schema, TableSchema
+from fl_contract.features import CategoryFeature, Feature, NumberFeature
+from fl_contract.schema import ImageSchema, Schema, TableSchema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class FoldSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSummary:
-    """One feature of a table over all records.
+    """One feature of numbers over all records.
 
     Attributes:
         name: As the study calls it.
@@ -63,6 +64,23 @@ class FeatureSummary:
     distinct: int
     most_alike_outside: int
     most_alike_inside: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategorySummary:
+    """One feature of categories over all records.
+
+    Attributes:
+        name: As the study calls it.
+        counts: Records of each category of the study.
+        missing: Records without a value.
+        unknown: Records with what is no category.
+    """
+
+    name: str
+    counts: dict[str, int]
+    missing: int
+    unknown: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,15 +132,39 @@ def content_digests(records: Records) -> set[bytes]:
 
 
 def summarise_features(schema: TableSchema, folds: Sequence[Records]) -> tuple[FeatureSummary, ...]:
-    """Count over all folds each of the study's features that the records have."""
+    """Count over all folds each of the study's features of numbers that the records have."""
     return tuple(
-        _summarise_feature(feature, np.concatenate([feature_values(fold, feature.name) for fold in folds]))
+        _summarise_feature(feature, _all_values(feature, folds))
         for feature in schema.features
-        if all(feature.name in fold.feature_names for fold in folds)
+        if isinstance(feature, NumberFeature) and _is_there(feature, folds)
     )
 
 
-def _summarise_feature(feature: Feature, values: NDArray[np.float64]) -> FeatureSummary:
+def summarise_categories(schema: TableSchema, folds: Sequence[Records]) -> tuple[CategorySummary, ...]:
+    """Count over all folds each of the study's features of categories that the records have."""
+    return tuple(
+        _summarise_category(feature, _all_values(feature, folds))
+        for feature in schema.features
+        if isinstance(feature, CategoryFeature) and _is_there(feature, folds)
+    )
+
+
+def _is_there(feature: Feature, folds: Sequence[Records]) -> bool:
+    return all(feature.name in fold.feature_names for fold in folds)
+
+
+def _all_values(feature: Feature, folds: Sequence[Records]) -> NDArray[np.float64]:
+    return np.concatenate([feature_values(fold, feature.name) for fold in folds])
+
+
+def _summarise_category(feature: CategoryFeature, values: NDArray[np.float64]) -> CategorySummary:
+    counts = {category: int((values == number).sum()) for number, category in enumerate(feature.categories)}
+    missing = int(np.isnan(values).sum())
+    unknown = len(values) - missing - sum(counts.values())
+    return CategorySummary(name=feature.name, counts=counts, missing=missing, unknown=unknown)
+
+
+def _summarise_feature(feature: NumberFeature, values: NDArray[np.float64]) -> FeatureSummary:
     distinct, counts = np.unique(values[np.isfinite(values)], return_counts=True)
     is_inside = (distinct >= feature.minimum) & (distinct <= feature.maximum)
     return FeatureSummary(

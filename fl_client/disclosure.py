@@ -36,7 +36,7 @@ ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
     PLAN: {CONFIG: {"site": str, NUM_EXAMPLES: int, "noise-multiplier": float}},
     STATISTICS: {
         CONFIG: {"site": str},
-        METRICS: {"counts": list[int], "sums": list[float], "square-sums": list[float]},
+        METRICS: {"counts": list[int], "sums": list[float], "square-sums": list[float], "histograms": list[int]},
     },
     TRAIN: {CONFIG: {"site": str}, METRICS: {NUM_EXAMPLES: int, "epsilon": float, "delta": float, "steps": int}},
     EVALUATE: {

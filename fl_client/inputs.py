@@ -51,7 +51,7 @@ def training_examples(site: Site, records: Records) -> Examples:
         RefusalError: They break the study's schema, are too few, or all carry one label.
     """
     schema = site.study.data_schema
-    examples = prepare(records, schema)
+    examples = prepare(records, schema, train=records)
     policy = site.settings.policy
     one_class = site.study.is_private or policy.allow_one_class
     check_trainable(examples, schema, min_examples=policy.min_examples, allow_one_class=one_class)
@@ -75,13 +75,13 @@ def privacy_units(site: Site, records: Records) -> Units:
     return Units.patients(records.patients)
 
 
-def held_out_examples(site: Site, records: Records) -> Examples:
+def held_out_examples(site: Site, records: SiteRecords) -> Examples:
     """The patients that the hospital measures on.
 
     Raises:
         RefusalError: They break the study's schema or are too few.
     """
-    examples = prepare(records, site.study.data_schema)
+    examples = prepare(records.test, site.study.data_schema, train=records.train)
     refuse_if_any(held_out_refusals(len(examples), min_examples=site.settings.policy.min_examples))
     return examples
 

@@ -88,7 +88,7 @@ def _measure_exactly(site: Site, request: Request, received: Arrays) -> Measurem
     agreements = Agreements(site.folder)
     with Outbox(site.folder).locked(request.run):
         if (evaluation := agreements.measured(request)) is None:
-            examples = held_out_examples(site, site.load_records().test)
+            examples = held_out_examples(site, site.load_records())
             try:
                 evaluation = evaluate(load_model(site, received), examples, site.study.task)
             except ValueError:
@@ -127,9 +127,11 @@ def _draw(
     site: Site, request: Request, number: int, received: Arrays, paid_by: tuple[Ledger, PrivacyPlan]
 ) -> NoisedCounts:
     ledger, plan = paid_by
-    held_out = site.load_records().test
-    records = contributions(load_model(site, received), held_out_examples(site, held_out))
-    rows = privacy_units(site, held_out).mean(records)
+    records = site.load_records()
+    held_out = records.test
+    rows = privacy_units(site, held_out).mean(
+        contributions(load_model(site, received), held_out_examples(site, records))
+    )
     ledger.reserve(
         run=request.run,
         server_round=number,

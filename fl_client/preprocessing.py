@@ -1,4 +1,7 @@
-"""The only place where records become tensors: checked against the study's schema, scaled by its public ranges."""
+"""The only place where records become tensors: checked against the study's schema, scaled by its public ranges.
+
+Where a study says so, features are then standardised by the hospital's own training records.
+"""
 
 from dataclasses import dataclass
 
@@ -18,7 +21,11 @@ from fl_client.data_rules import (
     with_channels,
 )
 from fl_client.refusals import refuse_if_any
-from fl_contract.schema import Feature, ImageSchema, Schema, SeriesSchema, TableSchema, TripleSchema
+from fl_contract.features import CategoryFeature, NumberFeature
+from fl_contract.schema import ImageSchema, Schema, SeriesSchema, TableSchema, TripleSchema
+
+SMALLEST_DEVIATION = 1e-6
+"""Of values in [-1, 1]; a feature that varies less is taken as constant, as in statistics of all hospitals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +33,8 @@ class Examples:
     """Model inputs and labels.
 
     Attributes:
-        inputs: float32 [N, ...], each value in [-1, 1]; NaN where one is missing that the model fills in.
+        inputs: float32 [N, ...], each number in [-1, 1] unless the hospital standardised it itself; of a category its
+            position. NaN where a value is missing that the model fills in.
         labels: int64 [N], index of the class in the schema; for survival float32 [N, 2], times and events.
     """
 
@@ -38,19 +46,25 @@ class Examples:
         return len(self.labels)
 
 
-def prepare(records: Records, schema: Schema) -> Examples:
-    """Check records against the schema and scale them; no statistic of the patients is used.
+def prepare(records: Records, schema: Schema, *, train: Records | None = None) -> Examples:
+    """Check records against the schema and scale them.
 
     Guarantees:
+        - No statistic of the patients is used, unless the schema has a feature of scale ``site-standard``.
         - Values outside a feature's range are taken as its nearest bound.
         - Nothing is dropped: a NaN that the study does not fill in, an infinity, a missing column or an unknown class
           refuses the whole data set.
+
+    Args:
+        records: To train or to measure on.
+        schema: The study's.
+        train: The hospital's training records, by which it standardises; needed for ``site-standard`` only.
 
     Raises:
         RefusalError: INVALID_DATA, with a line for each broken rule for the hospital's own log.
     """
     refuse_if_any(schema_refusals(schema, records))
-    inputs = _prepare_inputs(records, schema)
+    inputs = _prepare_inputs(records, schema, train)
     labels = _prepare_outcomes(records) if schema.task == "survival" else _prepare_labels(records, schema)
     return Examples(inputs=torch.from_numpy(inputs.astype(np.float32)), labels=labels)
 
@@ -69,10 +83,10 @@ def check_trainable(examples: Examples, schema: Schema, *, min_examples: int, al
     refuse_if_any(training_refusals(schema, counts, min_examples=min_examples, allow_one_class=allow_one_class))
 
 
-def _prepare_inputs(records: Records, schema: Schema) -> NDArray[np.float64]:
+def _prepare_inputs(records: Records, schema: Schema, train: Records | None) -> NDArray[np.float64]:
     match schema:
         case TableSchema():
-            return _prepare_table(records, schema)
+            return _prepare_table(records, schema, train)
         case ImageSchema():
             return _prepare_images(records, schema)
         case SeriesSchema():
@@ -90,22 +104,38 @@ def _prepare_series(records: Records, schema: SeriesSchema) -> NDArray[np.float6
     return np.where(last_known < 0, 0.0, filled)
 
 
-def _prepare_table(records: Records, schema: TableSchema) -> NDArray[np.float64]:
-    scaled = [_scale(feature_values(records, feature.name), feature) for feature in schema.features]
-    return np.stack(scaled, axis=1)
+def _prepare_table(records: Records, schema: TableSchema, train: Records | None) -> NDArray[np.float64]:
+    return np.stack([_prepare_feature(records, feature, train) for feature in schema.features], axis=1)
+
+
+def _prepare_feature(
+    records: Records, feature: NumberFeature | CategoryFeature, train: Records | None
+) -> NDArray[np.float64]:
+    values = feature_values(records, feature.name)
+    if isinstance(feature, CategoryFeature):
+        return values
+    scaled = _scale(values, feature.minimum, feature.maximum, is_log=feature.scale == "log")
+    if not feature.needs_own_statistics:
+        return scaled
+    if train is None:
+        raise ValueError(f"feature {feature.name!r} is standardised by training records; none were given")
+    own = _scale(feature_values(train, feature.name), feature.minimum, feature.maximum)
+    return _standardise(scaled, own[~np.isnan(own)])
+
+
+def _standardise(values: NDArray[np.float64], own: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Minus the mean of ``own``, over its deviation; a gap, which the schema allowed, is taken as the mean."""
+    mean, deviation = (own.mean(), own.std()) if len(own) else (0.0, 1.0)
+    return np.nan_to_num((values - mean) / (deviation if deviation > SMALLEST_DEVIATION else 1.0))
 
 
 def _prepare_images(records: Records, schema: ImageSchema) -> NDArray[np.float64]:
-    pixel = Feature.model_construct(
-        name="pixel", minimum=schema.minimum, maximum=schema.maximum, scale="linear", missing="refuse"
-    )
-    return _scale(with_channels(records), pixel).transpose(0, 3, 1, 2)
+    return _scale(with_channels(records), schema.minimum, schema.maximum).transpose(0, 3, 1, 2)
 
 
-def _scale(values: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
-    low, high = feature.minimum, feature.maximum
+def _scale(values: NDArray[np.float64], low: float, high: float, *, is_log: bool = False) -> NDArray[np.float64]:
     clipped = np.clip(values, low, high)
-    if feature.scale == "log":
+    if is_log:
         clipped, low, high = np.log(clipped), float(np.log(low)), float(np.log(high))
     scaled: NDArray[np.float64] = 2 * (clipped - low) / (high - low) - 1
     return scaled

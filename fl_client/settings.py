@@ -318,8 +318,8 @@ class PolicySettings(Settings):
         min_examples: Fewest training records with which the hospital takes part, and fewest held-out ones with which it
             measures.
         statistics: What is said of the training records' features before round 1, where a study standardises or fills
-            in by statistics of all hospitals: ``exact`` sums, outside every epsilon, or nothing (``none``).
-        min_count: Features with fewer values are left out of statistics.
+            in by statistics of all hospitals: ``exact`` counts and sums, outside every epsilon, or nothing (``none``).
+        min_count: Features with fewer values are left out of statistics, and no bin or category in them holds fewer.
         measurements: How held-out patients are measured for a coordinator, once a round of a run that was agreed:
             ``noised`` and charged to their own budget, ``exact`` and outside every epsilon, or not at all (``none``).
     """

@@ -86,14 +86,13 @@ def _open_source(settings: AnySourceSettings, folder: Path, schema: Schema) -> S
         raise RefusalError(
             RefusalCode.INVALID_DATA, f"source.kind={settings.kind!r}; the study needs schema.kind={schema.kind!r}"
         )
-    features = [each.name for each in schema.features]
     if isinstance(settings, SqlSourceSettings):
         from fl_client.data.sql import SqlSource
 
-        return SqlSource(settings, folder=folder, features=features)
+        return SqlSource(settings, folder=folder, features=schema.features)
     from fl_client.data.table_file import TableFileSource
 
-    return TableFileSource(settings, folder=folder, features=features)
+    return TableFileSource(settings, folder=folder, features=schema.features)
 
 
 def training_cohort(settings: SiteSettings) -> str:

@@ -8,7 +8,7 @@ import math
 import re
 import reprlib
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,10 +17,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 
 from fl_contract.errors import MessageError, RefusalCode
+from fl_contract.features import Column
 from fl_contract.metrics.classes import Evaluation
 from fl_contract.metrics.measurement import MAX_EXAMPLES, Measurement
 from fl_contract.metrics.noised import NoisedCounts, count_scored_classes
-from fl_contract.statistics import FeatureSums
+from fl_contract.statistics import FeatureStatistics
 from fl_contract.tasks.task import Task
 
 Arrays = dict[str, NDArray[Any]]
@@ -258,32 +259,44 @@ def _read_noised(metrics: MetricRecord) -> NoisedCounts:
     return NoisedCounts(cells=np.array(cells, dtype=np.int64), noise_scale=noise_scale)
 
 
-def statistics_content(site: str, sums: FeatureSums) -> RecordDict:
-    """A hospital's sums over its features as Flower carries them."""
+def statistics_content(site: str, statistics: FeatureStatistics) -> RecordDict:
+    """A hospital's statistics of its features as Flower carries them; histograms one after another, if there are."""
     metrics: dict[str, Any] = {
-        "counts": [int(count) for count in sums.counts],
-        "sums": [float(value) for value in sums.sums],
-        "square-sums": [float(value) for value in sums.square_sums],
+        "counts": statistics.counts.tolist(),
+        "sums": statistics.sums.tolist(),
+        "square-sums": statistics.square_sums.tolist(),
     }
+    if histograms := np.concatenate(statistics.histograms).tolist():
+        metrics["histograms"] = histograms
     return RecordDict({METRICS: MetricRecord(metrics), CONFIG: ConfigRecord({"site": site})})
 
 
-def read_statistics(message: Message, *, num_features: int) -> FeatureSums:
-    """Read a hospital's sums at the coordinator.
+def read_statistics(message: Message, columns: Sequence[Column]) -> FeatureStatistics:
+    """Read a hospital's statistics at the coordinator.
 
     Raises:
-        MessageError: A field is absent, of another type or length, or contradicts another.
+        MessageError: A field is absent, of another type or length, out of range, or contradicts another.
     """
     metrics = _metrics(message)
     counts, sums, squares = (_field(metrics, key, list) for key in ("counts", "sums", "square-sums"))
-    if not len(counts) == len(sums) == len(squares) == num_features:
-        raise MessageError(f"statistics of {len(counts)} features; expected {num_features}")
-    if not all(isinstance(count, int) and 0 <= count <= MAX_EXAMPLES for count in counts):
-        raise MessageError(f"counts hold what is not a whole number from 0 to {MAX_EXAMPLES}")
+    if not len(counts) == len(sums) == len(squares) == len(columns):
+        raise MessageError(f"statistics of {len(counts)} features; expected {len(columns)}")
+    num_bins = [column.num_bins for column in columns]
+    histograms = _field(metrics, "histograms", list) if any(num_bins) else []
+    if len(histograms) != sum(num_bins):
+        raise MessageError(f"histograms of {len(histograms)} bins; expected {sum(num_bins)}")
+    for key, whole in (("counts", counts), ("histograms", histograms)):
+        if not all(isinstance(count, int) and 0 <= count <= MAX_EXAMPLES for count in whole):
+            raise MessageError(f"{key} hold what is not a whole number from 0 to {MAX_EXAMPLES}")
     if not all(isinstance(value, float) and math.isfinite(value) for value in (*sums, *squares)):
         raise MessageError("sums or square-sums hold what is not a finite number")
     try:
-        return FeatureSums(counts=np.array(counts, dtype=np.int64), sums=np.array(sums), square_sums=np.array(squares))
+        return FeatureStatistics(
+            counts=np.array(counts, dtype=np.int64),
+            sums=np.array(sums),
+            square_sums=np.array(squares),
+            histograms=tuple(np.split(np.array(histograms, dtype=np.int64), np.cumsum(num_bins)[:-1])),
+        )
     except ValueError as error:
         raise MessageError(str(error)) from error
 

@@ -1,51 +1,20 @@
-"""What one patient's record looks like in a study: the only place for feature names, units, ranges and classes.
+"""What one patient's record looks like in a study: the only place for the kinds of data, their shapes and classes.
 
 Ranges are public knowledge written by the study, never computed from patients: scaling by them costs no privacy.
 """
 
+from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fl_contract.features import Column, TableFeature, check_ordered
 from fl_contract.settings import Settings
 
 Task = Literal["classification", "multi-label", "regression", "survival", "segmentation", "link-prediction"]
 
 FEWEST_CLASSES = {"classification": 2, "multi-label": 1, "segmentation": 2, "link-prediction": 2}
 """Of the tasks whose label has classes."""
-
-
-class Feature(Settings):
-    """One column of a table.
-
-    Attributes:
-        name: As the study calls it.
-        unit: Of the value; empty for a ratio.
-        minimum: Smallest plausible value; smaller ones are taken as this. Above 0 for a log scale.
-        maximum: Largest plausible value, above the minimum; larger ones are taken as this.
-        scale: ``linear`` or ``log``; both map the range onto [-1, 1]. ``standard`` maps it linearly and then subtracts
-            the mean and divides by the deviation of all hospitals' training records together.
-        missing: ``refuse`` a record without a value, or take the ``mean`` of all hospitals' training records for it.
-    """
-
-    name: str = Field(min_length=1)
-    unit: str = ""
-    minimum: float
-    maximum: float
-    scale: Literal["linear", "log", "standard"] = "linear"
-    missing: Literal["refuse", "mean"] = "refuse"
-
-    @property
-    def needs_statistics(self) -> bool:
-        """Whether it is standardised or filled in by statistics of all hospitals."""
-        return self.scale == "standard" or self.missing == "mean"
-
-    @model_validator(mode="after")
-    def _check_range(self) -> Self:
-        _check_ordered(self.minimum, self.maximum)
-        if self.scale == "log" and self.minimum <= 0:
-            raise ValueError(f"minimum={self.minimum}; expected above 0 for scale = 'log'")
-        return self
 
 
 class Target(Settings):
@@ -63,7 +32,7 @@ class Target(Settings):
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
-        _check_ordered(self.minimum, self.maximum)
+        check_ordered(self.minimum, self.maximum)
         return self
 
 
@@ -89,6 +58,31 @@ class Outcome(Settings):
     classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     time_unit: str = ""
     target: Target | None = None
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one record's tensor, as a hospital prepares it."""
+
+    @property
+    def encoded_shape(self) -> tuple[int, ...]:
+        """Shape of what the network sees of one record: with a number for each category, where there are some."""
+        return self.input_shape
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The features or channels, and what statistics of all hospitals do to each."""
+        return ()
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether hospitals send statistics of their training records before round 1."""
+        return any(column.needs_statistics for column in self.columns)
+
+    @property
+    def needs_own_statistics(self) -> bool:
+        """Whether a hospital scales by its own training records."""
+        return False
 
     @model_validator(mode="after")
     def _check_outcome(self) -> Self:
@@ -118,17 +112,27 @@ class TableSchema(Outcome):
     TASKS = frozenset({"classification", "multi-label", "regression", "survival"})
 
     kind: Literal["table"]
-    features: Annotated[tuple[Feature, ...], Field(min_length=1, strict=False)]
-
-    @property
-    def needs_statistics(self) -> bool:
-        """Whether a feature is standardised or filled in by statistics of all hospitals."""
-        return any(feature.needs_statistics for feature in self.features)
+    features: Annotated[tuple[TableFeature, ...], Field(min_length=1, strict=False)]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one record's tensor: [features]."""
+        """Shape of one record's tensor: [features]; of a category its position among the categories."""
         return (len(self.features),)
+
+    @property
+    def encoded_shape(self) -> tuple[int, ...]:
+        """Shape of what the network sees of one record: [numbers + categories of all category features]."""
+        return (sum(column.num_categories or 1 for column in self.columns),)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The features."""
+        return tuple(feature.column for feature in self.features)
+
+    @property
+    def needs_own_statistics(self) -> bool:
+        """Whether a hospital scales a feature by its own training records."""
+        return any(feature.needs_own_statistics for feature in self.features)
 
 
 class ImageSchema(Outcome):
@@ -141,6 +145,8 @@ class ImageSchema(Outcome):
         channels: 1 (grey) or 3 (colour); volumes are grey.
         minimum: Value of black, mapped to -1.
         maximum: Value of white, mapped to 1.
+        scale: ``linear`` is that; ``standard`` then subtracts the mean and divides by the deviation of each channel's
+            pixels in all hospitals' training records together.
     """
 
     TASKS = frozenset({"classification", "multi-label", "regression", "survival", "segmentation"})
@@ -152,10 +158,11 @@ class ImageSchema(Outcome):
     channels: Literal[1, 3] = 1
     minimum: float = 0.0
     maximum: float
+    scale: Literal["linear", "standard"] = "linear"
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
-        _check_ordered(self.minimum, self.maximum)
+        check_ordered(self.minimum, self.maximum)
         if self.depth is not None and self.channels != 1:
             raise ValueError(f"depth={self.depth} and channels={self.channels}; expected volumes of one channel")
         return self
@@ -170,6 +177,12 @@ class ImageSchema(Outcome):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one record's tensor: [channels, height, width], with the depth after the channels for a volume."""
         return (self.channels, *self.pixel_shape)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The channels."""
+        scale: Literal["none", "standard"] = "standard" if self.scale == "standard" else "none"
+        return tuple(Column(name=f"channel {number}", scale=scale) for number in range(1, self.channels + 1))
 
 
 class Channel(Settings):
@@ -189,7 +202,7 @@ class Channel(Settings):
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
-        _check_ordered(self.minimum, self.maximum)
+        check_ordered(self.minimum, self.maximum)
         return self
 
 
@@ -203,6 +216,8 @@ class SeriesSchema(Outcome):
         step_unit: Such as ``hours``.
         missing: ``refuse`` a window with a step in which a channel was not measured, or take its ``last`` value before
             in that window, and the middle of the range before the first.
+        scale: ``linear`` maps each channel's range onto [-1, 1]; ``standard`` then subtracts the mean and divides by
+            the deviation of the channel's steps, filled-in ones too, in all hospitals' training records together.
     """
 
     TASKS = frozenset({"classification", "multi-label", "regression", "survival"})
@@ -213,11 +228,18 @@ class SeriesSchema(Outcome):
     step: float = Field(default=1.0, gt=0)
     step_unit: str = Field(min_length=1)
     missing: Literal["refuse", "last"] = "refuse"
+    scale: Literal["linear", "standard"] = "linear"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one record's tensor: [channels, steps]."""
         return (len(self.channels), self.length)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The channels."""
+        scale: Literal["none", "standard"] = "standard" if self.scale == "standard" else "none"
+        return tuple(Column(name=channel.name, scale=scale) for channel in self.channels)
 
 
 class TripleSchema(Outcome):
@@ -245,8 +267,3 @@ class TripleSchema(Outcome):
 
 
 Schema = Annotated[TableSchema | ImageSchema | SeriesSchema | TripleSchema, Field(discriminator="kind")]
-
-
-def _check_ordered(minimum: float, maximum: float) -> None:
-    if minimum >= maximum:
-        raise ValueError(f"minimum={minimum} and maximum={maximum}; expected minimum below maximum")

@@ -21,9 +21,10 @@ from torch import nn
 
 from fl_contract.errors import SettingError
 from fl_contract.models import ModelSettings, build_model
+from fl_contract.models.encode import OneHot
 from fl_contract.models.standardise import Standardise
 from fl_contract.private_defaults import fill_private_defaults
-from fl_contract.schema import Schema, TableSchema
+from fl_contract.schema import Schema
 from fl_contract.settings import Settings, read_toml, scalar_keys, suggest_key
 from fl_contract.strategy_settings import StrategySettings
 from fl_contract.tasks import task_of
@@ -240,10 +241,11 @@ class Study(Settings):
     @model_validator(mode="after")
     def _check_model_fits(self) -> Self:
         self.model.check_schema(self.data_schema)
-        if self.needs_statistics and self.is_private:
+        if self.is_private and (self.needs_statistics or self.data_schema.needs_own_statistics):
             raise ValueError(
-                "privacy.mechanism='dp-sgd' with a feature of scale = 'standard' or missing = 'mean'; these statistics "
-                "have no noise; scale by ranges ('linear', 'log') and refuse gaps, or set privacy.mechanism = 'none'"
+                "privacy.mechanism='dp-sgd' with a schema that scales or fills in by statistics of patients; these "
+                "statistics have no noise; scale by ranges ('linear', 'log') and refuse gaps, or set "
+                "privacy.mechanism = 'none'"
             )
         self._check_local_steps()
         if self.is_private and (reason := self.task.NOT_PRIVATE):
@@ -305,21 +307,27 @@ class Study(Settings):
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether hospitals send statistics of their features before round 1."""
-        return isinstance(self.data_schema, TableSchema) and self.data_schema.needs_statistics
+        """Whether hospitals send statistics of their training records before round 1."""
+        return self.data_schema.needs_statistics
 
     def build_model(self) -> nn.Module:
-        """The model before the first round; the same weights everywhere."""
-        model = build_model(self.model, self.data_schema, num_outputs=self.num_outputs, seed=self.seed)
-        first = self.standardise()
-        return model if first is None else nn.Sequential(OrderedDict([(STANDARDISE, first), ("network", model)]))
+        """The model before the first round; the same weights everywhere.
+
+        It takes what hospitals prepare: where the study has such, gaps are filled in and features scaled by all
+        hospitals' statistics, and categories encoded, before the network.
+        """
+        network = build_model(self.model, self.data_schema, num_outputs=self.num_outputs, seed=self.seed)
+        parts = OrderedDict[str, nn.Module]()
+        if (first := self.standardise()) is not None:
+            parts[STANDARDISE] = first
+        num_categories = [column.num_categories for column in self.data_schema.columns]
+        if any(num_categories):
+            parts["encode"] = OneHot(num_categories)
+        return nn.Sequential(parts | OrderedDict(network=network)) if parts else network
 
     def standardise(self) -> Standardise | None:
         """The model's first layer, without statistics yet; None where the study needs none."""
-        schema = self.data_schema
-        if not isinstance(schema, TableSchema) or not schema.needs_statistics:
-            return None
-        return Standardise([feature.scale == "standard" for feature in schema.features])
+        return Standardise(self.data_schema.columns) if self.needs_statistics else None
 
     @property
     def num_measurements(self) -> int:

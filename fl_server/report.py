@@ -132,8 +132,11 @@ def _build_view(folder: RunFolder) -> dict[str, Any]:
 
 
 def _has_statistics(folder: RunFolder) -> bool:
-    features = (folder.main.run.settings.get("schema") or {}).get("features") or ()
-    return any(each.get("scale") == "standard" or each.get("missing") == "mean" for each in features)
+    schema = folder.main.run.settings.get("schema") or {}
+    return any(
+        each.get("scale") in ("standard", "robust") or each.get("missing") in ("mean", "median", "most-frequent")
+        for each in (schema, *(schema.get("features") or ()))
+    )
 
 
 def _answer(folder: RunFolder) -> tuple[str, list[str]]:

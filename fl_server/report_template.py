@@ -276,8 +276,8 @@ The updates that hospitals sent were not noised, and nothing bounds what they te
 <p>Released exactly: every update; in every round the number of held-out patients, the sum of their losses, and
 {{ "how many pairs of them are ranked rightly" if measure == "c_index" else
 "how many were classified correctly with a histogram of their scores by class" }};
-{{ "before round 1 count, sum and sum of squares of each feature of the training records; " if statistics }}the number
-of training records that each hospital declared.</p>
+{{ "before round 1 counts, sums, sums of squares and histograms of features of training records; " if statistics }}the
+number of training records that each hospital declared.</p>
 {% endif %}
 
 {% if central %}

@@ -25,6 +25,7 @@ from fl_client.data.credentials import read_credentials
 from fl_client.data.records import SiteRecords
 from fl_client.data.table import TableBuilder, invalid_data
 from fl_client.settings import SqlSourceSettings
+from fl_contract.features import TableFeature
 
 CHUNK_ROWS = 1_000
 CONNECT_TIMEOUT_SECONDS = 10
@@ -67,10 +68,10 @@ class SqlSource:
     Args:
         settings: Database, query and columns, from ``site.toml``.
         folder: That relative paths begin at; the one of ``site.toml``.
-        features: Columns that the study needs; others are not kept.
+        features: That the study needs; other columns are not kept.
     """
 
-    def __init__(self, settings: SqlSourceSettings, *, folder: Path, features: Sequence[str]) -> None:
+    def __init__(self, settings: SqlSourceSettings, *, folder: Path, features: Sequence[TableFeature]) -> None:
         self._settings = settings
         self._folder = folder
         self._features = tuple(features)

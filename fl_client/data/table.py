@@ -8,11 +8,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fl_client.data.mapping import map_features, map_labels, say_unknown_values, site_columns
+from fl_client.data.mapping import (
+    AS_IT_IS,
+    code_refusals,
+    map_column,
+    map_features,
+    map_labels,
+    say_unknown_values,
+    site_columns,
+)
 from fl_client.data.records import Records, SiteRecords
 from fl_client.refusals import refuse_if_any
 from fl_client.settings import TableColumnSettings
 from fl_contract.errors import RefusalCode, RefusalError
+from fl_contract.features import CategoryFeature, TableFeature
 
 FOLDS = ("train", "test")
 """What the fold column may hold."""
@@ -27,10 +36,14 @@ class TableBuilder:
 
     Args:
         settings: What the columns are.
-        features: Those that the study needs, by its names; a table may have others.
+        features: Those that the study needs; a table may have others.
+
+    Raises:
+        RefusalError: INVALID_DATA: ``source.columns`` gives codes that a feature of the study cannot take.
     """
 
-    def __init__(self, settings: TableColumnSettings, features: Sequence[str]) -> None:
+    def __init__(self, settings: TableColumnSettings, features: Sequence[TableFeature]) -> None:
+        refuse_if_any([invalid_data(line) for line in code_refusals(features, settings.columns)])
         self._settings, self._features = settings, tuple(features)
         self._folds = {fold: self._empty_fold() for fold in FOLDS}
         self._num_empty = Counter[tuple[str, str]]()
@@ -45,10 +58,25 @@ class TableBuilder:
         return tuple(column for column in (settings.label, settings.fold, settings.patient) if column is not None)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the features, as the study calls them."""
+        return tuple(feature.name for feature in self._features)
+
+    @property
+    def coded(self) -> frozenset[str]:
+        """Columns in which any text may be a code."""
+        settings = self._settings
+        columns = site_columns(self.names, settings.columns)
+        coded = {name for name, mapped in settings.columns.items() if mapped.codes}
+        coded |= {feature.name for feature in self._features if isinstance(feature, CategoryFeature)}
+        labels = {settings.label} if settings.labels else set()
+        return frozenset(labels | {columns[name] for name in coded if name in columns})
+
+    @property
     def columns(self) -> list[str]:
         """All columns that are read, each once."""
         times = [] if self._settings.time is None else [self._settings.time]
-        mapped = site_columns(self._features, self._settings.columns).values()
+        mapped = site_columns(self.names, self._settings.columns).values()
         return list(dict.fromkeys((*mapped, *self.texts, *times)))
 
     def check(self, found: Sequence[str], *, origin: str) -> None:
@@ -82,9 +110,9 @@ class TableBuilder:
         if settings.patient is not None:
             arrays["patients"] = rows[settings.patient].to_numpy(dtype=str)
         if settings.time is not None:
-            times, num_unknown = map_features(rows, [settings.time], {})
-            self._num_unknown += num_unknown
-            arrays["outcomes"] = times
+            times, num_unknown_times = map_column(rows[settings.time], AS_IT_IS)
+            self._num_unknown[settings.time] += num_unknown_times
+            arrays["outcomes"] = times[:, np.newaxis]
         folds = rows[str(settings.fold)] if fold is None else pd.Series(fold, index=rows.index)
         self._num_unknown_folds[origin] += int((~folds.dropna().isin(FOLDS)).sum())
         for name in FOLDS:
@@ -119,7 +147,7 @@ class TableBuilder:
         return SiteRecords(train=train, test=test)
 
     def _records(self, fold: dict[str, "_Rows"]) -> Records:
-        return Records(feature_names=self._features, **{kind: rows.array for kind, rows in fold.items()})
+        return Records(feature_names=self.names, **{kind: rows.array for kind, rows in fold.items()})
 
     def _broken(self) -> list[str]:
         label, fold = self._settings.label, self._settings.fold
@@ -133,7 +161,7 @@ class TableBuilder:
             for origin, count in self._num_unknown_folds.items()
             if count
         ]
-        lines += say_unknown_values(self._num_unknown, self._settings.columns)
+        lines += say_unknown_values(self._num_unknown, self._features, self._settings.columns)
         if count := self._num_unknown_labels:
             lines.append(
                 f"label column {label!r}: {count} rows hold a code that source.labels does not list; list each code"

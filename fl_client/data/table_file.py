@@ -11,13 +11,14 @@ from fl_client.data.table import TableBuilder, invalid_data
 from fl_client.refusals import gather
 from fl_client.settings import TableSourceSettings
 from fl_contract.errors import RefusalError
+from fl_contract.features import TableFeature
 
 CHUNK_ROWS = 4_096
 READ_AHEAD_BYTES = 1 << 16
 """Of each column of a Parquet file; a whole row group otherwise."""
 
 EMPTY_TEXTS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
-"""What programs write into a CSV file for an empty cell; in a column with codes of its own only the first is one."""
+"""What programs write into a CSV file for an empty cell; in a column with codes or categories only the first is one."""
 
 
 class TableFileSource:
@@ -26,10 +27,10 @@ class TableFileSource:
     Args:
         settings: Files and columns, from ``site.toml``.
         folder: That relative paths begin at; the one of ``site.toml``.
-        features: That the study needs, by its names.
+        features: That the study needs.
     """
 
-    def __init__(self, settings: TableSourceSettings, *, folder: Path, features: Sequence[str]) -> None:
+    def __init__(self, settings: TableSourceSettings, *, folder: Path, features: Sequence[TableFeature]) -> None:
         self._settings = settings
         self._folder = folder
         self._features = tuple(features)
@@ -62,16 +63,13 @@ class TableFileSource:
             raise invalid_data(f"{path}: cannot be read ({error}); expected a table in CSV or Parquet") from error
 
     def _read_csv(self, path: Path, table: TableBuilder) -> Iterator[pd.DataFrame]:
-        settings = self._settings
-        coded = {mapped.column or feature for feature, mapped in settings.columns.items() if mapped.codes}
-        coded |= {settings.label} if settings.labels else set()
         header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
         table.check(header, origin=str(path))
         with pd.read_csv(
             path,
             dtype=dict.fromkeys(table.texts, str),
             keep_default_na=False,
-            na_values={column: EMPTY_TEXTS[:1] if column in coded else EMPTY_TEXTS for column in header},
+            na_values={column: EMPTY_TEXTS[:1] if column in table.coded else EMPTY_TEXTS for column in header},
             chunksize=CHUNK_ROWS,
         ) as chunks:
             for rows in chunks:

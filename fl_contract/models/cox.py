@@ -33,7 +33,7 @@ class CoxSettings(Architecture):
 
         The last layer starts at zero, so that every patient starts at the same risk.
         """
-        size = math.prod(schema.input_shape)
+        size = math.prod(schema.encoded_shape)
         layers: list[nn.Module] = [nn.Flatten()]
         for _ in range(self.num_hidden_layers):
             layers += [nn.Linear(size, self.hidden_size), nn.Tanh()]

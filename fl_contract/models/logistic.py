@@ -19,7 +19,7 @@ class LogisticSettings(Architecture):
 
     def build(self, schema: Schema, num_outputs: int) -> nn.Module:
         """A linear layer that starts at zero, so that every patient starts at the same probability."""
-        size = math.prod(schema.input_shape)
+        size = math.prod(schema.encoded_shape)
         linear = nn.Linear(size, num_outputs)
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import nn
 
 from fl_contract.models.architecture import Architecture
+from fl_contract.models.encode import CategoryEmbedding
 from fl_contract.schema import Schema
 
 
@@ -16,6 +17,7 @@ class MlpSettings(Architecture):
     Attributes:
         hidden_size: Units of each hidden layer.
         num_hidden_layers: Hidden layers.
+        embedding_size: Learned numbers for each category feature of a table; 0 gives the network one for each category.
     """
 
     TAKES = frozenset({"table", "image", "series"})
@@ -23,11 +25,24 @@ class MlpSettings(Architecture):
     kind: Literal["mlp"]
     hidden_size: int = Field(default=32, ge=1, le=4096)
     num_hidden_layers: int = Field(default=1, ge=1, le=8)
+    embedding_size: int = Field(default=0, ge=0, le=256)
+
+    def check_schema(self, schema: Schema) -> None:
+        """Refuse also embeddings where there is nothing to embed."""
+        super().check_schema(schema)
+        if self.embedding_size and not any(column.num_categories for column in schema.columns):
+            raise ValueError(
+                f"model.embedding-size={self.embedding_size}; expected 0 for a schema without a feature of categories"
+            )
 
     def build(self, schema: Schema, num_outputs: int) -> nn.Module:
-        """Linear and tanh layers in turn, ended by a linear one."""
-        size = math.prod(schema.input_shape)
+        """Embeddings if there are some; then linear and tanh layers in turn, ended by a linear one."""
+        size = math.prod(schema.encoded_shape)
         layers: list[nn.Module] = [nn.Flatten()]
+        if self.embedding_size:
+            num_categories = [column.num_categories for column in schema.columns]
+            layers = [CategoryEmbedding(num_categories, self.embedding_size)]
+            size = sum(self.embedding_size if num else 1 for num in num_categories)
         for _ in range(self.num_hidden_layers):
             layers += [nn.Linear(size, self.hidden_size), nn.Tanh()]
             size = self.hidden_size

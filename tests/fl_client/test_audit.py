@@ -37,9 +37,9 @@ def save_model(folder: Path, arrays: Arrays) -> Path:
     return path
 
 
-def with_alternate_labels(records: Records, schema: Schema) -> Examples:
+def with_alternate_labels(records: Records, schema: Schema, *, train: Records | None = None) -> Examples:
     """Examples whose labels cannot be learnt, only memorised."""
-    examples = prepare(records, schema)
+    examples = prepare(records, schema, train=train)
     return Examples(inputs=examples.inputs, labels=torch.arange(len(examples)) % 2)
 
 

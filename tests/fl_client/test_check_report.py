@@ -112,6 +112,24 @@ def test_images_are_shown_with_their_size(run: Callable[..., Result], tmp_path: 
     assert "not said" in result.stdout
 
 
+def test_categories_are_shown_with_the_records_of_each(run: Callable[..., Result], tmp_path: Path) -> None:
+    pain = 'features = [{ name = "pain", categories = ["[typical]", "none"] }]'
+    study = (STUDIES / "heart-disease.toml").read_text(encoding="utf-8").replace("heart-disease", "pain")
+    (tmp_path / "pain.toml").write_text(re.sub(r"features = \[.*?\n\]", pain, study, flags=re.DOTALL))
+    rows = ["[typical],1,train"] * 9 + ["none,0,train"] * 9 + [",0,test"] * 2 + ["none,1,test"] * 10
+    (tmp_path / "patients.csv").write_text("\n".join(["pain,disease,fold", *rows]))
+    (tmp_path / "site.toml").write_text(
+        'name = "st-anna"\ndeclared-examples = 20\n[source]\nkind = "table"\ntrain = "patients.csv"\n'
+        'fold = "fold"\nlabel = "disease"\n[policy]\nepsilon-budget = 10.0\ndelta = 0.001\n'
+    )
+
+    result = run(tmp_path / "site.toml", "--study", "pain", "--studies", tmp_path)
+
+    table = result.stdout.partition("Categories over all records")[2].partition("The hospital")[0]
+    shown = [re.sub(r"[│\s]+", " ", line).strip() for line in table.splitlines() if line.startswith("│")]
+    assert shown == ["pain [typical] 9 (30%)", "none 19 (63%)", "missing 2 (7%)"]
+
+
 @pytest.mark.parametrize(
     ("text", "study", "message"),
     [

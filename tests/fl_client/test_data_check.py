@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,14 @@ from numpy.typing import NDArray
 
 from fl_client.data.records import Records, SiteRecords
 from fl_client.data_check import CheckReport, check_site
-from fl_client.data_summary import FeatureSummary
+from fl_client.data_summary import CategorySummary, FeatureSummary
 from fl_client.settings import SiteSettings, read_site_settings
 from fl_client.site import Site
 from fl_contract.errors import RefusalCode
 from fl_contract.messages import PLAN
 from fl_contract.study import STUDIES, Study, load_study
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "kind": "table",
     "label": "outcome",
     "classes": ["well", "ill"],
@@ -67,6 +68,7 @@ def check(tmp_path: Path) -> Callable[..., CheckReport]:
         source: Mapping[str, Any] | None = None,
         policy: Mapping[str, Any] | None = None,
         privacy: Mapping[str, Any] | None = None,
+        schema: Mapping[str, Any] | None = None,
         declared: int = TRAIN,
     ) -> CheckReport:
         (healthy_table() if table is None else table).to_csv(tmp_path / "patients.csv", index=False)
@@ -85,7 +87,7 @@ def check(tmp_path: Path) -> Callable[..., CheckReport]:
         }
         raw["source"] = {key: value for key, value in raw["source"].items() if value is not None}
         settings = SiteSettings.parse(raw, origin="site.toml")
-        return check_site(Site(settings=settings, folder=tmp_path, study=study_with(SCHEMA, privacy or {})))
+        return check_site(Site(settings=settings, folder=tmp_path, study=study_with(schema or SCHEMA, privacy or {})))
 
     return run
 
@@ -262,6 +264,85 @@ class TestHiddenMissingValues:
     def test_categories_may_repeat(self, check: Callable[..., CheckReport]) -> None:
         # 10 values of 4 or 5 records each are categories; sex has 2 values of 21 records each.
         assert check(healthy_table().assign(age=30 + np.arange(42) % 10)).warnings == ()
+
+
+class TestCategories:
+    SCHEMA = SCHEMA | {"features": [*SCHEMA["features"][:2], {"name": "sex", "categories": ["f", "m"]}]}
+    CODES = MappingProxyType({"columns": {"sex": {"codes": {"0": "f", "1": "m"}}}})
+
+    def test_the_records_of_each_are_counted(self, check: Callable[..., CheckReport]) -> None:
+        report = check(schema=self.SCHEMA, source=self.CODES)
+
+        assert (report.problems, report.warnings) == ((), ())
+        assert report.categories == (CategorySummary(name="sex", counts={"f": 21, "m": 21}, missing=0, unknown=0),)
+        assert [each.name for each in report.features] == ["age", "chol"]
+
+    def test_a_category_that_is_missing_is_a_problem_unless_the_study_fills_it_in(
+        self, check: Callable[..., CheckReport]
+    ) -> None:
+        table = healthy_table().astype({"sex": object})
+        table.loc[[0, 40], "sex"] = None
+        filled = {"name": "sex", "categories": ["f", "m"], "missing": "most-frequent"}
+        schemas = [self.SCHEMA, self.SCHEMA | {"features": [*SCHEMA["features"][:2], filled]}]
+
+        reports = [
+            check(
+                table,
+                schema=schema,
+                source=self.CODES,
+                privacy={"mechanism": "none"},
+                policy={"require-privacy": False, "statistics": "exact"},
+            )
+            for schema in schemas
+        ]
+
+        assert [report.categories[0].missing for report in reports] == [2, 2]
+        assert problems(reports[0]) == [
+            "invalid-data: feature 'sex': 2 records have no category; expected one of ['f', 'm']"
+        ]
+        assert reports[1].is_ok
+
+    def test_a_policy_that_gives_no_statistics_is_a_problem(self, check: Callable[..., CheckReport]) -> None:
+        filled = {"name": "sex", "categories": ["f", "m"], "missing": "most-frequent"}
+
+        report = check(
+            schema=self.SCHEMA | {"features": [filled]},
+            source=self.CODES,
+            privacy={"mechanism": "none"},
+            policy={"require-privacy": False},
+        )
+
+        (problem,) = problems(report)
+        assert problem.startswith("policy: policy.statistics='none'; the study")
+        assert not report.is_admitted
+
+    def test_a_text_that_is_no_category_is_counted_with_column_and_rule(
+        self, check: Callable[..., CheckReport]
+    ) -> None:
+        report = check(healthy_table().assign(sex="patient 4711"), schema=self.SCHEMA, source=self.CODES)
+
+        (problem,) = problems(report)
+        assert problem.startswith("invalid-data: column 'sex' of feature 'sex': 42 rows hold a text or code without a")
+        assert "4711" not in json.dumps(asdict(report))
+
+    @pytest.mark.parametrize(
+        ("codes", "found"),
+        [({"0": "f", "1": "w"}, "gives ['w']; expected categories"), ({"0": 0}, "gives [0.0]; expected categories")],
+    )
+    def test_codes_of_no_category_are_a_problem(
+        self, check: Callable[..., CheckReport], codes: dict[str, Any], found: str
+    ) -> None:
+        report = check(schema=self.SCHEMA, source={"columns": {"sex": {"codes": codes}}})
+
+        (problem,) = problems(report)
+        assert problem.startswith(f"invalid-data: source.columns.'sex'.codes {found}")
+
+    def test_one_category_throughout_is_named(self, check: Callable[..., CheckReport]) -> None:
+        report = check(healthy_table().assign(sex=1), schema=self.SCHEMA, source=self.CODES)
+
+        assert report.warnings == (
+            "feature 'sex': the same value in every record that has one; nothing can be learned from it here",
+        )
 
 
 def test_another_unit_is_suspected_where_many_values_are_outside_the_range(check: Callable[..., CheckReport]) -> None:

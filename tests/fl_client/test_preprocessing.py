@@ -1,5 +1,7 @@
 """Records become tensors by public ranges alone, and a record that breaks the schema refuses the whole data set."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,72 @@ def test_no_records_give_no_examples() -> None:
     examples = prepare(table_of(), TABLE)
 
     assert (len(examples), examples.inputs.shape) == (0, (0, 2))
+
+
+OWN: dict[str, Any] = {
+    "name": "age",
+    "minimum": 0.0,
+    "maximum": 100.0,
+    "scale": "site-standard",
+    "missing": "site-mean",
+}
+
+
+def schema_with(*features: dict[str, Any]) -> TableSchema:
+    raw = {"kind": "table", "label": "outcome", "classes": ["alive", "dead"], "features": list(features)}
+    return TableSchema.parse(raw, origin="test")
+
+
+def ages(*values: float) -> Records:
+    return Records(
+        features=np.array(values).reshape(-1, 1), feature_names=("age",), labels=np.array(["alive"] * len(values))
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "scaled"),
+    [
+        # Training mean 50 and deviation 20; 140 is taken as 100, a gap as the mean.
+        ((30.0, 70.0), (50.0, 90.0, 140.0, np.nan), (0.0, 2.0, 2.5, 0.0)),
+        # Gaps do not count for mean and deviation.
+        ((30.0, np.nan, 70.0), (90.0,), (2.0,)),
+        # A feature that never varies is only shifted; the range of 100 is 2 long.
+        ((40.0, 40.0), (40.0, 90.0), (0.0, 1.0)),
+        # Without a single value it is left as the range maps it.
+        ((np.nan,), (75.0, np.nan), (0.5, 0.0)),
+    ],
+)
+def test_a_hospital_standardises_held_out_records_by_its_training_records(
+    train: tuple[float, ...], test: tuple[float, ...], scaled: tuple[float, ...]
+) -> None:
+    examples = prepare(ages(*test), schema_with(OWN), train=ages(*train))
+
+    assert examples.inputs[:, 0].tolist() == pytest.approx(scaled, abs=1e-6)
+
+
+def test_a_hospitals_own_statistics_cannot_be_forgotten() -> None:
+    with pytest.raises(ValueError, match="feature 'age' is standardised by training records; none were given"):
+        prepare(ages(1.0), schema_with(OWN))
+
+
+def test_a_category_stays_its_position_and_a_gap_that_is_filled_in_later_a_gap() -> None:
+    feature: dict[str, Any] = {"name": "age", "categories": ["young", "old", "none"], "missing": "most-frequent"}
+
+    inputs = prepare(ages(2.0, np.nan, 0.0), schema_with(feature)).inputs
+
+    assert torch.equal(inputs.nan_to_num(-9.0), torch.tensor([[2.0], [-9.0], [0.0]]))
+
+
+def test_what_is_no_category_and_a_category_that_is_missing_are_counted_apart() -> None:
+    schema = schema_with({"name": "age", "categories": ["young", "old"]})
+
+    refusal = refusal_of(ages(0.0, 1.0, np.nan, 2.0, 0.5, -1.0, np.inf), schema)
+
+    assert refusal.code is RefusalCode.INVALID_DATA
+    assert refusal.detail.split("\n") == [
+        "feature 'age': 1 records have no category; expected one of ['young', 'old']",
+        "feature 'age': 4 values are no category of the study; expected one of ['young', 'old']",
+    ]
 
 
 def test_a_missing_column_is_named() -> None:

@@ -171,6 +171,64 @@ def test_the_shipped_studies_are_a_table_and_images() -> None:
             {"hospital-1": 1.0},
             "strategy.institution-weights go with weighting = 'institution', and only with it",
         ),
+        # categories and statistics of a feature
+        (
+            "schema.features.3",
+            {"name": "x", "categories": ["a", "b"], "minimum": 0.0, "scale": "log"},
+            "schema.features.3.categories and minimum and scale; expected categories, or a range with unit and scale",
+        ),
+        (
+            "schema.features.3",
+            {"name": "x", "categories": ["a"]},
+            "schema.features.3.categories=['a']; expected a list of length 2 or more",
+        ),
+        (
+            "schema.features.3",
+            {"name": "x", "categories": ["a", "b", "a "]},
+            "schema.features.3.categories=['a', 'b', 'a ']; expected each once",
+        ),
+        (
+            "schema.features.3",
+            {"name": "x", "categories": ["a", "b", ""]},
+            "schema.features.3.categories.2=''; expected a text of length 1 or more",
+        ),
+        (
+            "schema.features.3",
+            {"name": "x", "categories": ["a", "b", 2]},
+            "schema.features.3.categories.2=2; expected a text",
+        ),
+        (
+            "schema.features.3",
+            {"name": "x", "categories": ["a", "b"], "missing": "median"},
+            "schema.features.3.missing='median'; expected 'refuse' or 'most-frequent'",
+        ),
+        (
+            "schema.features.3",
+            {"name": "x", "categories": ["a", "b"], "unit": "mm"},
+            "schema.features.3.categories and unit; expected categories, or a range with unit and scale",
+        ),
+        ("schema.features.3", {"name": "x", "minimum": 0.0}, "schema.features.3.maximum is missing; add it"),
+        (
+            "schema.features.3.missing",
+            "most-frequent",
+            "schema.features.3.missing='most-frequent'; expected 'refuse', 'mean', 'median' or 'site-mean'",
+        ),
+        (
+            "schema.features.3.missing",
+            "site-mean",
+            "schema.features.3.missing='site-mean' and scale='log'; expected it for scale = 'site-standard'",
+        ),
+        (
+            "schema.features.3",
+            {"name": "x", "minimum": 0.0, "maximum": 1.0, "scale": "site-standard", "missing": "mean"},
+            "schema.features.3.missing='mean'; expected 'refuse' or 'site-mean' for scale = 'site-standard', which "
+            "knows no other hospital's values",
+        ),
+        (
+            "model",
+            {"kind": "mlp", "embedding-size": 2},
+            "model.embedding-size=2; expected 0 for a schema without a feature of categories",
+        ),
         *(
             (
                 "model.kind",
@@ -214,6 +272,33 @@ def test_central_privacy_asks_every_hospital() -> None:
 
     with pytest.raises(SettingError, match=r"federation\.fraction-sites=0\.5; expected 1 with central-privacy"):
         Study.parse(raw, origin="s.toml")
+
+
+@pytest.mark.parametrize(
+    ("study", "key", "value", "line"),
+    [
+        ("digits", "schema.scale", "robust", "schema.scale='robust'; expected 'linear' or 'standard'"),
+        ("digits", "schema.scale", "standard", None),
+    ],
+)
+def test_images_are_scaled_by_their_range_or_by_all_pixels(study: str, key: str, value: str, line: str | None) -> None:
+    raw = raw_with(key, value, study=study)
+    raw["privacy"]["mechanism"] = "none"
+
+    if line is None:
+        assert Study.parse(raw, origin="s.toml").needs_statistics
+    else:
+        with pytest.raises(SettingError, match=line):
+            Study.parse(raw, origin="s.toml")
+
+
+def test_a_study_with_categories_is_read_again_as_it_was() -> None:
+    raw = raw_with("schema.features.3", {"name": "x", "categories": ["a", "b"], "missing": "most-frequent"})
+    raw["privacy"]["mechanism"] = "none"
+    study = Study.parse(raw, origin="s.toml")
+
+    assert Study.parse(copy.deepcopy(study.to_table()), origin="again") == study
+    assert (study.data_schema.input_shape, study.data_schema.encoded_shape) == ((30,), (31,))
 
 
 @pytest.mark.parametrize(
@@ -449,6 +534,7 @@ UNCHANGEABLE = {
     "model.kind",  # another kind has other keys, see below
     "model.hidden-size",
     "model.num-hidden-layers",
+    "model.embedding-size",
     "model.stem",
     "strategy.name",  # another algorithm has other keys, see below
     "strategy.server-beta1",

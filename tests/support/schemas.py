@@ -4,10 +4,22 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from fl_contract.features import CategoryFeature, NumberFeature
 from fl_contract.schema import Schema
 from fl_contract.tasks import task_of
 
 _RANGE = {"minimum": 0.0, "maximum": 1.0}
+
+
+def numbers(*names: str) -> tuple[NumberFeature, ...]:
+    """Features of numbers from 0 to 1."""
+    return tuple(NumberFeature.parse({"name": name, **_RANGE}, origin="test") for name in names)
+
+
+def category(name: str, *categories: str, missing: str = "refuse") -> CategoryFeature:
+    """A feature of categories."""
+    raw = {"name": name, "categories": list(categories), "missing": missing}
+    return CategoryFeature.parse(raw, origin="test")
 
 
 def schema_of(shape: tuple[int, ...], **outcome: Any) -> Schema:

@@ -15,6 +15,7 @@ import pandas as pd
 from dicom_files import save_dicom
 from numpy.typing import NDArray
 from PIL import Image
+from schemas import numbers
 from sklearn.datasets import load_breast_cancer, load_digits
 from sql_case import FILE, save_sqlite, sql_case
 
@@ -111,7 +112,7 @@ def _write_table(folder: Path, name: str) -> Written:
     _save_table(TABLE, folder / name)
     raw = {"kind": "table", "train": name, "fold": "fold", "label": "outcome", "patient": "person"}
     settings = TableSourceSettings.parse(raw, origin="test")
-    source = TableFileSource(settings, folder=folder, features=["weight", "age"])
+    source = TableFileSource(settings, folder=folder, features=numbers("weight", "age"))
     return Written(
         source=sql_case(folder, TABLE, ["weight", "age"]) if name == FILE else source,
         features=TABLE[["weight", "age"]].to_numpy(),

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
+from schemas import numbers
 
 from fl_client.data.sql import SqlSource
 from fl_client.settings import SqlSourceSettings
@@ -25,4 +26,4 @@ def sql_case(folder: Path, table: pd.DataFrame, features: Sequence[str]) -> SqlS
     save_sqlite(table, folder / FILE)
     raw = {"kind": "sql", "url": f"sqlite:///{FILE}", "query": "SELECT * FROM records"}
     columns = {"label": "outcome", "fold": "fold", "patient": "person"}
-    return SqlSource(SqlSourceSettings.parse(raw | columns, origin="test"), folder=folder, features=features)
+    return SqlSource(SqlSourceSettings.parse(raw | columns, origin="test"), folder=folder, features=numbers(*features))

@@ -7,11 +7,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from schemas import category, numbers
 
 from fl_client.column_settings import ColumnSettings
-from fl_client.data.mapping import map_column, map_features, map_labels, say_unknown_values, site_columns
+from fl_client.data.mapping import (
+    code_refusals,
+    map_categories,
+    map_column,
+    map_features,
+    map_labels,
+    say_unknown_values,
+    site_columns,
+)
 from fl_client.settings import TableSourceSettings
 from fl_contract.errors import SettingError
+from fl_contract.features import TableFeature
 
 SEX = {"male": 1, "female": 0}
 
@@ -79,16 +89,18 @@ def test_one_column_can_give_several_features() -> None:
     }
 
     assert site_columns(["cp_1", "age", "cp_4"], columns) == {"cp_1": "cp", "age": "age", "cp_4": "cp"}
-    np.testing.assert_array_equal(map_features(table, ["cp_1", "cp_4"], columns)[0], [[1, 0], [0, 1], [np.nan, np.nan]])
+    np.testing.assert_array_equal(
+        map_features(table, numbers("cp_1", "cp_4"), columns)[0], [[1, 0], [0, 1], [np.nan, np.nan]]
+    )
 
 
 def test_chunks_are_mapped_as_the_whole_table() -> None:
     table = pd.DataFrame({"sex": ["male", "female", None, "male"], "chol": [5.0, 0.0, 6.0, 7.0]})
     columns = {"sex": settings_of({"codes": SEX}), "chol": settings_of({"factor": 38.67, "missing": [0]})}
 
-    chunks = [map_features(table[rows : rows + 1], ["chol", "sex"], columns)[0] for rows in range(4)]
+    chunks = [map_features(table[rows : rows + 1], numbers("chol", "sex"), columns)[0] for rows in range(4)]
 
-    np.testing.assert_array_equal(np.concatenate(chunks), map_features(table, ["chol", "sex"], columns)[0])
+    np.testing.assert_array_equal(np.concatenate(chunks), map_features(table, numbers("chol", "sex"), columns)[0])
 
 
 def test_every_feature_with_a_value_of_no_meaning_has_a_line_with_a_count_and_no_value() -> None:
@@ -96,14 +108,89 @@ def test_every_feature_with_a_value_of_no_meaning_has_a_line_with_a_count_and_no
 
     columns = {"sex": settings_of({"codes": SEX})}
 
-    _, num_unknown = map_features(table, ["chol", "sex"], columns)
+    _, num_unknown = map_features(table, numbers("chol", "sex"), columns)
 
-    assert say_unknown_values(num_unknown, columns) == [
+    assert say_unknown_values(num_unknown, numbers("chol", "sex"), columns) == [
         "column 'chol' of feature 'chol': 1 rows hold a text or code without a meaning; "
         "expected numbers, or a code for a missing value in source.columns.'chol'.missing",
         "column 'sex' of feature 'sex': 2 rows hold a text or code without a meaning; "
         "expected the codes that it lists, or a code for a missing value in source.columns.'sex'.missing",
     ]
+
+
+PAIN = category("cp", "typical", "atypical", "none")
+PAIN_CODES = {"1": "typical", "2": "atypical", "4": "none"}
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "mapped", "num_unknown"),
+    [
+        # The names themselves; a gap stays one.
+        (["none", " typical", None], {}, [2, 0, np.nan], 0),
+        ([None, None], {}, [np.nan, np.nan], 0),
+        ([], {}, [], 0),
+        # Codes, and names beside them; a code may mean what another name says.
+        ([1, 2.0, 4], {"codes": PAIN_CODES}, [0, 1, 2], 0),
+        (["01", "none", "typical"], {"codes": PAIN_CODES}, [0, 2, 0], 0),
+        (["none", "typical"], {"codes": {"none": "typical"}}, [0, 0], 0),
+        # Missing before anything else.
+        (["?", "none", 9], {"missing": ["?", "none", 9]}, [np.nan] * 3, 0),
+        # What is no category is counted: another case, a code that is not listed, a position.
+        (["Typical", "typical"], {}, [np.nan, 0], 1),
+        ([1, 3, 3], {"codes": PAIN_CODES}, [0, np.nan, np.nan], 2),
+        ([0, 1, 2], {}, [np.nan] * 3, 3),
+        (["NA", "nan", ""], {}, [np.nan] * 3, 3),
+        ([np.inf], {}, [np.nan], 1),
+    ],
+)
+def test_a_column_becomes_positions_of_the_studys_categories(
+    values: list[Any], settings: dict[str, Any], mapped: list[float], num_unknown: int
+) -> None:
+    positions, found = map_categories(pd.Series(values), settings_of(settings), PAIN.categories)
+
+    np.testing.assert_array_equal(positions, mapped)
+    assert found == num_unknown
+
+
+def test_categories_that_are_numbers_are_found_however_they_are_written() -> None:
+    positions, found = map_categories(pd.Series(["1", 2, "03", 4.0, True]), settings_of({}), ("1", "2", "3", "4"))
+
+    assert (positions.tolist(), found) == ([0, 1, 2, 3, 0], 0)
+
+
+def test_a_value_that_is_no_category_has_a_line_with_its_column_and_rule_and_without_the_value() -> None:
+    table, columns = pd.DataFrame({"pain": ["typical", "patient 4711", "x"]}), {"cp": settings_of({"column": "pain"})}
+
+    mapped, num_unknown = map_features(table, [PAIN], columns)
+
+    np.testing.assert_array_equal(mapped, [[0], [np.nan], [np.nan]])
+    assert say_unknown_values(num_unknown, [PAIN], columns) == [
+        "column 'pain' of feature 'cp': 2 rows hold a text or code without a meaning; expected the study's categories, "
+        "a code that source.columns.'cp'.codes lists, or a code for a missing value in source.columns.'cp'.missing"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("feature", "settings", "line"),
+    [
+        (PAIN, {"codes": PAIN_CODES}, None),
+        (
+            PAIN,
+            {"codes": {"1": "sharp"}},
+            "source.columns.'cp'.codes gives ['sharp']; expected categories of the study",
+        ),
+        (PAIN, {"codes": {"1": 0}}, "source.columns.'cp'.codes gives [0.0]; expected categories of the study"),
+        (PAIN, {"factor": 2.0}, "source.columns.'cp' has a factor or offset; expected codes"),
+        (category("cp", "1", "01"), {}, "feature 'cp': the study has two categories that are the same number"),
+        (*numbers("cp"), {"codes": {"1": "typical"}}, "source.columns.'cp'.codes gives ['typical']; expected numbers"),
+    ],
+)
+def test_codes_that_a_feature_cannot_take_are_named_before_a_row_is_read(
+    feature: TableFeature, settings: dict[str, Any], line: str | None
+) -> None:
+    lines = code_refusals([feature], {"cp": settings_of(settings)})
+
+    assert [each[: len(line or "")] for each in lines] == ([] if line is None else [line])
 
 
 @pytest.mark.parametrize(
@@ -139,7 +226,7 @@ def test_a_label_code_that_is_not_listed_is_counted() -> None:
         ({"column": ""}, "columns.chol.column=''; expected a text of length 1 or more"),
         ({"missing": 0}, "columns.chol.missing=0; expected a list"),
         ({"missing": [True]}, "columns.chol.missing.0=True; expected a text or a number"),
-        ({"codes": {"a": "high"}}, "columns.chol.codes.a='high'; expected a number"),
+        ({"codes": {"a": True}}, "columns.chol.codes.a=True; expected a number or a text"),
         ({"codes": {"1": 1, "01": 2}}, "columns.chol.codes.1 and 01; expected codes that differ"),
         ({"codes": {"1": 1}, "offset": 2}, "columns.chol.codes and factor or offset; expected one of them"),
         ({"codes": {"1": 1}, "missing": [1.0]}, "columns.chol.codes and missing both hold ['1.0']"),

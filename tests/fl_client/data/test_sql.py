@@ -6,7 +6,7 @@ Each rule is tested on PostgreSQL, a real server, and on SQLite.
 import logging
 import sqlite3
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ import psycopg
 import pytest
 from flwr.app import Message
 from postgres import OWNER, PASSWORD, PostgresServer
+from schemas import category, numbers
 from sql_case import FILE, save_sqlite, sql_case
 
 from fl_client.data.records import SiteRecords
 from fl_client.data.sql import CHUNK_ROWS, SqlSource
 from fl_client.settings import SqlSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
+from fl_contract.features import TableFeature
 from fl_contract.messages import PLAN
 
 READER = "reader-of-st-anna"
@@ -40,6 +42,7 @@ TABLE = pd.DataFrame(
     }
 )
 COLUMNS = "sex, age, outcome, person, fold"
+FEATURES = numbers("sex", "age")
 ALL = f"SELECT {COLUMNS} FROM records"
 
 
@@ -49,8 +52,8 @@ class Database:
     def __init__(self, folder: Path, url: str, server: PostgresServer | None) -> None:
         self.folder, self.url, self.server = folder, url, server
 
-    def load(self, query: str = ALL, **changes: Any) -> SiteRecords:
-        """Read with the study's features ``sex`` and ``age``, as the reader."""
+    def load(self, query: str = ALL, features: Sequence[TableFeature] = FEATURES, **changes: Any) -> SiteRecords:
+        """Read as the reader."""
         raw: dict[str, Any] = {
             "kind": "sql",
             "url": self.url,
@@ -62,7 +65,7 @@ class Database:
         if self.server is not None:
             raw["credentials"] = {"file": "credentials"}
         settings = SqlSourceSettings.parse(raw | changes, origin="test")
-        return SqlSource(settings, folder=self.folder, features=["sex", "age"]).load()
+        return SqlSource(settings, folder=self.folder, features=features).load()
 
     def refusal(self, query: str = ALL, **changes: Any) -> str:
         """The detail of the refusal, after a look for secrets in all that a log would keep of it."""
@@ -126,6 +129,16 @@ def on_server(folder: Path, server: PostgresServer) -> Database:
     (folder / "credentials").touch(mode=0o600)
     (folder / "credentials").write_text(f"{READER}:{READER_PASSWORD}\n")
     return Database(folder, server.url, server)
+
+
+def test_numbers_and_texts_of_a_query_become_categories(database: Database) -> None:
+    query = f"SELECT {COLUMNS}, CASE WHEN age > 60 THEN 'old' WHEN age > 50 THEN '' END AS pace FROM records"
+    features = [category("sex", "m", "f"), category("pace", "young", "old")]
+
+    site = database.load(f"{query} ORDER BY age DESC", features, columns={"sex": {"codes": {"0": "f", "1": "m"}}})
+
+    np.testing.assert_array_equal(site.train.features, [[0, 1], [1, 1], [np.nan, np.nan]])
+    np.testing.assert_array_equal(site.test.features, [[1, np.nan]])
 
 
 def test_a_query_gives_both_folds_in_the_study_s_order(database: Database) -> None:

@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
+from schemas import numbers
 
 from fl_client.data.table import TableBuilder
 from fl_client.settings import TableSourceSettings
@@ -16,7 +17,7 @@ SETTINGS = TableSourceSettings.parse(
 
 
 def builder() -> TableBuilder:
-    return TableBuilder(SETTINGS, ["age", "sex"])
+    return TableBuilder(SETTINGS, numbers("age", "sex"))
 
 
 def rows_of(features: list[list[float]], **texts: list[object]) -> pd.DataFrame:
@@ -58,7 +59,7 @@ def test_a_table_without_rows_is_refused() -> None:
 
 def test_a_fold_without_rows_is_empty_and_still_says_whose_its_records_are() -> None:
     raw = {"kind": "table", "train": "x.csv", "test": "y.csv", "label": "outcome", "patient": "person"}
-    table = TableBuilder(TableSourceSettings.parse(raw, origin="test"), ["age", "sex"])
+    table = TableBuilder(TableSourceSettings.parse(raw, origin="test"), numbers("age", "sex"))
     table.add(rows_of([[1, 1]], outcome=["ill"], person=["a"]), origin="x", fold="train")
 
     test = table.build().test
@@ -76,7 +77,7 @@ def test_a_column_that_is_there_twice_is_refused() -> None:
 def test_features_take_the_memory_of_one_array() -> None:
     names = [f"x{number}" for number in range(40)]
     raw = {"kind": "table", "train": "x.csv", "test": "y.csv", "label": "y"}
-    table = TableBuilder(TableSourceSettings.parse(raw, origin="test"), names)
+    table = TableBuilder(TableSourceSettings.parse(raw, origin="test"), numbers(*names))
     chunk = pd.DataFrame(dict.fromkeys(names, np.ones(5_000))).assign(y="a")  # 1.6 MB
 
     tracemalloc.start()
@@ -92,7 +93,7 @@ def test_features_take_the_memory_of_one_array() -> None:
 
 def test_codes_without_a_meaning_are_counted_over_all_chunks_and_named_by_column_alone() -> None:
     raw = {"kind": "table", "train": "x.csv", "test": "y.csv", "label": "y", "labels": {"0": "well"}}
-    table = TableBuilder(TableSourceSettings.parse(raw, origin="test"), ["age"])
+    table = TableBuilder(TableSourceSettings.parse(raw, origin="test"), numbers("age"))
     for _ in range(3):
         table.add(pd.DataFrame({"age": ["old"], "y": ["patient 4711"]}), origin="x", fold="train")
 

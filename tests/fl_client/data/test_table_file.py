@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from schemas import category, numbers
 
 from fl_client.data.records import SiteRecords
 from fl_client.data.table_file import TableFileSource
@@ -29,7 +30,7 @@ def load(folder: Path, **changes: Any) -> SiteRecords:
     raw: dict[str, Any] = {"kind": "table", "train": "patients.csv", "fold": "fold", "label": "outcome"} | changes
     settings = {key: value for key, value in raw.items() if value is not None}
     source = TableSourceSettings.parse(settings, origin="test")
-    return TableFileSource(source, folder=folder, features=["sex", "age"]).load()
+    return TableFileSource(source, folder=folder, features=numbers("sex", "age")).load()
 
 
 def refusal(folder: Path, **changes: Any) -> str:
@@ -210,3 +211,44 @@ def test_a_byte_order_mark_is_no_part_of_the_first_columns_name(tmp_path: Path) 
     TABLE.to_csv(tmp_path / "patients.csv", index=False, encoding="utf-8-sig")
 
     assert load(tmp_path).train.features[0].tolist() == [1, 70]
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(as_csv, "csv"), (as_parquet, "parquet")])
+def test_a_column_of_categories_keeps_its_gaps_and_any_text_may_be_one(
+    tmp_path: Path, write: Callable[[pd.DataFrame, Path], None], suffix: str
+) -> None:
+    write(TABLE.assign(pain=pd.Series(["NA", None, "none", "NA"], dtype=object)), tmp_path / f"patients.{suffix}")
+    raw = {"kind": "table", "train": f"patients.{suffix}", "fold": "fold", "label": "outcome"}
+    settings = TableSourceSettings.parse(raw, origin="test")
+
+    pain = category("pain", "none", "NA", missing="most-frequent")
+    site = TableFileSource(settings, folder=tmp_path, features=[pain, *numbers("age")]).load()
+
+    np.testing.assert_array_equal(site.train.features, [[1, 70], [np.nan, 61], [0, 55]])
+    np.testing.assert_array_equal(site.test.features, [[1, 48]])
+
+
+@pytest.mark.parametrize(("missing", "num_unknown"), [([], 2), (["NA"], 0)])
+def test_a_text_for_a_gap_in_a_column_of_categories_has_to_be_named(
+    tmp_path: Path, missing: list[str], num_unknown: int
+) -> None:
+    as_csv(TABLE.assign(pain=["NA", "", "none", "NA"]), tmp_path / "patients.csv")
+    columns = {"pain": {"missing": missing}}
+    raw = {"kind": "table", "train": "patients.csv", "fold": "fold", "label": "outcome", "columns": columns}
+    source = TableFileSource(
+        TableSourceSettings.parse(raw, origin="test"), folder=tmp_path, features=[category("pain", "none", "some")]
+    )
+
+    if num_unknown:
+        with pytest.raises(RefusalError, match=f"column 'pain' of feature 'pain': {num_unknown} rows hold a text"):
+            source.load()
+    else:
+        np.testing.assert_array_equal(source.load().train.features, [[np.nan], [np.nan], [0]])
+
+
+def test_codes_that_the_study_does_not_know_are_refused_before_the_file_is_opened(tmp_path: Path) -> None:
+    raw = {"kind": "table", "train": "absent.csv", "fold": "fold", "label": "outcome"}
+    settings = TableSourceSettings.parse(raw | {"columns": {"pain": {"codes": {"1": "sharp"}}}}, origin="test")
+
+    with pytest.raises(RefusalError, match=r"source\.columns\.'pain'\.codes gives \['sharp'\]; expected categories"):
+        TableFileSource(settings, folder=tmp_path, features=[category("pain", "none", "some")]).load()
