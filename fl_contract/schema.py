@@ -26,6 +26,8 @@ class Feature(Settings):
         scale: ``linear`` or ``log``; both map the range onto [-1, 1]. ``standard`` maps it linearly and then subtracts
             the mean and divides by the deviation of all hospitals' training records together.
         missing: ``refuse`` a record without a value, or take the ``mean`` of all hospitals' training records for it.
+        modality: What kind of measurement it is, such as ``genomic``; features of one modality share an encoder where
+            the model is ``multimodal``.
     """
 
     name: str = Field(min_length=1)
@@ -34,6 +36,7 @@ class Feature(Settings):
     maximum: float
     scale: Literal["linear", "log", "standard"] = "linear"
     missing: Literal["refuse", "mean"] = "refuse"
+    modality: str = Field(default="clinical", min_length=1)
 
     @property
     def needs_statistics(self) -> bool:

@@ -38,7 +38,7 @@ def is_covered(model: nn.Module) -> bool:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether the layer is one that `LAYER_GRADIENTS` can compute: an ordinary convolution or embedding, and nothing added."""
+    """Whether `LAYER_GRADIENTS` can compute the layer: an ordinary convolution or embedding, and nothing added."""
     has_hooks = bool(layer._forward_hooks or layer._forward_pre_hooks)
     if has_hooks or {name for name, _ in layer.named_parameters()} - {"weight", "bias"}:
         return False

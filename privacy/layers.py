@@ -211,8 +211,8 @@ _CONV_WEIGHTS: dict[type[nn.Module], Callable[..., Tensor]] = {
 def _patches(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:
     """What the kernel sees at each position, shape [R, T, I]; as `nn.Unfold`, which takes three times as long."""
     num_axes = inputs.dim() - 2
-    both_sides = [int(padding) for padding in reversed(layer.padding) for _ in range(2)]  # of the last axis first
-    windows = functional.pad(inputs, both_sides)
+    paddings = [int(padding) for padding in layer.padding]  # `is_covered` takes no words
+    windows = functional.pad(inputs, [side for padding in reversed(paddings) for side in (padding, padding)])
     geometry = zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
     for axis, (kernel, stride, dilation) in enumerate(geometry, start=2):
         windows = windows.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
