@@ -127,8 +127,9 @@ def test_the_shipped_studies_are_a_table_and_images() -> None:
             "model.kind",
             "resnet",
             "model.kind='resnet'; expected one of 'logistic', 'linear', 'mlp', 'cox', 'multimodal', 'small-cnn', "
-            "'resnet18', 'resnet34', 'resnet50', 'densenet121', 'efficientnet-b0', 'efficientnet-b1', 'efficientnet-b2', "
-            "'efficientnet-b3', 'efficientnet-b4', 'vit', 'unet', 'cnn1d', 'gru', 'transe', 'python'",
+            "'resnet18', 'resnet34', 'resnet50', 'densenet121', 'efficientnet-b0', 'efficientnet-b1', "
+            "'efficientnet-b2', 'efficientnet-b3', 'efficientnet-b4', 'vit', 'unet', 'cnn1d', 'gru', "
+            "'transe', 'python'",
         ),
         ("name", "Breast Cancer", "name='Breast Cancer'; expected lower-case letters, digits and hyphens, at most 64"),
         # rules of a whole table
