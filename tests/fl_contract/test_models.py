@@ -224,7 +224,7 @@ def test_the_likeliest_tail_is_the_entity_nearest_to_head_plus_relation(dtype: t
 def test_a_relation_starts_one_long() -> None:
     model = build(triples(entities=3, relations=9), kind="transe", outputs=3)
 
-    torch.testing.assert_close(model.get_submodule("relations").weight.norm(dim=1), torch.ones(9))  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(model.get_submodule("relations").weight.norm(dim=1), torch.ones(9))  # type: ignore[operator]
 
 
 @pytest.mark.slow
@@ -244,7 +244,7 @@ def test_fifty_thousand_entities_take_a_step_without_a_tensor_of_all_differences
 def test_a_head_that_is_its_own_tail_has_a_finite_gradient() -> None:
     model = build(triples(entities=3, relations=1), kind="transe", outputs=3)
     with torch.no_grad():
-        model.get_submodule("relations").weight.zero_()  # type: ignore[union-attr,operator]
+        model.get_submodule("relations").weight.zero_()  # type: ignore[operator]
 
     model(torch.tensor([[1, 0]])).sum().backward()
 
