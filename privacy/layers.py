@@ -191,6 +191,8 @@ def _conv(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, calls: Calls, batch: UnitBat
     geometry: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
     a_RTI = _join([_patches(layer, inputs) for inputs, _ in calls])
     g_RTO = _join([gradients.flatten(2).transpose(1, 2) for _, gradients in calls])
+    if layer.groups > 1:
+        return _by_group(layer, a_RTI, g_RTO, batch)
     shape, conv_weight = layer.weight.shape, _CONV_WEIGHTS[type(layer)]
 
     def contract(inputs: Tensor, gradients: Tensor) -> Tensor:
@@ -199,6 +201,19 @@ def _conv(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, calls: Calls, batch: UnitBat
 
     implied = partial(Implied, layer.weight, calls, batch, contract)
     return _outer_products(layer, a_RTI, g_RTO, batch, implied)
+
+
+def _by_group(
+    layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, a_RTI: Tensor, g_RTO: Tensor, batch: UnitBatch
+) -> LayerGradient:
+    """Each group of channels has outer products of its own; stored, for they are few."""
+    a_UTGI, g_UTGO = (_by_unit(each, batch).unflatten(2, (layer.groups, -1)) for each in (a_RTI, g_RTO))
+    parts: list[Part] = []
+    if layer.weight.requires_grad:
+        parts.append(Stored(layer.weight, torch.einsum("utgi,utgo->ugoi", a_UTGI, g_UTGO)))
+    if layer.bias is not None and layer.bias.requires_grad:
+        parts.append(Stored(layer.bias, g_UTGO.sum(dim=1)))
+    return LayerGradient(parts=parts, scratch_bytes=3 * (a_UTGI.nbytes + g_UTGO.nbytes))
 
 
 _CONV_WEIGHTS: dict[type[nn.Module], Callable[..., Tensor]] = {

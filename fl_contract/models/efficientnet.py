@@ -16,9 +16,6 @@ from fl_contract.schema import Schema
 class EfficientnetSettings(Architecture):
     """EfficientNet-B0 to B4, each wider and deeper than the one before.
 
-    Its convolutions by channel have no short way to per-record gradients, so a private step holds one gradient of the
-    whole network for each record of a part of the batch.
-
     Attributes:
         norm: ``group`` (of 8 groups), or ``batch``, which no private study can use.
         weights: To start from.

@@ -18,16 +18,15 @@ from fl_contract.models import ModelSettings, buffer_names, build_model
 from fl_contract.schema import Schema
 from fl_contract.settings import read_toml
 from fl_contract.study import STUDIES, Study
-from privacy.book_keeping import book_keeping, is_covered
+from privacy.book_keeping import book_keeping
 from privacy.dp_sgd import train_privately
 from privacy.errors import UnsupportedModelError
 from privacy.model_check import check_dp_compatible
-from privacy.per_record import per_record_gradients
 from privacy.plan import PrivacyPlan
 from privacy.units import UnitBatch, Units
 
-Private = Literal["book-keeping", "hooks", "no: layer", "no: model"]
-"""How gradients are clipped, or what says that the model is not private: one of its layers, or the architecture."""
+Private = Literal["yes", "no: layer", "no: model"]
+"""Whether a model is private, and if not what says so: one of its layers, or the architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ class Case:
     settings: dict[str, Any]
     schema: Schema
     num_outputs: int = 3
-    private: Private = "book-keeping"
+    private: Private = "yes"
     is_random: bool = True
 
 
@@ -88,7 +87,7 @@ CASES = {
         settings={"kind": "resnet50", "width": 8, "norm": "batch"}, schema=schema_of((1, 12, 12)), private="no: layer"
     ),
     "densenet121": Case(settings={"kind": "densenet121", "growth-rate": 8}, schema=schema_of((1, 32, 32))),
-    "efficientnet-b0": Case(settings={"kind": "efficientnet-b0"}, schema=schema_of((1, 33, 32)), private="hooks"),
+    "efficientnet-b0": Case(settings={"kind": "efficientnet-b0"}, schema=schema_of((1, 33, 32))),
     "vit": Case(
         settings={"kind": "vit", "patch-size": 4, "num-hidden-layers": 2, "num-heads": 2, "hidden-size": 8},
         schema=schema_of((1, 12, 12)),
@@ -113,7 +112,7 @@ CASES = {
 BATCH = 3
 NOT_PRIVATE = [name for name, case in CASES.items() if case.private.startswith("no")]
 PRIVATE = [
-    pytest.param(name, marks=pytest.mark.slow if case.private == "hooks" else ())
+    pytest.param(name, marks=pytest.mark.slow if name.startswith("efficientnet") else ())
     for name, case in CASES.items()
     if name not in NOT_PRIVATE
 ]
@@ -301,7 +300,7 @@ def by_hand(model: nn.Module, inputs: Tensor, targets: Tensor) -> list[list[Tens
 
 
 def clipped_sums(model: nn.Module, inputs: Tensor, targets: Tensor, batch: UnitBatch, clip_norm: float) -> list[Tensor]:
-    with book_keeping(model) if is_covered(model) else per_record_gradients(model) as clipping:
+    with book_keeping(model) as clipping:
         sums = [torch.zeros_like(parameter) for parameter in model.parameters()]
         clipping.add_clipped(sums, loss_per_record(model(inputs), targets), batch, clip_norm)
     return sums
@@ -355,7 +354,7 @@ def test_it_takes_a_private_step(name: str) -> None:
         loss_per_record,
     )
 
-    assert result.method == case.private
+    assert result.method == "book-keeping"
     assert {key for key, bits in state_bits(model).items() if bits != before[key]} == set(before) - buffer_names(model)
     assert all(value.isfinite().all() for value in model.state_dict().values())
 

@@ -95,6 +95,10 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         Codes(), nn.Embedding(7, 4).requires_grad_(False), nn.Flatten(), nn.Linear(288, 3)
     ),
     "codes twice": lambda: nn.Sequential(CodesTwice(), nn.Linear(4, 3)),
+    "groups": lambda: images(
+        nn.Conv2d(2, 6, 3, padding=1, groups=2), nn.Tanh(), nn.Conv2d(6, 6, 2, groups=6, bias=False)
+    ),
+    "series in groups": lambda: series(nn.Conv1d(3, 9, 3, stride=2, dilation=2, groups=3), nn.Tanh()),
     "called twice": lambda: nn.Sequential(Twice(nn.Linear(72, 72)), nn.Linear(72, 3)),
     "convolved twice": lambda: images(Twice(nn.Conv2d(2, 2, 3, padding=1)), Twice(nn.GroupNorm(1, 2))),
 }
@@ -296,7 +300,6 @@ def with_parameter() -> nn.Module:
         nn.Embedding(4, 4, scale_grad_by_freq=True),
         nn.Embedding(4, 4, sparse=True),
         nn.EmbeddingBag(4, 4),
-        nn.Conv2d(4, 4, 3, groups=2),
         nn.Conv2d(4, 4, 3, padding="same"),
         nn.Conv2d(4, 4, 3, padding_mode="reflect"),
         nn.ConvTranspose1d(4, 4, 3),
