@@ -31,7 +31,7 @@ from opacus.optimizers import DPOptimizer  # noqa: TID251
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_contract.models.resnet18 import Resnet18Settings
+from fl_contract.models.resnet import ResnetSettings
 from fl_contract.schema import ImageSchema
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
@@ -74,14 +74,14 @@ CASES = {
     "mlp": Case(build=mlp, shape=(30,), batch_size=256, steps=100, turns=20),
     "cnn": Case(build=cnn, shape=(1, 28, 28), batch_size=64, steps=6, turns=6),
     "resnet18": Case(
-        build=lambda: Resnet18Settings(kind="resnet18").build(COLOUR, 2),
+        build=lambda: ResnetSettings(kind="resnet18").build(COLOUR, 2),
         shape=(3, 28, 28),
         batch_size=16,
         steps=2,
         turns=1,
     ),
     "resnet18_large_stem": Case(
-        build=lambda: Resnet18Settings(kind="resnet18", stem="large").build(COLOUR, 2),
+        build=lambda: ResnetSettings(kind="resnet18", stem="large").build(COLOUR, 2),
         shape=(3, 28, 28),
         batch_size=16,
         steps=3,

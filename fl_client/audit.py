@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from fl_client.policy import calibrate_plan
+from fl_client.policy import calibrate_plan, check_code
 from fl_client.preprocessing import Examples, prepare
 from fl_client.settings import read_site_settings
 from fl_client.site import Site
@@ -95,14 +95,16 @@ def attack_model(
 
     Raises:
         SettingError: The file is not a model of this study, or the study's task has no loss of a patient alone.
-        RefusalError: The hospital's data break the study's schema.
+        RefusalError: The hospital's policy does not name the study's own code, or its data break the study's schema.
     """
     if study.task.NOT_PRIVATE:
         raise SettingError(
             f"study={study.name!r} is of {study.data_schema.task}; a membership attack compares each patient's own "
             f"loss: {study.task.NOT_PRIVATE}"
         )
-    records = Site(settings=read_site_settings(site_file), folder=site_file.parent, study=study).load_records()
+    settings = read_site_settings(site_file)
+    check_code(settings, study)
+    records = Site(settings=settings, folder=site_file.parent, study=study).load_records()
     members, others = (prepare(part, study.data_schema, train=records.train) for part in (records.train, records.test))
     pool = Examples(
         inputs=torch.cat([members.inputs, others.inputs]), labels=torch.cat([members.labels, others.labels])

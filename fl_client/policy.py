@@ -6,6 +6,7 @@ from dataclasses import replace
 from fl_client.settings import SiteSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.metrics.noised import cells_sensitivity
+from fl_contract.models.own_model import OwnModelSettings
 from fl_contract.study import Study
 from privacy.accounting import PRV_ERROR
 from privacy.errors import PrivacySettingError
@@ -31,6 +32,7 @@ def check_policy(settings: SiteSettings, study: Study) -> None:
 def policy_errors(settings: SiteSettings, study: Study) -> Iterator[RefusalError | PrivacySettingError]:
     """Every rule of the hospital's policy that a study breaks, in the order in which `check_policy` refuses."""
     policy, privacy = settings.policy, study.privacy
+    yield from _code_errors(settings, study)
     if not study.is_private and policy.require_privacy:
         yield _refusal("privacy.mechanism='none'; policy.require-privacy asks for differential privacy")
     if study.is_private and privacy.delta > policy.delta:
@@ -41,6 +43,24 @@ def policy_errors(settings: SiteSettings, study: Study) -> Iterator[RefusalError
         yield PrivacySettingError(
             f"privacy.delta={privacy.delta}; expected below 1/declared-examples={largest:.3g}, or publishing one whole "
             "record at random would count as private"
+        )
+
+
+def check_code(settings: SiteSettings, study: Study) -> None:
+    """Refuse a study whose model is code that the hospital's policy does not name, before it is imported.
+
+    Raises:
+        RefusalError: POLICY.
+    """
+    for error in _code_errors(settings, study):
+        raise error
+
+
+def _code_errors(settings: SiteSettings, study: Study) -> Iterator[RefusalError]:
+    allowed, model = settings.policy.python_models, study.model
+    if isinstance(model, OwnModelSettings) and model.path not in allowed:
+        yield _refusal(
+            f"model.path={model.path!r}; policy.python-models allows {list(allowed)}; add it after reading that code"
         )
 
 

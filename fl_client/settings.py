@@ -322,6 +322,7 @@ class PolicySettings(Settings):
         min_count: Features with fewer values are left out of statistics, and no bin or category in them holds fewer.
         measurements: How held-out patients are measured for a coordinator, once a round of a run that was agreed:
             ``noised`` and charged to their own budget, ``exact`` and outside every epsilon, or not at all (``none``).
+        python_models: Code of others that a study may name as ``model.path`` and that is run here; none if not set.
     """
 
     epsilon_budget: float = Field(ge=0)
@@ -336,6 +337,7 @@ class PolicySettings(Settings):
     statistics: Literal["exact", "none"] = "none"
     min_count: int = Field(default=10, ge=1)
     measurements: Literal["noised", "exact", "none"] = "noised"
+    python_models: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
     @property
     def largest_study_epsilon(self) -> float:

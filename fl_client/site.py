@@ -23,6 +23,7 @@ from fl_client.settings import (
     site_file,
 )
 from fl_contract.errors import RefusalCode, RefusalError, SettingError
+from fl_contract.models.own_model import OwnModelSettings
 from fl_contract.run_folder import run_folder
 from fl_contract.schema import ImageSchema, Schema, TableSchema
 from fl_contract.study import Study
@@ -190,6 +191,7 @@ def _virtual_settings(name: str, study: Study, folder: Path) -> SiteSettings:
         "require-privacy": simulation.require_privacy,
         "statistics": "exact",
         "measurements": simulation.measurements,
+        "python-models": [study.model.path] if isinstance(study.model, OwnModelSettings) else [],
     }
     return SiteSettings.model_construct(
         name=name,

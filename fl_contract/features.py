@@ -55,9 +55,12 @@ class Feature(Settings):
 
     Attributes:
         name: As the study calls it.
+        modality: What kind of measurement it is, such as ``genomic``; features of one modality share an encoder where
+            the model is ``multimodal``.
     """
 
     name: str = Field(min_length=1)
+    modality: str = Field(default="clinical", min_length=1)
 
 
 class NumberFeature(Feature):

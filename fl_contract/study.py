@@ -241,6 +241,11 @@ class Study(Settings):
     @model_validator(mode="after")
     def _check_model_fits(self) -> Self:
         self.model.check_schema(self.data_schema)
+        if self.is_private and self.model.NOT_PRIVATE:
+            raise ValueError(
+                f"privacy.mechanism='dp-sgd' with model.kind={self.model.kind!r}; {self.model.NOT_PRIVATE}; or set "
+                "privacy.mechanism = 'none'"
+            )
         if self.is_private and (self.needs_statistics or self.data_schema.needs_own_statistics):
             raise ValueError(
                 "privacy.mechanism='dp-sgd' with a schema that scales or fills in by statistics of patients; these "
@@ -349,9 +354,10 @@ class Study(Settings):
         return hashlib.sha256(json.dumps(self.to_table(), sort_keys=True).encode()).hexdigest()
 
 
-OVERRIDABLE_KEYS = tuple(
-    key for key in scalar_keys(Study) if key not in ("name", "title") and not key.startswith("schema.")
-)
+_AGREED_KEYS = ("name", "title", "model.path", "schema.", "model.weights.")
+"""Keys, or how they begin, that no run may set: who it is, what it is about, which code and which files it loads."""
+
+OVERRIDABLE_KEYS = tuple(key for key in scalar_keys(Study) if not key.startswith(_AGREED_KEYS))
 """Dotted keys that a run may set; ``[tool.flwr.app.config]`` lists the same (a test compares them)."""
 
 

@@ -18,6 +18,7 @@ from fl_contract.models import buffer_names
 from fl_contract.study import Study
 from fl_server.averaging import ModelAverage, first_averaged_round
 from fl_server.checkpoint import Checkpoint, read_checkpoint
+from fl_server.initial_weights import load_initial_weights
 from fl_server.local_grid import LocalGrid
 from fl_server.roll_call import call_plans, call_roster
 from fl_server.round_loop import RoundLoop
@@ -82,6 +83,8 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
     started = time.monotonic()
     study = settings.study
     torch_model = study.build_model()
+    if checkpoint is None:
+        load_initial_weights(torch_model, study, settings.weights)
     model = {name: tensor.numpy() for name, tensor in torch_model.state_dict().items()}
     request = Request(run=checkpoint.run if checkpoint else uuid.uuid4().hex, fingerprint=study.fingerprint)
     record.begin(

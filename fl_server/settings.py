@@ -8,6 +8,9 @@ from flwr.app import Context
 from fl_contract.run_folder import run_folder
 from fl_contract.study import STUDIES, Study, study_from_run_config
 
+WEIGHTS = "weights"
+"""Folder below the working directory, if a run names no other."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
@@ -17,11 +20,13 @@ class RunSettings:
         study: With the run's overrides.
         folder: Of this run's variant.
         resume: Go on from the folder's checkpoint.
+        weights: Folder of the files that studies name as ``model.weights``.
     """
 
     study: Study
     folder: Path
     resume: bool
+    weights: Path
 
 
 def read_run_settings(context: Context) -> RunSettings:
@@ -35,6 +40,7 @@ def read_run_settings(context: Context) -> RunSettings:
         study=study,
         folder=run_folder(context.run_config, context.run_id) / variant_of(study),
         resume=bool(context.run_config.get("resume", False)),
+        weights=Path(str(context.run_config.get("weights-folder") or WEIGHTS)),
     )
 
 

@@ -24,7 +24,7 @@ from privacy.units import UnitBatch
 def is_covered(model: nn.Module) -> bool:
     """Whether each trainable parameter belongs to one known layer, and to no second one.
 
-    >>> is_covered(nn.Sequential(nn.Linear(2, 2), nn.Tanh())), is_covered(nn.Embedding(2, 2))
+    >>> is_covered(nn.Sequential(nn.Linear(2, 2), nn.Tanh())), is_covered(nn.Bilinear(2, 2, 2))
     (True, False)
     """
     owned = [
@@ -38,12 +38,14 @@ def is_covered(model: nn.Module) -> bool:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether the layer is one that `LAYER_GRADIENTS` can compute: an ordinary convolution, and nothing else added."""
+    """Whether `LAYER_GRADIENTS` can compute the layer: an ordinary convolution or embedding, and nothing added."""
     has_hooks = bool(layer._forward_hooks or layer._forward_pre_hooks)
     if has_hooks or {name for name, _ in layer.named_parameters()} - {"weight", "bias"}:
         return False
-    if isinstance(layer, nn.Conv2d):
-        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    if isinstance(layer, nn.Embedding):
+        return layer.max_norm is None and not layer.scale_grad_by_freq and not layer.sparse
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return True
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.grad import conv2d_weight
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from privacy.units import UnitBatch
 
@@ -187,32 +187,57 @@ def _contract_linear(a_RTI: Tensor, g_RTO: Tensor) -> Tensor:
     return g_RTO.flatten(0, 1).T @ a_RTI.flatten(0, 1)
 
 
-def _conv2d(layer: nn.Conv2d, calls: Calls, batch: UnitBatch) -> LayerGradient:
+def _conv(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, calls: Calls, batch: UnitBatch) -> LayerGradient:
     geometry: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
     a_RTI = _join([_patches(layer, inputs) for inputs, _ in calls])
     g_RTO = _join([gradients.flatten(2).transpose(1, 2) for _, gradients in calls])
-    shape = layer.weight.shape
+    if layer.groups > 1:
+        return _by_group(layer, a_RTI, g_RTO, batch)
+    shape, conv_weight = layer.weight.shape, _CONV_WEIGHTS[type(layer)]
 
     def contract(inputs: Tensor, gradients: Tensor) -> Tensor:
-        total: Tensor = conv2d_weight(inputs, shape, gradients, **geometry)
+        total: Tensor = conv_weight(inputs, shape, gradients, **geometry)
         return total
 
     implied = partial(Implied, layer.weight, calls, batch, contract)
     return _outer_products(layer, a_RTI, g_RTO, batch, implied)
 
 
-def _patches(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
+def _by_group(
+    layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, a_RTI: Tensor, g_RTO: Tensor, batch: UnitBatch
+) -> LayerGradient:
+    """Each group of channels has outer products of its own; stored, for they are few."""
+    a_UTGI, g_UTGO = (_by_unit(each, batch).unflatten(2, (layer.groups, -1)) for each in (a_RTI, g_RTO))
+    parts: list[Part] = []
+    if layer.weight.requires_grad:
+        parts.append(Stored(layer.weight, torch.einsum("utgi,utgo->ugoi", a_UTGI, g_UTGO)))
+    if layer.bias is not None and layer.bias.requires_grad:
+        parts.append(Stored(layer.bias, g_UTGO.sum(dim=1)))
+    return LayerGradient(parts=parts, scratch_bytes=3 * (a_UTGI.nbytes + g_UTGO.nbytes))
+
+
+_CONV_WEIGHTS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Conv1d: conv1d_weight,
+    nn.Conv2d: conv2d_weight,
+    nn.Conv3d: conv3d_weight,
+}
+
+
+def _patches(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:
     """What the kernel sees at each position, shape [R, T, I]; as `nn.Unfold`, which takes three times as long."""
-    vertical, horizontal = (int(padding) for padding in layer.padding)
-    windows = functional.pad(inputs, (horizontal, horizontal, vertical, vertical))
-    for dim, kernel, stride, dilation in zip((2, 3), layer.kernel_size, layer.stride, layer.dilation, strict=True):
-        windows = windows.unfold(dim, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
-    in_one_row = windows.permute(0, 1, 4, 5, 2, 3).flatten(4).flatten(1, 3)
+    num_axes = inputs.dim() - 2
+    paddings = [int(padding) for padding in layer.padding]  # `is_covered` takes no words
+    windows = functional.pad(inputs, [side for padding in reversed(paddings) for side in (padding, padding)])
+    geometry = zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
+    for axis, (kernel, stride, dilation) in enumerate(geometry, start=2):
+        windows = windows.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+    positions, kernels = range(2, 2 + num_axes), range(2 + num_axes, 2 + 2 * num_axes)
+    in_one_row = windows.permute(0, 1, *kernels, *positions).flatten(2 + num_axes).flatten(1, 1 + num_axes)
     return in_one_row.transpose(1, 2)
 
 
 def _outer_products(
-    layer: nn.Linear | nn.Conv2d,
+    layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d,
     a_RTI: Tensor,
     g_RTO: Tensor,
     batch: UnitBatch,
@@ -244,6 +269,34 @@ def _norm_of_sum(a_UTI: Tensor, g_UTO: Tensor) -> Tensor:
     a, g = a_UTI.double(), g_UTO.double()
     squared = ((a @ a.transpose(1, 2)) * (g @ g.transpose(1, 2))).sum(dim=(1, 2))
     return squared.clamp(min=0.0).sqrt().maximum(SMALLEST_SHARE * _norm(a_UTI) * _norm(g_UTO))
+
+
+def _embedding(layer: nn.Embedding, calls: Calls, batch: UnitBatch) -> LayerGradient:
+    """Per unit, the gradient of a row is the sum of g over the positions that looked this row up."""
+    if not layer.weight.requires_grad:
+        return LayerGradient(parts=[], scratch_bytes=0)
+    rows_RT1 = _join([rows.reshape(len(rows), -1, 1) for rows, _ in calls])
+    g_RTO = _join([gradients.reshape(len(gradients), -1, layer.embedding_dim) for _, gradients in calls])
+    if layer.padding_idx is not None:
+        g_RTO = g_RTO.masked_fill(rows_RT1 == layer.padding_idx, 0.0)
+    rows_UT1, g_UTO = _by_unit(rows_RT1, batch), _by_unit(g_RTO, batch)
+    norms = _norm(g_UTO) if g_UTO.shape[1] == 1 else _norm_of_row_sums(rows_UT1, g_UTO)
+
+    def contract(rows: Tensor, gradients: Tensor) -> Tensor:
+        return torch.zeros_like(layer.weight).index_add_(0, rows.flatten(), gradients.flatten(0, 1))
+
+    part = Implied(layer.weight, [(rows_RT1, g_RTO)], batch, contract, norms)
+    return LayerGradient(parts=[part], scratch_bytes=3 * g_UTO.nbytes + 8 * g_UTO.shape[1] * rows_UT1.numel())
+
+
+def _norm_of_row_sums(rows_UT1: Tensor, g_UTO: Tensor) -> Tensor:
+    """Norm of all rows' sums of g: its square is the sum of g_s . g_t over positions s, t of the same row.
+
+    The terms can cancel; see `_norm_of_sum`.
+    """
+    g = g_UTO.double()
+    squared = ((rows_UT1 == rows_UT1.transpose(1, 2)) * (g @ g.transpose(1, 2))).sum(dim=(1, 2))
+    return squared.clamp(min=0.0).sqrt().maximum(SMALLEST_SHARE * _norm(g_UTO))
 
 
 def _group_norm(layer: nn.GroupNorm, calls: Calls, batch: UnitBatch) -> LayerGradient:
@@ -310,7 +363,10 @@ def _join(calls: list[Tensor]) -> Tensor:
 
 LAYER_GRADIENTS: dict[type[nn.Module], Callable[[Any, Calls, UnitBatch], LayerGradient]] = {
     nn.Linear: _linear,
-    nn.Conv2d: _conv2d,
+    nn.Conv1d: _conv,
+    nn.Conv2d: _conv,
+    nn.Conv3d: _conv,
+    nn.Embedding: _embedding,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
 }

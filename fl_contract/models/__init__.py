@@ -6,15 +6,39 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from fl_contract.models.cnn1d import Cnn1dSettings
 from fl_contract.models.cox import CoxSettings
-from fl_contract.models.logistic import LogisticSettings
+from fl_contract.models.densenet import DensenetSettings
+from fl_contract.models.efficientnet import EfficientnetSettings
+from fl_contract.models.gru import GruSettings
+from fl_contract.models.linear import LinearSettings, LogisticSettings
 from fl_contract.models.mlp import MlpSettings
-from fl_contract.models.resnet18 import Resnet18Settings
+from fl_contract.models.multimodal import MultimodalSettings
+from fl_contract.models.own_model import OwnModelSettings
+from fl_contract.models.resnet import ResnetSettings
 from fl_contract.models.small_cnn import SmallCnnSettings
+from fl_contract.models.transe import TransESettings
+from fl_contract.models.unet import UnetSettings
+from fl_contract.models.vit import VitSettings
 from fl_contract.schema import Schema
 
+PretrainableSettings = ResnetSettings | DensenetSettings | EfficientnetSettings | VitSettings
+"""Architectures that can start from a file of weights."""
+
 ModelSettings = Annotated[
-    LogisticSettings | MlpSettings | SmallCnnSettings | Resnet18Settings | CoxSettings, Field(discriminator="kind")
+    LogisticSettings
+    | LinearSettings
+    | MlpSettings
+    | CoxSettings
+    | MultimodalSettings
+    | SmallCnnSettings
+    | PretrainableSettings
+    | UnetSettings
+    | Cnn1dSettings
+    | GruSettings
+    | TransESettings
+    | OwnModelSettings,
+    Field(discriminator="kind"),
 ]
 
 

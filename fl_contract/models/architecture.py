@@ -18,11 +18,14 @@ class Architecture(Settings):
     Attributes:
         TAKES: Kinds of schema whose records it takes.
         TASKS: Tasks that it is for.
+        NOT_PRIVATE: Which layer keeps it from being trained with differential privacy, and what to choose instead;
+            empty where `privacy.model_check` alone decides.
         kind: Its name in a study.
     """
 
     TAKES: ClassVar[frozenset[str]]
     TASKS: ClassVar[frozenset[str]] = ROW_TASKS
+    NOT_PRIVATE: ClassVar[str] = ""
 
     kind: str
 

@@ -16,7 +16,7 @@ from fl_client.data.records import SiteRecords
 from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
 from fl_contract.messages import ARRAYS, CONFIG, TRAIN, Arrays, Request, to_array_record
-from fl_contract.study import Scalar, Study, study_from_run_config
+from fl_contract.study import STUDIES, Scalar, Study, study_from_run_config
 from privacy.ledger_book import LedgerEntry
 
 FIXED: Mapping[str, Scalar] = {
@@ -51,8 +51,10 @@ def _closed_site_log() -> Iterator[None]:
 def study_of() -> Callable[..., Study]:
     """The study that `ask` names, with its overrides."""
 
-    def read(name: str = "breast-cancer", overrides: Mapping[str, Scalar] | None = None) -> Study:
-        return study_from_run_config({"study": name, **FIXED, **(overrides or {})})
+    def read(
+        name: str = "breast-cancer", overrides: Mapping[str, Scalar] | None = None, *, directory: Path = STUDIES
+    ) -> Study:
+        return study_from_run_config({"study": name, **FIXED, **(overrides or {})}, directory=directory)
 
     return read
 

@@ -126,7 +126,10 @@ def test_the_shipped_studies_are_a_table_and_images() -> None:
         (
             "model.kind",
             "resnet",
-            "model.kind='resnet'; expected one of 'logistic', 'mlp', 'small-cnn', 'resnet18', 'cox'",
+            "model.kind='resnet'; expected one of 'logistic', 'linear', 'mlp', 'cox', 'multimodal', 'small-cnn', "
+            "'resnet18', 'resnet34', 'resnet50', 'densenet121', 'efficientnet-b0', 'efficientnet-b1', "
+            "'efficientnet-b2', 'efficientnet-b3', 'efficientnet-b4', 'vit', 'unet', 'cnn1d', 'gru', "
+            "'transe', 'python'",
         ),
         ("name", "Breast Cancer", "name='Breast Cancer'; expected lower-case letters, digits and hyphens, at most 64"),
         # rules of a whole table
@@ -547,6 +550,13 @@ UNCHANGEABLE = {
     "strategy.num-chosen",
     "strategy.update-bound",
     "strategy.clip-radius",
+    "model.latent-size",
+    "model.growth-rate",
+    "model.patch-size",
+    "model.num-heads",
+    "model.num-levels",
+    "model.kernel-size",
+    "model.num-blocks",
     "central-privacy.mechanism",  # go together, see below
     "central-privacy.epsilon",
     "central-privacy.delta",
@@ -616,7 +626,7 @@ def test_the_table_above_covers_every_key_that_a_run_may_set() -> None:
 def test_pyproject_lists_the_keys_that_a_run_may_set() -> None:
     pyproject = tomllib.loads((STUDIES.parent / "pyproject.toml").read_text())
     listed = flatten(pyproject["tool"]["flwr"]["app"]["config"])
-    own = {key: listed.pop(key) for key in ("study", "out", "resume")}
+    own = {key: listed.pop(key) for key in ("study", "out", "resume", "weights-folder")}
 
     assert set(listed) == set(OVERRIDABLE_KEYS)
     assert set(listed.values()) == {""}

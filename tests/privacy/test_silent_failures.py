@@ -230,7 +230,7 @@ def test_one_record_that_is_not_finite_makes_the_naive_sum_so(value: float) -> N
 def test_a_penalty_is_whole_as_a_hook_of_the_optimizer_which_sees_it_after_clipping(is_known: bool) -> None:
     # A pull towards 0 of 100 times the weights, far above the clip norm.
     torch.manual_seed(0)
-    known, unknown = nn.Linear(6, 2), nn.Sequential(nn.Unflatten(1, (6, 1)), nn.Conv1d(6, 2, 1), nn.Flatten())
+    known, unknown = nn.Linear(6, 2), nn.Sequential(nn.Unflatten(1, (6, 1)), nn.ConvTranspose1d(6, 2, 1), nn.Flatten())
     model = known if is_known else unknown
     (inputs, targets), units = records(), Units.records(10)
 

@@ -44,6 +44,31 @@ def schema_of(shape: tuple[int, ...], **outcome: Any) -> Schema:
     return schema
 
 
+def modalities(**sizes: int) -> Schema:
+    """A table of so many features of each modality."""
+    features = [
+        {"name": f"{name}{number}", "modality": name, **_RANGE}
+        for name, size in sizes.items()
+        for number in range(size)
+    ]
+    keys = {"kind": "table", "label": "label", "classes": ["a", "b", "c"], "features": features}
+    schema: Schema = TypeAdapter(Schema).validate_python(keys)
+    return schema
+
+
+def triples(*, entities: int, relations: int) -> Schema:
+    """A knowledge graph."""
+    keys = {
+        "kind": "triples",
+        "task": "link-prediction",
+        "label": "tail",
+        "classes": [f"entity {number}" for number in range(entities)],
+        "relations": [f"relation {number}" for number in range(relations)],
+    }
+    schema: Schema = TypeAdapter(Schema).validate_python(keys)
+    return schema
+
+
 TWO_CLASSES = task_of(schema_of((1,), classes=["no", "yes"]))
 THREE_CLASSES = task_of(schema_of((1,)))
 SURVIVAL = task_of(schema_of((1,), task="survival", time_unit="days"))
