@@ -135,7 +135,7 @@ class FeatureStatistics:
 def quantile(histogram: Counts, share: float) -> float:
     """What ``numpy.quantile`` gives if every value is taken as the middle of its bin.
 
-    So it is off by half a bin at most. A value of a joined group may be off by half the group's width more.
+    So it is off by half a bin at most. A value of a joined group may be off by the group's width more.
 
     Args:
         histogram: [bins] of equal width over [-1, 1].
@@ -154,28 +154,34 @@ def quantile(histogram: Counts, share: float) -> float:
 
 
 def join_bins(histogram: Counts, *, min_count: int) -> Counts:
-    """Join neighbouring bins, from the first on, until each group holds ``min_count``; the total stays.
+    """Join neighbouring bins until each group holds ``min_count``; the total stays.
 
-    A group is counted in the bin in its middle. What is left at the end joins the last group. So a value moves by half
-    the width of its group at most.
+    Bins that hold it already are joined only with what is too few to be a group. A group is counted in the bin of its
+    mean, so a value moves by less than the width of its group. The group's middle would tell where its two outermost
+    values lie.
 
     >>> join_bins(np.array([0, 7, 0, 5, 20, 1]), min_count=10)
-    array([ 0,  0, 12,  0,  0, 21])
+    array([ 0,  0, 12,  0, 21,  0])
     """
-    groups: list[list[int]] = []  # first bin, last bin, count
-    is_open = False
+
+    def is_open(group: list[int]) -> bool:
+        return int(histogram[group].sum()) < min_count
+
+    groups: list[list[int]] = []
     for position in np.flatnonzero(histogram).tolist():
-        if is_open:
-            groups[-1][1:] = position, groups[-1][2] + int(histogram[position])
+        if groups and is_open(groups[-1]) and histogram[position] < min_count:
+            groups[-1].append(position)
         else:
-            groups.append([position, position, int(histogram[position])])
-        is_open = groups[-1][2] < min_count
-    if is_open and len(groups) > 1:
-        _, last, count = groups.pop()
-        groups[-1][1:] = last, groups[-1][2] + count
+            groups.append([position])
+    closed: list[list[int]] = []
+    for group in groups:
+        if closed and (is_open(group) or is_open(closed[-1])):
+            closed[-1] += group
+        else:
+            closed.append(group)
     joined = np.zeros_like(histogram)
-    for first, last, count in groups:
-        joined[(first + last + 1) // 2] += count
+    for group in closed:
+        joined[round(np.average(group, weights=histogram[group]))] += histogram[group].sum()
     return joined
 
 
