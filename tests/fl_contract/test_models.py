@@ -14,7 +14,8 @@ from fl_contract.errors import SettingError
 from fl_contract.models import ModelSettings, build_model
 from fl_contract.models.gru import GruLayer
 from fl_contract.schema import Schema
-from fl_contract.study import STUDIES, load_study
+from fl_contract.settings import read_toml
+from fl_contract.study import STUDIES, Study, load_study
 
 PIXELS: dict[str, Any] = {"task": "segmentation", "classes": ["a", "b"]}
 
@@ -71,6 +72,21 @@ def test_each_modality_has_an_encoder_of_its_own_columns() -> None:
     assert model.columns == [[0, 2, 4], [1], [3]]
     assert of_genomic.any(dim=0).tolist() == [True, False, True, False, True]
     torch.testing.assert_close(model(inputs), model.decoder(torch.cat(latent, dim=1)))  # type: ignore[operator]
+
+
+def test_a_patient_without_a_modality_counts_as_an_average_one_in_it() -> None:
+    raw = read_toml(STUDIES / "heart-disease.toml")
+    for number, feature in enumerate(raw["schema"]["features"]):
+        feature |= {"modality": "genomic" if number < 3 else "clinical", "missing": "mean"}
+    raw["model"], raw["privacy"]["mechanism"] = {"kind": "multimodal"}, "none"
+    model = Study.parse(raw, origin="study").build_model()
+    average = torch.zeros(1, len(raw["schema"]["features"]))
+    model.load_state_dict({**model.state_dict(), "standardise.fill": torch.arange(average.shape[1]) / 10})
+    filled, without = average.clone(), average.clone()
+    filled[0, :3], without[0, :3] = torch.arange(3) / 10, torch.nan
+
+    assert torch.equal(model(without), model(filled))
+    assert not torch.equal(model(without), model(average))
 
 
 # --- small convolutional networks ------------------------------------------------------------------------------------
