@@ -11,6 +11,7 @@ from flwr.app import Context
 from fl_client.data.builtin import BuiltInSource
 from fl_client.data.image_folder import ImageFolderSource
 from fl_client.data.medmnist import MedMnistSource
+from fl_client.data.outcome_columns import outcome_numbers, place_outcome
 from fl_client.data.records import SiteRecords, Source
 from fl_client.data.sql import SqlSource
 from fl_client.data.table_file import TableFileSource
@@ -21,6 +22,7 @@ from fl_client.settings import (
     SiteSettings,
     SourceSettings,
     SqlSourceSettings,
+    TableSourceSettings,
     partition,
     read_site_settings,
     read_study,
@@ -28,7 +30,7 @@ from fl_client.settings import (
 )
 from fl_contract.errors import RefusalCode, RefusalError, SettingError
 from fl_contract.run_folder import run_folder
-from fl_contract.schema import ImageSchema, TableSchema
+from fl_contract.schema import ImageSchema, TableSchema, TripleSchema
 from fl_contract.study import Study
 from privacy.ledger import Ledger, LedgerTerms
 
@@ -66,14 +68,11 @@ class Site:
             if not isinstance(schema, ImageSchema):
                 raise RefusalError(RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs a table")
             return _image_source(source, self.folder, schema).load()
-        if not isinstance(schema, TableSchema):
+        if not isinstance(schema, TableSchema | TripleSchema):
             raise RefusalError(
                 RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs schema.kind={schema.kind!r}"
             )
-        features = [each.name for each in schema.features]
-        if isinstance(source, SqlSourceSettings):
-            return SqlSource(source, folder=self.folder, features=features).load()
-        return TableFileSource(source, folder=self.folder, features=features).load()
+        return _table_source(source, self.folder, schema).load()
 
     def open_ledger(self) -> Ledger:
         """Its privacy ledger, over all studies, for the patients it trains on; to be closed after use."""
@@ -86,8 +85,23 @@ class Site:
 
 def _image_source(settings: ImageSourceSettings, folder: Path, schema: ImageSchema) -> Source:
     if isinstance(settings, MedMnistSourceSettings):
-        return MedMnistSource(settings, folder=folder)
+        return MedMnistSource(settings, folder=folder, findings=outcome_numbers(schema))
     return ImageFolderSource(settings, folder=folder, schema=schema)
+
+
+def _table_source(
+    settings: TableSourceSettings | SqlSourceSettings, folder: Path, schema: TableSchema | TripleSchema
+) -> Source:
+    if isinstance(schema, TableSchema):
+        features = [each.name for each in schema.features]
+    else:
+        features = [schema.head, schema.relation]
+    if isinstance(settings, SqlSourceSettings):
+        placed = place_outcome(settings, schema)
+        return SqlSource(placed, folder=folder, features=features, numbers=outcome_numbers(schema))
+    return TableFileSource(
+        place_outcome(settings, schema), folder=folder, features=features, numbers=outcome_numbers(schema)
+    )
 
 
 def training_cohort(settings: SiteSettings) -> str:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from fl_client.column_settings import ColumnSettings, code_key, code_meanings
 
-_AS_IT_IS = ColumnSettings.parse({}, origin="a column that site.toml does not name")
+AS_IT_IS = ColumnSettings.parse({}, origin="a column that site.toml does not name")
+"""How a column is read that ``site.toml`` does not name."""
 
 
 def site_columns(features: Iterable[str], columns: Mapping[str, ColumnSettings]) -> dict[str, str]:
     """The hospital's own column of each feature; two features may come from one column."""
-    return {feature: columns.get(feature, _AS_IT_IS).column or feature for feature in features}
+    return {feature: columns.get(feature, AS_IT_IS).column or feature for feature in features}
 
 
 def map_features(
@@ -36,7 +37,7 @@ def map_features(
     """
     mapped, num_unknown = np.empty((len(table), len(features))), Counter[str]()
     for position, (feature, column) in enumerate(site_columns(features, columns).items()):
-        mapped[:, position], num_unknown[feature] = map_column(table[column], columns.get(feature, _AS_IT_IS))
+        mapped[:, position], num_unknown[feature] = map_column(table[column], columns.get(feature, AS_IT_IS))
     return mapped, num_unknown
 
 
@@ -45,7 +46,7 @@ def say_unknown_values(num_unknown: Counter[str], columns: Mapping[str, ColumnSe
     lines = []
     for feature, column in site_columns(num_unknown, columns).items():
         if count := num_unknown[feature]:
-            expected = "the codes that it lists" if columns.get(feature, _AS_IT_IS).codes else "numbers"
+            expected = "the codes that it lists" if columns.get(feature, AS_IT_IS).codes else "numbers"
             lines.append(
                 f"column {column!r} of feature {feature!r}: {count} rows hold a text or code without a meaning; "
                 f"expected {expected}, or a code for a missing value in source.columns.{feature!r}.missing"

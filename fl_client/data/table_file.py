@@ -27,12 +27,16 @@ class TableFileSource:
         settings: Files and columns, from ``site.toml``.
         folder: That relative paths begin at; the one of ``site.toml``.
         features: That the study needs, by its names.
+        numbers: Outcomes that are numbers, by the study's names.
     """
 
-    def __init__(self, settings: TableSourceSettings, *, folder: Path, features: Sequence[str]) -> None:
+    def __init__(
+        self, settings: TableSourceSettings, *, folder: Path, features: Sequence[str], numbers: Sequence[str] = ()
+    ) -> None:
         self._settings = settings
         self._folder = folder
         self._features = tuple(features)
+        self._numbers = tuple(numbers)
 
     def load(self) -> SiteRecords:
         """The records of this hospital's files.
@@ -42,7 +46,7 @@ class TableFileSource:
                 label, fold or patient, a patient is in both folds, or there are no rows. The detail stays in the
                 hospital's own log.
         """
-        table = TableBuilder(self._settings, self._features)
+        table = TableBuilder(self._settings, self._features, self._numbers)
         files = {self._settings.train: None if self._settings.test is None else "train"}
         if self._settings.test is not None:
             files[self._settings.test] = "test"
@@ -64,7 +68,7 @@ class TableFileSource:
     def _read_csv(self, path: Path, table: TableBuilder) -> Iterator[pd.DataFrame]:
         settings = self._settings
         coded = {mapped.column or feature for feature, mapped in settings.columns.items() if mapped.codes}
-        coded |= {settings.label} if settings.labels else set()
+        coded |= {settings.label} if settings.label is not None and settings.labels else set()
         header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
         table.check(header, origin=str(path))
         with pd.read_csv(
