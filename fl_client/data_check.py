@@ -7,8 +7,9 @@ refusal code. A warning refuses nothing: a person has to look.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fl_client.data.outcome_columns import outcome_numbers
 from fl_client.data.records import SiteRecords
-from fl_client.data_rules import EVENTS, held_out_refusals
+from fl_client.data_rules import held_out_refusals
 from fl_client.data_summary import (
     CategorySummary,
     FeatureSummary,
@@ -22,6 +23,8 @@ from fl_client.data_summary import (
 )
 from fl_client.guard import refusal_code
 from fl_client.inputs import record_refusals
+from fl_client.outcomes import outcome_rules
+from fl_client.outcomes.survival import EVENTS
 from fl_client.policy import check_room, policy_errors
 from fl_client.refusals import gather
 from fl_client.settings import DicomSourceSettings, TableColumnSettings
@@ -48,6 +51,8 @@ SUSPECT_OUTSIDE = 0.05
 
 MANY_OUTSIDE = 0.2
 """Share of the records that may lie outside the range before the unit is doubted."""
+
+FOLD_NAMES = ("training", "held-out")
 
 MOST_CATEGORIES = 10
 """A feature of more distinct values is one that is measured."""
@@ -76,6 +81,7 @@ class CheckReport:
         site: The hospital's name.
         study: The study's name.
         label: The label's name.
+        counted_by: What records of a fold are counted by.
         train: The training records; None if they could not be read.
         test: The held-out records; None likewise.
         features: Numbers of a table.
@@ -88,6 +94,7 @@ class CheckReport:
     site: str
     study: str
     label: str
+    counted_by: str = ""
     train: FoldSummary | None = None
     test: FoldSummary | None = None
     features: tuple[FeatureSummary, ...] = ()
@@ -136,8 +143,8 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
     folds = (records.train, records.test)
     digests = [content_digests(fold) for fold in folds]
     train, test = (
-        summarise_fold(fold, schema, num_different=len(different))
-        for fold, different in zip(folds, digests, strict=True)
+        summarise_fold(fold, schema, name, num_different=len(different))
+        for fold, name, different in zip(folds, FOLD_NAMES, digests, strict=True)
     )
     features = summarise_features(schema, folds) if isinstance(schema, TableSchema) else ()
     categories = summarise_categories(schema, folds) if isinstance(schema, TableSchema) else ()
@@ -148,6 +155,7 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
         *_header_warnings(site),
         *_fold_warnings(site, train, test),
         *_repeat_warnings(len(digests[0] & digests[1])),
+        *(_target_warnings(train, test) if schema.task == "regression" else ()),
         *(warning for feature in features for warning in _feature_warnings(feature, total)),
         *(warning for category in categories for warning in _category_warnings(category)),
         *(_image_warnings(images) if images is not None else ()),
@@ -156,6 +164,7 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
         site=site.name,
         study=site.study.name,
         label=schema.label,
+        counted_by=outcome_rules(schema).title,
         train=train,
         test=test,
         features=features,
@@ -178,10 +187,11 @@ def _mapping_warnings(site: Site) -> Iterator[str]:
     source, schema = site.settings.source, site.study.data_schema
     if not isinstance(source, TableColumnSettings) or not isinstance(schema, TableSchema):
         return
-    for name in sorted(source.columns.keys() - {feature.name for feature in schema.features}):
+    known_names = {feature.name for feature in schema.features} | set(outcome_numbers(schema))
+    for name in sorted(source.columns.keys() - known_names):
         yield f"source.columns.{name!r} is no feature of this study; it changes nothing here"
-    for name in sorted(set(source.labels.values()) - set(schema.classes or EVENTS)):
-        known = list(schema.classes or EVENTS)
+    known = list(EVENTS if schema.task == "survival" else schema.classes)
+    for name in sorted(set(source.labels.values()) - set(known)):
         yield f"source.labels gives {name!r}, which is no class of this study; expected {known}"
 
 
@@ -214,21 +224,23 @@ def _fold_warnings(site: Site, train: FoldSummary, test: FoldSummary) -> Iterato
             f"declared-examples={declared}; {train.records} training records are more than "
             f"{DECLARED_DIFFERENCE:.0%} away; the noise and the hospital's weight follow the declared number"
         )
-    if site.study.is_private and _has_one_class(train):
-        yield (
-            "every training record has the same class; a private study trains on them all the same, since a refusal "
-            "would say so"
-        )
+    if site.study.is_private and train.alike:
+        yield f"{train.alike}; a private study trains on them all the same, since a refusal would say so"
     if policy.measurements == "none":
         return
     for refusal in held_out_refusals(test.records, min_examples=policy.min_examples):
         yield f"{refusal.detail}; the hospital trains and measures nothing"
-    if _has_one_class(test):
-        yield "every held-out record has the same class; this hospital alone has no AUROC"
+    if test.alike and (measure := outcome_rules(site.study.data_schema).MEASURE):
+        yield f"{test.alike}; this hospital alone has no {measure}"
 
 
-def _has_one_class(fold: FoldSummary) -> bool:
-    return sum(count > 0 for count in fold.classes.values()) == 1
+def _target_warnings(*folds: FoldSummary) -> Iterator[str]:
+    below, inside, above = (sum(counts) for counts in zip(*(fold.classes.values() for fold in folds), strict=True))
+    if below + above > MANY_OUTSIDE * (below + inside + above):
+        yield (
+            f"the target: {below + above} of {below + inside + above} records are outside its range; look at the unit "
+            "(factor, offset)"
+        )
 
 
 def _repeat_warnings(num_in_both: int) -> Iterator[str]:

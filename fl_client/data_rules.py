@@ -10,44 +10,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_client.data.records import Records
+from fl_client.outcomes import outcome_rules
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.features import CategoryFeature
 from fl_contract.schema import ImageSchema, Schema, SeriesSchema, TableSchema, TripleSchema
 
-EVENTS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
-"""What the column of the event may hold, and whether the event came."""
-
-NO_EVENT, EVENT = "no event", "event"
-
-NO_TIMES = "the source has no times of follow-up, which the study needs; name their column as source.time in site.toml"
-
 
 def schema_refusals(schema: Schema, *folds: Records) -> list[RefusalError]:
     """Every rule of the schema that the records break, counted over all folds together; INVALID_DATA each."""
-    details = _input_details(schema, folds)
-    details += _outcome_details(schema, folds) if schema.task == "survival" else _label_details(schema, folds)
+    details = _input_details(schema, folds) + outcome_rules(schema).details(folds)
     return [RefusalError(RefusalCode.INVALID_DATA, detail) for detail in details]
 
 
 def training_refusals(
-    schema: Schema, class_counts: Sequence[int], *, min_examples: int, allow_one_class: bool
+    schema: Schema, records: Records, *, min_examples: int, allow_one_class: bool
 ) -> list[RefusalError]:
-    """Why a hospital cannot train with so many records of each class: TOO_FEW_PATIENTS, ONE_CLASS."""
-    refusals = []
-    if (total := sum(class_counts)) < min_examples:
-        detail = f"{total} training records; policy.min-examples expects at least {min_examples}"
+    """Why a hospital cannot train with these records, which break no rule of the schema: TOO_FEW_PATIENTS, ONE_CLASS.
+
+    Args:
+        schema: Of the study.
+        records: To train on.
+        min_examples: Fewest of them.
+        allow_one_class: Train also where their outcomes are all alike. Under differential privacy that is always so:
+            whether they are may hang on a single patient, and a refusal would say it.
+    """
+    refusals, rules = [], outcome_rules(schema)
+    if len(records) < min_examples:
+        detail = f"{len(records)} training records; policy.min-examples expects at least {min_examples}"
         refusals.append(RefusalError(RefusalCode.TOO_FEW_PATIENTS, detail))
-    present = [name for name, count in zip(classes_of(schema), class_counts, strict=True) if count]
-    if schema.task == "survival":
-        if total and NO_EVENT in present and EVENT not in present:
-            detail = f"{schema.label!r} came for no training record; expected one"
-            refusals.append(RefusalError(RefusalCode.ONE_CLASS, detail))
-    elif len(present) == 1 and not allow_one_class:
-        detail = (
-            f"every training record has {schema.label}={present[0]!r}; expected two classes, "
-            "or policy.allow-one-class = true"
-        )
-        refusals.append(RefusalError(RefusalCode.ONE_CLASS, detail))
+    if (alike := rules.say_alike(records, "training")) and (rules.NEEDS_VARIETY or not allow_one_class):
+        way_out = "" if rules.NEEDS_VARIETY else ", or policy.allow-one-class = true"
+        refusals.append(RefusalError(RefusalCode.ONE_CLASS, f"{alike}; expected {rules.VARIETY}{way_out}"))
     return refusals
 
 
@@ -57,26 +50,6 @@ def held_out_refusals(num_records: int, *, min_examples: int) -> list[RefusalErr
         return []
     detail = f"{num_records} held-out records; policy.min-examples expects at least {min_examples}"
     return [RefusalError(RefusalCode.TOO_FEW_PATIENTS, detail)]
-
-
-def class_counts(records: Records, schema: Schema) -> list[int]:
-    """Records of each class, in the schema's order; those of an unknown class are in none."""
-    if schema.task == "survival":
-        events = [EVENTS.get(label) for label in records.labels]
-        return [events.count(0), events.count(1)]
-    return [int((records.labels == name).sum()) for name in schema.classes]
-
-
-def classes_of(schema: Schema) -> tuple[str, ...]:
-    """What records are counted by: the classes, or for survival whether the event came."""
-    return (NO_EVENT, EVENT) if schema.task == "survival" else schema.classes
-
-
-def follow_up_times(records: Records) -> NDArray[np.float64]:
-    """Times of follow-up, [N]; those of a source that was checked to have them."""
-    if records.outcomes is None:
-        raise RefusalError(RefusalCode.INVALID_DATA, NO_TIMES)
-    return records.outcomes[:, 0]
 
 
 def feature_values(records: Records, name: str) -> NDArray[np.float64]:
@@ -124,27 +97,6 @@ def _not_categories(feature: CategoryFeature, values: Sequence[NDArray[np.float6
         details.append(f"feature {feature.name!r}: {missing} records have no category; {expected}")
     if unknown:
         details.append(f"feature {feature.name!r}: {unknown} values are no category of the study; {expected}")
-    return details
-
-
-def _label_details(schema: Schema, folds: Sequence[Records]) -> list[str]:
-    if unknown := sum(int((~np.isin(fold.labels, schema.classes)).sum()) for fold in folds):
-        return [
-            f"label {schema.label!r}: {unknown} records carry a class that the study does not name; "
-            f"expected one of {list(schema.classes)}"
-        ]
-    return []
-
-
-def _outcome_details(schema: Schema, folds: Sequence[Records]) -> list[str]:
-    times = [fold.outcomes for fold in folds if fold.outcomes is not None]
-    details = [] if len(times) == len(folds) else [NO_TIMES]
-    if bad := sum(int((~(np.isfinite(part) & (part >= 0))).sum()) for part in times):
-        details.append(f"times of follow-up: {bad} are missing, negative or infinite; expected numbers of at least 0")
-    if unknown := sum(label not in EVENTS for fold in folds for label in fold.labels):
-        details.append(
-            f"event {schema.label!r}: {unknown} records hold neither 0 nor 1; expected 1 where the event came"
-        )
     return details
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_client.data.records import Records
-from fl_client.data_rules import class_counts, classes_of, feature_values, with_channels
+from fl_client.data_rules import feature_values, with_channels
 from fl_client.inputs import record_contents
+from fl_client.outcomes import outcome_rules
 from fl_contract.features import CategoryFeature, Feature, NumberFeature
 from fl_contract.schema import ImageSchema, Schema, TableSchema
 
@@ -22,9 +23,10 @@ class FoldSummary:
         records: Number of them.
         patients: Different patients; None if the source does not say whose a record is.
         patients_with_several: Those with more than one record; None likewise.
-        repeated_records: Records with the same features and label as an earlier one of this fold.
-        classes: Records of each class of the study.
-        unknown_labels: Records of no class of the study.
+        repeated_records: Records with the same features and outcome as an earlier one of this fold.
+        classes: Records of each class of the study, or what else its task counts them by.
+        unknown_labels: Records without an outcome that the study knows.
+        alike: In which way all outcomes are alike; empty if they differ.
     """
 
     records: int
@@ -33,6 +35,7 @@ class FoldSummary:
     repeated_records: int
     classes: dict[str, int]
     unknown_labels: int
+    alike: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,22 +115,23 @@ class ImageSummary:
     is_dark: bool
 
 
-def summarise_fold(records: Records, schema: Schema, *, num_different: int) -> FoldSummary:
-    """Count records, patients and classes; ``num_different`` records are, by `content_digests`."""
-    counts = class_counts(records, schema)
+def summarise_fold(records: Records, schema: Schema, fold: str, *, num_different: int) -> FoldSummary:
+    """Count the ``fold`` records, patients and outcomes; ``num_different`` records are, by `content_digests`."""
+    rules = outcome_rules(schema)
     per_patient = None if records.patients is None else np.unique(records.patients, return_counts=True)[1]
     return FoldSummary(
         records=len(records),
         patients=None if per_patient is None else len(per_patient),
         patients_with_several=None if per_patient is None else int((per_patient > 1).sum()),
         repeated_records=len(records) - num_different,
-        classes=dict(zip(classes_of(schema), counts, strict=True)),
-        unknown_labels=len(records) - sum(counts),
+        classes=dict(zip(rules.groups, rules.counts(records), strict=True)),
+        unknown_labels=rules.num_unknown(records),
+        alike=rules.say_alike(records, fold),
     )
 
 
 def content_digests(records: Records) -> set[bytes]:
-    """A digest of each different record, features and label."""
+    """A digest of each different record, features and outcome."""
     return {hashlib.blake2b(content, digest_size=16).digest() for content in record_contents(records)}
 
 

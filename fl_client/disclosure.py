@@ -45,6 +45,10 @@ ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
             **{NUM_EXAMPLES: int, "loss": float, "loss-sum": float},
             **{"num-correct": int, "score-counts": list[int]},
             **{"concordant": int, "tied": int, "comparable": int},
+            **{"absolute-error-sum": float, "squared-error-sum": float, "target-sum": float},
+            **{"target-square-sum": float},
+            **{"intersection-pixels": list[int], "predicted-pixels": list[int], "true-pixels": list[int]},
+            **{"reciprocal-rank-sum": float, "hits-at-1": int, "hits-at-10": int},
         },
     },
     NOISED_EVALUATE: {

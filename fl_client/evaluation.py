@@ -1,5 +1,7 @@
 """The only place where a hospital measures a model on its held-out patients."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +14,10 @@ from fl_contract.tasks.classification import class_logits
 from fl_contract.tasks.task import Task
 
 BATCH_SIZE = 1024
+"""Most records in a batch."""
+
+BATCH_NUMBERS = 2**22
+"""Most numbers of the records in a batch: an image has many, and a network keeps several times as many of each."""
 
 
 def evaluate(model: nn.Module, examples: Examples, task: Task) -> Measurement:
@@ -28,10 +34,10 @@ def evaluate(model: nn.Module, examples: Examples, task: Task) -> Measurement:
     Raises:
         ValueError: The model gives a NaN or an infinite output.
     """
-    outputs = _outputs(model, examples)
-    if not outputs.isfinite().all():
-        raise ValueError("the model's outputs are NaN or infinite; expected finite numbers")
-    return task.measure(outputs, examples.labels)
+    batches = _batches(model, examples)
+    if task.IS_OF_PAIRS:
+        batches = iter([(torch.cat([outputs for outputs, _ in batches]), examples.labels)])
+    return task.MEASUREMENT.merge(_measure(task, outputs, labels) for outputs, labels in batches)
 
 
 def contributions(model: nn.Module, examples: Examples) -> NDArray[np.float64]:
@@ -48,11 +54,20 @@ def contributions(model: nn.Module, examples: Examples) -> NDArray[np.float64]:
     Returns:
         [N, cells]; a score that is NaN counts as undecided, an infinite one as certain.
     """
-    logits = np.nan_to_num(class_logits(_outputs(model, examples)).numpy().astype(np.float64))
-    return cells_of_patients(logits, examples.labels.numpy())
+    logits = np.concatenate([class_logits(outputs).numpy() for outputs, _ in _batches(model, examples)])
+    return cells_of_patients(np.nan_to_num(logits.astype(np.float64)), examples.labels.numpy())
 
 
-def _outputs(model: nn.Module, examples: Examples) -> Tensor:
+def _measure(task: Task, outputs: Tensor, labels: Tensor) -> Measurement:
+    if not outputs.isfinite().all():
+        raise ValueError("the model's outputs are NaN or infinite; expected finite numbers")
+    return task.measure(outputs, labels)
+
+
+def _batches(model: nn.Module, examples: Examples) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs and labels, some records at a time."""
+    size = min(BATCH_SIZE, max(1, BATCH_NUMBERS // examples.inputs[0].numel()))
     model.eval()
     with torch.no_grad():
-        return torch.cat([model(batch) for batch in examples.inputs.split(BATCH_SIZE)])
+        for inputs, labels in zip(examples.inputs.split(size), examples.labels.split(size), strict=True):
+            yield model(inputs), labels

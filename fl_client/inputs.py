@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from fl_client.data.records import Records, SiteRecords
-from fl_client.data_rules import class_counts, held_out_refusals, schema_refusals, training_refusals
-from fl_client.preprocessing import Examples, check_trainable, prepare
+from fl_client.data_rules import held_out_refusals, schema_refusals, training_refusals
+from fl_client.outcomes import outcome_rules
+from fl_client.preprocessing import Examples, prepare
 from fl_client.refusals import gather, refuse_if_any
 from fl_client.site import Site
 from fl_client.strategy_state import StrategyState
@@ -30,11 +31,10 @@ def record_refusals(site: Site, records: SiteRecords) -> list[RefusalError]:
     study, policy = site.study, site.settings.policy
     schema, train = study.data_schema, records.train
     refusals = schema_refusals(schema, train, *([] if policy.measurements == "none" else [records.test]))
-    counts = class_counts(train, schema)
-    if sum(counts) == len(train):
+    if not outcome_rules(schema).num_unknown(train):
         refusals += training_refusals(
             schema,
-            counts,
+            train,
             min_examples=policy.min_examples,
             allow_one_class=study.is_private or policy.allow_one_class,
         )
@@ -48,13 +48,13 @@ def training_examples(site: Site, records: Records) -> Examples:
     """The patients that the hospital trains on.
 
     Raises:
-        RefusalError: They break the study's schema, are too few, or all carry one label.
+        RefusalError: They break the study's schema, are too few, or their outcomes are all alike.
     """
     schema = site.study.data_schema
     examples = prepare(records, schema, train=records)
     policy = site.settings.policy
     one_class = site.study.is_private or policy.allow_one_class
-    check_trainable(examples, schema, min_examples=policy.min_examples, allow_one_class=one_class)
+    refuse_if_any(training_refusals(schema, records, min_examples=policy.min_examples, allow_one_class=one_class))
     return examples
 
 

@@ -11,15 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fl_client.data.records import Records
-from fl_client.data_rules import (
-    EVENTS,
-    classes_of,
-    feature_values,
-    follow_up_times,
-    schema_refusals,
-    training_refusals,
-    with_channels,
-)
+from fl_client.data_rules import feature_values, schema_refusals, with_channels
+from fl_client.outcomes import outcome_rules
 from fl_client.refusals import refuse_if_any
 from fl_contract.features import CategoryFeature, NumberFeature
 from fl_contract.schema import ImageSchema, Schema, SeriesSchema, TableSchema, TripleSchema
@@ -35,7 +28,7 @@ class Examples:
     Attributes:
         inputs: float32 [N, ...], each number in [-1, 1] unless the hospital standardised it itself; of a category its
             position. NaN where a value is missing that the model fills in.
-        labels: int64 [N], index of the class in the schema; for survival float32 [N, 2], times and events.
+        labels: [N, ...] as the study's task takes them, see `fl_contract.tasks`.
     """
 
     inputs: Tensor
@@ -51,7 +44,7 @@ def prepare(records: Records, schema: Schema, *, train: Records | None = None) -
 
     Guarantees:
         - No statistic of the patients is used, unless the schema has a feature of scale ``site-standard``.
-        - Values outside a feature's range are taken as its nearest bound.
+        - Values outside a feature's range, or the target's, are taken as its nearest bound.
         - Nothing is dropped: a NaN that the study does not fill in, an infinity, a missing column or an unknown class
           refuses the whole data set.
 
@@ -65,22 +58,7 @@ def prepare(records: Records, schema: Schema, *, train: Records | None = None) -
     """
     refuse_if_any(schema_refusals(schema, records))
     inputs = _prepare_inputs(records, schema, train)
-    labels = _prepare_outcomes(records) if schema.task == "survival" else _prepare_labels(records, schema)
-    return Examples(inputs=torch.from_numpy(inputs.astype(np.float32)), labels=labels)
-
-
-def check_trainable(examples: Examples, schema: Schema, *, min_examples: int, allow_one_class: bool = False) -> None:
-    """Refuse training records with which a hospital cannot train.
-
-    Under differential privacy one class is allowed: that a hospital's patients are all alike may hang on a single one,
-    and a refusal would say it.
-
-    Raises:
-        RefusalError: TOO_FEW_PATIENTS, or ONE_CLASS, which for survival is that no event came.
-    """
-    labels = examples.labels[:, 1].long() if schema.task == "survival" else examples.labels
-    counts = torch.bincount(labels, minlength=len(classes_of(schema))).tolist()
-    refuse_if_any(training_refusals(schema, counts, min_examples=min_examples, allow_one_class=allow_one_class))
+    return Examples(inputs=torch.from_numpy(inputs.astype(np.float32)), labels=outcome_rules(schema).labels(records))
 
 
 def _prepare_inputs(records: Records, schema: Schema, train: Records | None) -> NDArray[np.float64]:
@@ -139,13 +117,3 @@ def _scale(values: NDArray[np.float64], low: float, high: float, *, is_log: bool
         clipped, low, high = np.log(clipped), float(np.log(low)), float(np.log(high))
     scaled: NDArray[np.float64] = 2 * (clipped - low) / (high - low) - 1
     return scaled
-
-
-def _prepare_outcomes(records: Records) -> Tensor:
-    outcomes = np.stack([follow_up_times(records), [EVENTS[label] for label in records.labels]], axis=1)
-    return torch.from_numpy(outcomes.astype(np.float32))
-
-
-def _prepare_labels(records: Records, schema: Schema) -> Tensor:
-    index = {name: position for position, name in enumerate(schema.classes)}
-    return torch.tensor([index[label] for label in records.labels], dtype=torch.int64)

@@ -52,15 +52,17 @@ class TableColumnSettings(Settings):
 
     Attributes:
         fold: Column that says ``train`` or ``test``.
-        label: Column of the class, or of the event.
+        label: Column of the class, the event, the target or the tail; none for a study of findings, each of which has
+            a column of its own.
         time: Column of the times of follow-up, for a study of survival.
         patient: Column that says whose record a row is, if there can be several of one patient.
-        columns: How the table holds a feature, by the study's name of it; as the study names and counts it if not set.
+        columns: How the table holds a feature, a finding or the target, by the study's name of it; as the study names
+            and counts it if not set.
         labels: The study's class for each of the hospital's codes in ``label``; as they are written if not set.
     """
 
     fold: str | None = Field(default=None, min_length=1)
-    label: str = Field(min_length=1)
+    label: str | None = Field(default=None, min_length=1)
     time: str | None = Field(default=None, min_length=1)
     patient: str | None = Field(default=None, min_length=1)
     columns: dict[str, ColumnSettings] = Field(default_factory=dict)
@@ -96,7 +98,8 @@ class MedMnistSourceSettings(Settings):
 
     Attributes:
         file: The ``.npz`` file; relative to the folder of ``site.toml``.
-        classes: What the file's labels 0, 1, ... are called in the study; the study orders them as it likes.
+        classes: What the file's labels 0, 1, ... are called in the study, or for a multi-label file its columns; the
+            study orders them as it likes.
         parts: Which parts of the split this hospital holds.
         num_parts: Parts in the split; 1 for the whole file.
         alpha: Concentration of the Dirichlet split by class.
@@ -128,7 +131,14 @@ class ImageIndexSettings(Settings):
     Attributes:
         table: The CSV file; relative to the folder of ``site.toml``.
         file: Column of the image's path, relative to the source's folder.
-        label: Column of the class.
+        label: Column of the class, the event or the target; not read for findings and masks.
+        findings: Column of a finding, by the study's name of it, for a multi-label study; as the study names it if not
+            set. It holds 1 where the finding is there, else 0.
+        time: Column of the times of follow-up, for a study of survival.
+        mask: Column of the mask's path, relative to the source's folder, for a study of segmentation: a PNG file, or a
+            NIfTI volume beside one.
+        mask_values: The study's class for each value of a mask's pixels, such as ``255 = "lesion"``; its position among
+            the classes if not set.
         fold: Column that says ``train`` or ``test``.
         patient: Column that says whose image it is.
     """
@@ -136,6 +146,10 @@ class ImageIndexSettings(Settings):
     table: str = Field(min_length=1)
     file: str = Field(default="file", min_length=1)
     label: str = Field(default="label", min_length=1)
+    findings: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
+    time: str | None = Field(default=None, min_length=1)
+    mask: str | None = Field(default=None, min_length=1)
+    mask_values: LabelCodes = Field(default_factory=dict)
     fold: str = Field(default="fold", min_length=1)
     patient: str | None = Field(default=None, min_length=1)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from flwr.app import Context
 
+from fl_client.data.outcome_columns import outcome_numbers, place_outcome
 from fl_client.data.records import SiteRecords, Source
 from fl_client.settings import (
     AnySourceSettings,
@@ -25,7 +26,7 @@ from fl_client.settings import (
 from fl_contract.errors import RefusalCode, RefusalError, SettingError
 from fl_contract.models.own_model import OwnModelSettings
 from fl_contract.run_folder import run_folder
-from fl_contract.schema import ImageSchema, Schema, TableSchema
+from fl_contract.schema import ImageSchema, Schema, TableSchema, TripleSchema
 from fl_contract.study import Study
 from privacy.ledger import Ledger, LedgerTerms
 
@@ -79,21 +80,22 @@ def _open_source(settings: AnySourceSettings, folder: Path, schema: Schema) -> S
         if isinstance(settings, MedMnistSourceSettings):
             from fl_client.data.medmnist import MedMnistSource
 
-            return MedMnistSource(settings, folder=folder)
+            return MedMnistSource(settings, folder=folder, findings=outcome_numbers(schema))
         from fl_client.data.image_folder import ImageFolderSource
 
         return ImageFolderSource(settings, folder=folder, schema=schema)
-    if not isinstance(schema, TableSchema):
+    if not isinstance(schema, TableSchema | TripleSchema):
         raise RefusalError(
             RefusalCode.INVALID_DATA, f"source.kind={settings.kind!r}; the study needs schema.kind={schema.kind!r}"
         )
+    features, numbers = schema.features, outcome_numbers(schema)
     if isinstance(settings, SqlSourceSettings):
         from fl_client.data.sql import SqlSource
 
-        return SqlSource(settings, folder=folder, features=schema.features)
+        return SqlSource(place_outcome(settings, schema), folder=folder, features=features, numbers=numbers)
     from fl_client.data.table_file import TableFileSource
 
-    return TableFileSource(settings, folder=folder, features=schema.features)
+    return TableFileSource(place_outcome(settings, schema), folder=folder, features=features, numbers=numbers)
 
 
 def training_cohort(settings: SiteSettings) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fl_contract.features import Column, TableFeature, check_ordered
+from fl_contract.features import CategoryFeature, Column, TableFeature, check_ordered
 from fl_contract.settings import Settings
 
 Task = Literal["classification", "multi-label", "regression", "survival", "segmentation", "link-prediction"]
@@ -259,6 +259,14 @@ class TripleSchema(Outcome):
     head: str = Field(default="head", min_length=1)
     relation: str = Field(default="relation", min_length=1)
     relations: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+
+    @property
+    def features(self) -> tuple[CategoryFeature, ...]:
+        """What a table of triples holds beside the tail; a record's numbers are their positions."""
+        names = ((self.head, self.classes), (self.relation, self.relations))
+        return tuple(
+            CategoryFeature.model_construct(name=name, categories=known, missing="refuse") for name, known in names
+        )
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -79,13 +79,14 @@ def site_styles(sites: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def plot_rounds(rounds: Sequence[Round], measure: str, styles: Mapping[str, Style]) -> Plot:
+def plot_rounds(rounds: Sequence[Round], measure: str, styles: Mapping[str, Style], unit: str = "") -> Plot:
     """A measure on held-out patients over rounds: each hospital's, and in bold that of all patients together.
 
     Args:
         rounds: In their order.
         measure: ``loss``, or a key of `fl_contract.metrics.MEASURES`.
         styles: Of each hospital.
+        unit: Of the measure; empty for a ratio.
     """
     figure, axes = _one_plot(height=_height_with_legend(len(styles)))
     numbers = [each.round for each in rounds]
@@ -95,7 +96,8 @@ def plot_rounds(rounds: Sequence[Round], measure: str, styles: Mapping[str, Styl
     together = [_value(each.pooled, measure) for each in rounds]
     axes.plot(numbers, together, color=_BLACK, linewidth=3, label="all patients together", zorder=5)
     name = "Loss" if measure == "loss" else MEASURES[measure]
-    axes.set_ylabel("loss on held-out patients (nats)" if measure == "loss" else f"{name} on held-out patients")
+    in_axis = "loss" if measure == "loss" else name
+    axes.set_ylabel(f"{in_axis} on held-out patients{f' ({_plain(unit)})' if unit else ''}")
     _finish_round_axis(axes)
     known = [value for value in together if math.isfinite(value)]
     course = f"{known[0]:.3f} at first, {known[-1]:.3f} at last" if known else "not defined in any round"

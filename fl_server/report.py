@@ -27,11 +27,12 @@ from fl_server.report_template import (
     write_names,
     write_rounds,
 )
+from fl_server.report_words import WORDS, OutcomeWords, target_unit, words_of
 from fl_server.run_record import write_atomically
 from fl_server.summary import Absence, RunFolder, Variant, last_spend, local_sites, subtract
 
 NO_CLEAR_CHANGE = 0.005
-"""A change of AUROC or C-index that is smaller than this, as printed to three decimals, is called none."""
+"""A change of the measure that is smaller than this, as printed to three decimals, is called none."""
 
 FEW_PATIENTS = 20
 """Held-out patients with or without the label below which a hospital's figures are called hints."""
@@ -76,7 +77,7 @@ def auroc_standard_error(scores: ScoreHistogram) -> float | None:
 def auroc_error(evaluation: Measurement) -> float | None:
     """Standard error of a measurement's AUROC: by chance of the patients, and of the noise where it was sent with some.
 
-    None for survival, whose C-index has no error of this form.
+    None for other measures, which have no error of this form.
 
     The noise's part is the root mean square by which drawing as much noise once more moves the AUROC, over
     `NOISE_DRAWS` draws: it holds what noise adds in spread and what it takes off on average. None as for
@@ -97,7 +98,7 @@ def auroc_error(evaluation: Measurement) -> float | None:
 
 
 def _build_view(folder: RunFolder) -> dict[str, Any]:
-    columns = _list_columns(folder)
+    columns, words = _list_columns(folder), words_of(folder)
     headline, sentences = _answer(folder)
     simulation = folder.main.run.settings.get("simulation") or {}
     return {
@@ -113,8 +114,8 @@ def _build_view(folder: RunFolder) -> dict[str, Any]:
         "tiles": _list_tiles(folder),
         "columns": [(folder.labels | {"change": "Change by joining"})[name] for name in columns],
         "rows": [_score_row(folder, columns, site) for site in (None, *folder.sites)],
-        "is_multiclass": _is_multiclass(folder),
-        "measure": folder.measure,
+        "meaning": _say_meaning(folder, words),
+        "words": words,
         "notes": _list_notes(folder),
         "plots": _draw_plots(folder),
         "main_label": folder.labels[folder.main_kind],
@@ -147,8 +148,8 @@ def _answer(folder: RunFolder) -> tuple[str, list[str]]:
             f"{run.reason.rstrip('.')}."
         ]
     changes = {site: change for site in folder.sites if (change := folder.change(site)) is not None}
-    sentences = [_say_joint(folder, folder.joint), _say_gain(folder), _say_accuracy(folder, folder.joint)]
-    sentences += [_say_cost(folder), _say_ideal(folder), _say_changes(changes), _say_spend(folder)]
+    sentences = [_say_joint(folder, folder.joint), _say_gain(folder), _say_beside(folder, folder.joint)]
+    sentences += [_say_cost(folder), _say_ideal(folder), _say_changes(folder, changes), _say_spend(folder)]
     return _say_headline(folder, changes), [sentence for sentence in sentences if sentence]
 
 
@@ -168,27 +169,30 @@ def _say_headline(folder: RunFolder, changes: Mapping[str, float]) -> str:
 
 
 def _say_joint(folder: RunFolder, joint: str) -> str:
-    evaluation = folder.together[joint]
+    evaluation, words = folder.together[joint], words_of(folder)
     error = auroc_error(evaluation)
     bound = "at most " if _is_multiclass(folder) else ""
     margin = f" (standard error {bound}{error:.3f})" if error is not None else ""
     about = "" if evaluation.noised is None else "about "
     how = " with privacy" if joint == "private" and folder.variants[joint].is_private else ""
     return (
-        f"On all {about}{evaluation.num_examples:,} held-out patients together, the model that the hospitals trained "
-        f"jointly{how} reaches {_article(folder)} of {write_figure(folder.figure(joint))}{margin}."
+        f"On all {about}{evaluation.num_examples:,} held-out {words.records} together, the model that the hospitals "
+        f"trained jointly{how} reaches {words.figure} of {write_figure(folder.figure(joint))}{margin}."
     )
 
 
-def _article(folder: RunFolder) -> str:
-    return {"auroc": "an AUROC", "c_index": "a C-index"}[folder.measure]
+def _say_meaning(folder: RunFolder, words: OutcomeWords) -> str:
+    several = words.over_several if _is_multiclass(folder) else ""
+    beside = f" Below it, in grey: {words.beside.meaning}." if words.beside is not None else ""
+    return f"{MEASURES[folder.measure]} on held-out {words.records}: {words.meaning}{several}.{beside}"
 
 
 def _say_gain(folder: RunFolder) -> str:
     alone, gain = folder.figure("local"), folder.change()
     if alone is None or gain is None:
         return "Whether that is better than staying alone cannot be told: there are no models trained alone to compare."
-    start = f"A model trained at one hospital alone reaches {write_figure(alone)} on the same patients on average"
+    records = words_of(folder).records
+    start = f"A model trained at one hospital alone reaches {write_figure(alone)} on the same {records} on average"
     if abs(round(gain, 3)) == 0:
         return f"{start}: joining changed it by less than 0.001."
     outcome = {"gained": "joining raised it by", "lost": "joining lowered it by", "same": "joining changed it by only"}
@@ -202,11 +206,15 @@ def _is_clear(folder: RunFolder) -> bool:
     return gain is None or error is None or _sign(gain) == "same" or abs(gain) >= 2 * error
 
 
-def _say_accuracy(folder: RunFolder, joint: str) -> str:
-    shares = [folder.numbers["variants"].get(kind, {}).get("accuracy", {}).get("pooled") for kind in (joint, "local")]
-    if None in shares:
+def _say_beside(folder: RunFolder, joint: str) -> str:
+    beside, variants = words_of(folder).beside, folder.numbers["variants"]
+    if beside is None:
         return ""
-    return f"The class is predicted of {shares[0]:.1%} of them, by a model trained alone of {shares[1]:.1%}."
+    values = [variants.get(kind, {}).get(beside.key, {}).get("pooled") for kind in (joint, "local")]
+    if None in values:
+        return ""
+    written = [beside.write(value, target_unit(folder)) for value in values]
+    return beside.sentence.format(joint=written[0], alone=written[1])
 
 
 def _say_cost(folder: RunFolder) -> str:
@@ -225,7 +233,7 @@ def _say_ideal(folder: RunFolder) -> str:
     return "" if ideal is None else f"With all data in one place it would have been {write_figure(ideal)}."
 
 
-def _say_changes(changes: Mapping[str, float]) -> str:
+def _say_changes(folder: RunFolder, changes: Mapping[str, float]) -> str:
     if not changes:
         return ""
     parts = []
@@ -233,7 +241,7 @@ def _say_changes(changes: Mapping[str, float]) -> str:
         names = [f"{site} ({write_change(change)})" for site, change in changes.items() if _sign(change) == sign]
         if names:
             parts.append(f"{write_names(names)} {verb}")
-    return f"On their own patients, {'; '.join(parts)}."
+    return f"On their own {words_of(folder).records}, {'; '.join(parts)}."
 
 
 def _say_spend(folder: RunFolder) -> str:
@@ -303,7 +311,10 @@ def _score_row(folder: RunFolder, columns: Sequence[str], site: str | None) -> d
 def _score_cell(folder: RunFolder, kind: str, site: str | None) -> dict[str, Any]:
     measures = folder.numbers["variants"][kind]
     picked = {name: each["pooled"] if site is None else each["sites"].get(site) for name, each in measures.items()}
-    return {"is_change": False, "value": picked[folder.measure], "accuracy": picked.get("accuracy")}
+    beside = words_of(folder).beside
+    value = None if beside is None else picked.get(beside.key)
+    written = "" if beside is None or value is None else beside.write(value, target_unit(folder))
+    return {"is_change": False, "value": picked[folder.measure], "beside": written}
 
 
 def _change_cell(folder: RunFolder, site: str | None) -> dict[str, Any]:
@@ -312,7 +323,7 @@ def _change_cell(folder: RunFolder, site: str | None) -> dict[str, Any]:
 
 
 def _list_notes(folder: RunFolder) -> list[str]:
-    notes = []
+    notes, words = [], words_of(folder)
     alone = {site: each for site, each in local_sites(folder.variants).items() if each.evaluations}
     if alone:
         notes.append(
@@ -325,15 +336,14 @@ def _list_notes(folder: RunFolder) -> list[str]:
         notes.append(f"A change of less than {NO_CLEAR_CHANGE} is called no clear change.")
     if few := [site for site in folder.sites if site in folder.own and _has_few_patients(folder.own[site])]:
         notes.append(
-            f"Take the figures of {write_names(few)} as hints: fewer than {FEW_PATIENTS} held-out patients with, or "
-            "without, a label."
+            f"Take the figures of {write_names(few)} as hints: fewer than {FEW_PATIENTS} held-out "
+            f"{words.records}{words.few}."
         )
     values = {site: next(iter(folder.own[site].figures().values())) for site in folder.sites if site in folder.own}
     if undefined := [site for site, value in values.items() if math.isnan(value)]:
-        why = {"auroc": "all carry the same label", "c_index": "hold no pair whose order of events is known"}
         notes.append(
-            f"No {MEASURES[folder.measure]} for {write_names(undefined)}: the held-out patients there "
-            f"{why[folder.measure]}."
+            f"No {MEASURES[folder.measure]} for {write_names(undefined)}: the held-out {words.records} there "
+            f"{words.why_undefined}."
         )
     if scales := [each.noised.noise_scale for each in folder.own.values() if each.noised is not None]:
         notes.append(
@@ -369,10 +379,14 @@ def _draw_plots(folder: RunFolder) -> list[plots.Plot]:
     variants = {kind: folder.numbers["variants"][kind] for kind in _ORDER if kind in folder.numbers["variants"]}
     declared = {site: each.num_examples for site, each in folder.main.run.sites.items()}
     drawn = [plots.plot_comparison(variants, folder.measure, folder.sites, labels)] if variants else []
-    if folder.sites and folder.measure == "auroc":
+    words = words_of(folder)
+    if folder.sites and words is WORDS[Evaluation.KIND]:
         drawn.append(plots.plot_sizes(declared, _of_classes(folder.own), _class_names(folder), styles))
     if rounds:
-        drawn += [plots.plot_rounds(rounds, "loss", styles), plots.plot_rounds(rounds, folder.measure, styles)]
+        drawn.append(plots.plot_rounds(rounds, "loss", styles, words.loss_unit))
+        drawn.append(plots.plot_rounds(rounds, folder.measure, styles))
+    if rounds and words.beside is not None and not words.beside.is_share:
+        drawn.append(plots.plot_rounds(rounds, words.beside.key, styles, target_unit(folder)))
     if scored := _of_classes(folder.together):
         drawn += [plots.plot_roc(scored, labels), plots.plot_calibration(scored, labels)]
     return drawn

@@ -77,7 +77,7 @@ PAGE = (
 {%- macro score(cell) -%}
   {%- set words = {"gained": "▲ gained", "lost": "▼ lost", "same": "● no clear change"} -%}
   {%- if not cell.is_change -%}
-    {{ cell.value | figure }}{% if cell.accuracy is not none %}<small>{{ cell.accuracy | percent }}</small>{% endif %}
+    {{ cell.value | figure }}{% if cell.beside %}<small>{{ cell.beside }}</small>{% endif %}
   {%- elif cell.change is none -%} <span class="same">n/a</span>
   {%- else -%} <span class="{{ cell.sign }}">{{ cell.change | change }}<small>{{ words[cell.sign] }}</small></span>
   {%- endif -%}
@@ -125,16 +125,9 @@ PAGE = (
 
 {% if columns %}
 <h2>Every hospital, every way to train</h2>
-{% if measure == "c_index" %}
-<p>C-index on held-out patients: of two patients of one hospital whose order of events is known, the chance that the
-model gives the earlier one the higher risk. 0.5 is a coin, 1 is perfect.</p>
-{% else %}
-<p>AUROC on held-out patients: the chance that the model ranks a random patient with the label above one without it. 0.5
-is a coin, 1 is perfect{{ "; here the mean over the classes, each against the rest" if is_multiclass else "" }}. Below
-it, in grey: the share of patients whose class was predicted.</p>
-{% endif %}
+<p>{{ meaning }}</p>
 <div class="scroll"><table>
-{{ head(["Hospital"] + columns + ["Held-out patients"]) }}
+{{ head(["Hospital"] + columns + ["Held-out " ~ words.records]) }}
 <tbody>
 {% for row in rows %}
 <tr{% if row.is_total %} class="total"{% endif %}><th scope="row">{{ row.name }}</th>
@@ -259,9 +252,8 @@ everyone who receives any local update, any round's model or the final model, ho
 <ul>
 {% if privacy.measurements.exact %}
 <li>About held-out patients of {{ privacy.measurements.exact | join(", ") }}, because the hospital's own policy says so,
-in {{ privacy.measurements.rounds }} rounds: their number, the sum of their losses, how many were classified correctly,
-and a histogram of their scores by class, from which AUROC, ROC, calibration and the balance of classes follow. No
-epsilon covers these held-out patients.</li>
+in {{ privacy.measurements.rounds }} rounds: their number, the sum of their losses, {{ words.released }}. No epsilon
+covers these held-out patients.</li>
 {% endif %}
 <li>The number of training records, as each hospital declared it.</li>
 <li>That a hospital took part, refused or went missing, the code of its refusal, its times and its bytes.</li>
@@ -273,9 +265,8 @@ models or figures.</b></li>
 {% else %}
 <p><b>No differential privacy{{ " for single records" if central }}.</b> {{ no_privacy_reason }}
 The updates that hospitals sent were not noised, and nothing bounds what they tell about a single patient.</p>
-<p>Released exactly: every update; in every round the number of held-out patients, the sum of their losses, and
-{{ "how many pairs of them are ranked rightly" if measure == "c_index" else
-"how many were classified correctly with a histogram of their scores by class" }};
+<p>Released exactly: every update; in every round the number of held-out {{ words.records }}, the sum of their losses,
+{{ words.released }};
 {{ "before round 1 counts, sums, sums of squares and histograms of features of training records; " if statistics }}the
 number of training records that each hospital declared.</p>
 {% endif %}
@@ -357,7 +348,6 @@ def render_page(view: Mapping[str, object]) -> str:
         "epsilon": write_epsilon,
         "figure": write_figure,
         "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
-        "percent": lambda value: "" if value is None else f"{value:.1%}",
         "short": lambda value: DASH if value is None else f"{value:g}",
         "count": lambda value: DASH if value is None else f"{value:,}",
         "time": lambda value: f"{value:%Y-%m-%d %H:%M} {value.tzname() or ''}".strip(),

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fl_contract.errors import RunError
+from fl_contract.metrics import MEASURES
 from fl_server.run_record import RUN_FILE
 from fl_server.summary import Variant, main_variant, read_variants
 
@@ -28,8 +29,8 @@ def print_runs(folder: Path, console: Console) -> None:
         except RunError as error:
             damaged[run] = str(error)
     table = Table(pad_edge=False)
-    for title in ("run", "study", "started", "ended", "rounds", "AUROC or C-index"):
-        table.add_column(title, justify="right" if title in ("rounds", "AUROC or C-index") else "left")
+    for title in ("run", "study", "started", "ended", "rounds", "held-out patients"):
+        table.add_column(title, justify="right" if title in ("rounds", "held-out patients") else "left")
     for run in sorted(readable, key=lambda each: readable[each].run.started, reverse=True):
         table.add_row(Text(str(run)), *(Text(cell) for cell in _cells(readable[run])))
     for run in damaged:
@@ -41,11 +42,11 @@ def print_runs(folder: Path, console: Console) -> None:
 
 def _cells(variant: Variant) -> list[str]:
     pooled = variant.rounds[-1].pooled if variant.rounds else None
-    figure = next(iter(pooled.figures.values()), None) if pooled else None
+    measure, figure = next(iter(pooled.figures.items()), ("", None)) if pooled else ("", None)
     return [
         variant.run.study,
         f"{variant.run.started:%Y-%m-%d %H:%M}",
         variant.run.status,
         f"{len(variant.rounds)} of {variant.run.num_rounds}",
-        f"{figure:.3f}" if figure is not None else "–",
+        f"{MEASURES.get(measure, measure)} {figure:.3f}" if figure is not None else "–",
     ]

@@ -1,15 +1,21 @@
 """A hospital's folder of image files, of whichever format."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from fl_client.column_settings import code_meanings
 from fl_client.data.image_index import find_class_folders, read_image_index
 from fl_client.data.image_stack import Decode, ImageFolds, load_images
+from fl_client.data.mask import load_masks
+from fl_client.data.outcome_columns import indexed_outcome
 from fl_client.data.records import SiteRecords
+from fl_client.data.table import invalid_data
 from fl_client.settings import (
     DicomSourceSettings,
     ImageFileSourceSettings,
     ImageFolderSourceSettings,
+    ImageIndexSettings,
     NiftiSourceSettings,
 )
 from fl_contract.schema import ImageSchema
@@ -30,20 +36,38 @@ class ImageFolderSource:
         self._schema = schema
 
     def load(self) -> SiteRecords:
-        """All images of the hospital: [N, height, width, channels].
+        """All images of the hospital: [N, height, width, channels], with their masks for a segmentation.
 
         Raises:
-            RefusalError: INVALID_DATA: the index or the folders break a rule, or an image cannot be decoded or is of
-                another geometry. The detail stays in the hospital's own log.
+            RefusalError: INVALID_DATA: the index or the folders break a rule, or an image or a mask cannot be decoded
+                or is of another geometry. The detail stays in the hospital's own log.
         """
-        return load_images(self._find(), self._decoder(), self._schema, resize=self._settings.resize)
+        folds, resize = self._find(), self._settings.resize
+        records = load_images(folds, self._decoder(), self._schema, resize=resize)
+        index = self._settings.index
+        if self._schema.task != "segmentation" or index is None or index.mask is None:
+            return records
+        masks = load_masks(
+            folds.train + folds.test,
+            self._schema.pixel_shape,
+            _mask_values(index, self._schema),
+            decode_volume=self._decoder() if isinstance(self._settings, NiftiSourceSettings) else None,
+            resize=resize,
+        )
+        first = len(folds.train)
+        return SiteRecords(
+            train=replace(records.train, masks=masks[:first]), test=replace(records.test, masks=masks[first:])
+        )
 
     def _find(self) -> ImageFolds:
         settings, images = self._settings, self._folder / self._settings.folder
         if settings.index is None:
             return find_class_folders(images)
         frame = settings.frame if isinstance(settings, DicomSourceSettings) else None
-        return read_image_index(settings.index, site_folder=self._folder, image_folder=images, frame=frame)
+        outcome = indexed_outcome(settings.index, self._schema)
+        return read_image_index(
+            settings.index, site_folder=self._folder, image_folder=images, frame=frame, outcome=outcome
+        )
 
     def _decoder(self) -> Decode:
         """The format's own, imported here: pydicom and nibabel take long, and no other format needs them."""
@@ -67,3 +91,18 @@ class ImageFolderSource:
             black=schema.minimum,
             white=schema.maximum,
         )
+
+
+def _mask_values(index: ImageIndexSettings, schema: ImageSchema) -> dict[float, int]:
+    """Position of the class for each value of a mask's pixels."""
+    positions = {name: position for position, name in enumerate(schema.classes)}
+    if not index.mask_values:
+        return {float(position): position for position in positions.values()}
+    if unknown := sorted(set(index.mask_values.values()) - positions.keys()):
+        raise invalid_data(f"source.index.mask-values gives {unknown}; expected classes of {list(schema.classes)}")
+    values = {}
+    for code, name in code_meanings(index.mask_values).items():
+        if not isinstance(code, float):
+            raise invalid_data(f"source.index.mask-values={code!r}; expected numbers, which pixels of a mask have")
+        values[code] = positions[name]
+    return values

@@ -1,10 +1,14 @@
 """Which images a hospital has: the only place that reads an index of image files or looks into folders of classes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from fl_client.data.image_stack import ImageEntry, ImageFolds
+from fl_client.data.outcome_columns import IndexedOutcome
 from fl_client.settings import ImageIndexSettings
 from fl_contract.errors import RefusalCode, RefusalError
 
@@ -16,7 +20,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def read_image_index(
-    settings: ImageIndexSettings, *, site_folder: Path, image_folder: Path, frame: str | None = None
+    settings: ImageIndexSettings,
+    *,
+    site_folder: Path,
+    image_folder: Path,
+    frame: str | None = None,
+    outcome: IndexedOutcome | None = None,
 ) -> ImageFolds:
     """The images that an index names; files that it does not name are none of the study's.
 
@@ -25,15 +34,17 @@ def read_image_index(
         site_folder: That the path of the CSV file begins at; the one of ``site.toml``.
         image_folder: That the paths in the CSV file begin at.
         frame: Column with the number of an image in its file, from 1; None where each file is one image.
+        outcome: Columns of what is predicted; None where only the files are asked for.
 
     Raises:
-        RefusalError: INVALID_DATA: the index cannot be read, has no rows, misses a column or a value, names an image
-            twice or one outside the folder, or has a patient in both folds.
+        RefusalError: INVALID_DATA: the index cannot be read, has no rows, misses a column or a value, holds a text for
+            a number, names an image twice or a file outside the folder, or has a patient in both folds.
     """
     path = site_folder / settings.table
     table = _read_table(path)
-    columns = [settings.file, settings.label, settings.fold, settings.patient, frame]
-    named = [column for column in columns if column is not None]
+    outcome = outcome or IndexedOutcome()
+    columns = [settings.file, outcome.label, settings.fold, settings.patient, frame, *outcome.numbers, outcome.mask]
+    named = list(dict.fromkeys(column for column in columns if column is not None))
     if missing := [column for column in named if column not in table.columns]:
         raise _refusal(f"{path}: columns {missing} are missing; site.toml names them")
     if table.empty:
@@ -45,8 +56,10 @@ def read_image_index(
         raise _refusal(f"{path}: column {settings.fold!r}: {unknown} rows hold no fold; expected 'train' or 'test'")
     if frame is not None and (wrong := int((~table[frame].str.fullmatch(r"[1-9][0-9]{0,8}")).sum())):
         raise _refusal(f"{path}: column {frame!r}: {wrong} rows hold no frame; expected whole numbers from 1")
-    if outside := sum(_is_outside(Path(name)) for name in table[settings.file]):
-        raise _refusal(f"{path}: column {settings.file!r}: {outside} rows name a file outside the folder of images")
+    for column in [settings.file, *([outcome.mask] if outcome.mask is not None else [])]:
+        if outside := sum(_is_outside(Path(name)) for name in table[column]):
+            raise _refusal(f"{path}: column {column!r}: {outside} rows name a file outside the folder of images")
+    numbers = _read_numbers(table, outcome.numbers, path)
     if twice := int(table.duplicated([column for column in (settings.file, frame) if column is not None]).sum()):
         raise _refusal(f"{path}: {twice} images are named more than once; expected each in one row")
     _check_patients(table, settings, path)
@@ -56,9 +69,11 @@ def read_image_index(
             ImageEntry(
                 path=image_folder / row[settings.file],
                 place=f"line {line}",
-                label=row[settings.label],
+                label=row[outcome.label] if outcome.label is not None else "",
                 patient=row[settings.patient] if settings.patient is not None else None,
                 frame=int(row[frame]) if frame is not None else None,
+                numbers=tuple(numbers[line - 2].tolist()),
+                mask=image_folder / row[outcome.mask] if outcome.mask is not None else None,
             )
             for line, row in enumerate(table.to_dict("records"), start=2)
             if row[settings.fold] == fold
@@ -112,6 +127,16 @@ def _read_table(path: Path) -> pd.DataFrame:
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the surplus values at the left for names of rows
         raise _refusal(f"{path}: rows hold more values than there are column names")
     return table
+
+
+def _read_numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> NDArray[np.float64]:
+    """[N, columns], all finite."""
+    numbers = np.empty((len(table), len(columns)))
+    for position, column in enumerate(columns):
+        numbers[:, position] = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
+        if wrong := int((~np.isfinite(numbers[:, position])).sum()):
+            raise _refusal(f"{path}: column {column!r}: {wrong} rows hold no number; expected a finite one in each")
+    return numbers
 
 
 def _is_outside(name: Path) -> bool:

@@ -36,9 +36,11 @@ class ImageEntry:
     Attributes:
         path: Its file. A file's name may be a patient's: it is never in a message.
         place: Where the hospital finds it without the name: a line of its index, a number in a folder.
-        label: Name of its class.
+        label: Name of its class, or its event; empty where numbers or a mask say all.
         patient: Whose image it is; None if nobody says.
         frame: Which image of the file, from 1; None for a file of one.
+        numbers: Findings, target or time, as the study's outcome has them.
+        mask: File of its mask.
     """
 
     path: Path
@@ -46,6 +48,8 @@ class ImageEntry:
     label: str
     patient: str | None = None
     frame: int | None = None
+    numbers: tuple[float, ...] = ()
+    mask: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,17 +79,25 @@ def load_images(folds: ImageFolds, decode: Decode, schema: ImageSchema, *, resiz
     """
     entries = folds.train + folds.test
     pixels = np.empty((len(entries), schema.height, schema.width, schema.channels))
+    decode_all(entries, partial(_decode_image, decode=decode, schema=schema, resize=resize), into=pixels)
+    first = len(folds.train)
+    return SiteRecords(train=_records(folds.train, pixels[:first]), test=_records(folds.test, pixels[first:]))
+
+
+def decode_all(entries: Sequence[ImageEntry], decode: Decode, *, into: NDArray[Any]) -> None:
+    """Decode every entry into its row, many of them in worker processes.
+
+    Raises:
+        RefusalError: INVALID_DATA: ``decode`` refuses some, or their files cannot be opened. All are counted, by rule.
+    """
     faults: dict[str, list[str]] = {}
-    attempt = partial(_attempt, decode=decode, schema=schema, resize=resize)
-    for row, result in enumerate(_map(attempt, entries)):
+    for row, result in enumerate(_map(partial(_attempt, decode=decode), entries)):
         if isinstance(result, str):
             faults.setdefault(result, []).append(entries[row].place)
         else:
-            pixels[row] = result
+            into[row] = result
     if faults:
         raise RefusalError(RefusalCode.INVALID_DATA, _describe(faults, len(entries)))
-    first = len(folds.train)
-    return SiteRecords(train=_records(folds.train, pixels[:first]), test=_records(folds.test, pixels[first:]))
 
 
 def _map(
@@ -103,14 +115,18 @@ def _map(
         raise RefusalError(RefusalCode.INTERNAL, detail) from error
 
 
-def _attempt(entry: ImageEntry, *, decode: Decode, schema: ImageSchema, resize: bool) -> NDArray[Any] | str:
+def _attempt(entry: ImageEntry, *, decode: Decode) -> NDArray[Any] | str:
     """The image, or the rule that it breaks: every broken image is counted, not the first one only."""
     try:
-        return _fit(decode(entry), schema, resize=resize)
+        return decode(entry)
     except RefusalError as error:
         return error.detail
     except OSError as error:
         return f"cannot be opened ({error.strerror})"
+
+
+def _decode_image(entry: ImageEntry, *, decode: Decode, schema: ImageSchema, resize: bool) -> NDArray[Any]:
+    return _fit(decode(entry), schema, resize=resize)
 
 
 def _fit(pixels: NDArray[Any], schema: ImageSchema, *, resize: bool) -> NDArray[Any]:
@@ -138,7 +154,13 @@ def _records(entries: Sequence[ImageEntry], pixels: NDArray[np.float64]) -> Reco
         feature_names=(),
         labels=np.array([entry.label for entry in entries], dtype=np.str_),
         patients=np.array(patients, dtype=np.str_) if patients else None,
+        outcomes=_outcomes(entries),
     )
+
+
+def _outcomes(entries: Sequence[ImageEntry]) -> NDArray[np.float64] | None:
+    """[N, numbers]; None where entries have none."""
+    return np.array([entry.numbers for entry in entries]) if entries and entries[0].numbers else None
 
 
 def _describe(faults: dict[str, list[str]], count: int) -> str:

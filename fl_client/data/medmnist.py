@@ -3,6 +3,7 @@
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,22 +32,29 @@ class MedMnistSource:
     Args:
         settings: File, classes and parts, from ``site.toml``.
         folder: That a relative path begins at; the one of ``site.toml``.
+        findings: Of a multi-label study, in its order; none for another.
     """
 
-    def __init__(self, settings: MedMnistSourceSettings, *, folder: Path) -> None:
+    def __init__(self, settings: MedMnistSourceSettings, *, folder: Path, findings: Sequence[str] = ()) -> None:
         self._settings = settings
+        self._findings = tuple(findings)
         self._path = folder / settings.file
 
     def load(self) -> SiteRecords:
         """The images of this hospital's parts: [N, height, width], or [N, height, width, 3] in colour.
 
         Raises:
-            RefusalError: INVALID_DATA: the file cannot be read, is no MedMNIST file or would unpack to too much, or a
-                label has no name in ``classes``. The detail stays in the hospital's own log.
+            RefusalError: INVALID_DATA: the file cannot be read, is no MedMNIST file or would unpack to too much, a
+                label has no name in ``classes``, or a finding no column. The detail stays in the hospital's own log.
         """
         settings, arrays = self._settings, self._read()
         images = np.concatenate([self._images(arrays, fold) for fold in FOLDS])
-        labels = np.concatenate([self._labels(arrays, fold) for fold in FOLDS])
+        outcomes = None
+        if self._findings:
+            outcomes = np.concatenate([self._find(arrays, fold) for fold in FOLDS])
+            labels = self._first_findings(outcomes)
+        else:
+            labels = np.concatenate([self._labels(arrays, fold) for fold in FOLDS])
         if not len(labels):
             raise self._refusal("holds no images; expected at least one")
         is_held_out = np.arange(len(labels)) >= len(labels) - len(arrays["test_labels"])
@@ -59,7 +67,12 @@ class MedMnistSource:
         rows = np.concatenate([dealt[part] for part in settings.parts])
 
         def records(rows: NDArray[np.int64]) -> Records:
-            return Records(features=images[rows].astype(np.float64), feature_names=(), labels=labels[rows])
+            return Records(
+                features=images[rows].astype(np.float64),
+                feature_names=(),
+                labels=labels[rows] if outcomes is None else np.full(len(rows), ""),
+                outcomes=None if outcomes is None else outcomes[rows],
+            )
 
         return SiteRecords(train=records(rows[~is_held_out[rows]]), test=records(rows[is_held_out[rows]]))
 
@@ -118,6 +131,24 @@ class MedMnistSource:
                 "grey [N, height, width] or colour [N, height, width, 3], of one size in all folds"
             )
         return images
+
+    def _find(self, arrays: dict[str, NDArray[np.generic]], fold: str) -> NDArray[np.float64]:
+        """The study's findings, [N, L]."""
+        labels, classes = arrays[f"{fold}_labels"], self._settings.classes
+        expected = (len(arrays[f"{fold}_images"]), len(classes))
+        if labels.dtype.kind not in "iu" or labels.shape != expected:
+            raise self._refusal(
+                f"array '{fold}_labels' is {labels.dtype} {list(labels.shape)}; expected whole numbers "
+                f"{list(expected)}, one for each image and name in source.classes"
+            )
+        if absent := sorted(set(self._findings) - set(classes)):
+            raise self._refusal(f"findings {absent} have no column; source.classes names the columns")
+        return labels[:, [classes.index(name) for name in self._findings]].astype(np.float64)
+
+    def _first_findings(self, outcomes: NDArray[np.float64]) -> NDArray[np.str_]:
+        """What images are dealt out by: the first finding that is there, or none."""
+        first = np.where(outcomes.any(axis=1), outcomes.argmax(axis=1), -1)
+        return np.array([*self._findings, ""], dtype=np.str_)[first]
 
     def _labels(self, arrays: dict[str, NDArray[np.generic]], fold: str) -> NDArray[np.str_]:
         labels, count = arrays[f"{fold}_labels"], len(arrays[f"{fold}_images"])

@@ -69,12 +69,21 @@ class SqlSource:
         settings: Database, query and columns, from ``site.toml``.
         folder: That relative paths begin at; the one of ``site.toml``.
         features: That the study needs; other columns are not kept.
+        numbers: Outcomes that are numbers, by the study's names.
     """
 
-    def __init__(self, settings: SqlSourceSettings, *, folder: Path, features: Sequence[TableFeature]) -> None:
+    def __init__(
+        self,
+        settings: SqlSourceSettings,
+        *,
+        folder: Path,
+        features: Sequence[TableFeature],
+        numbers: Sequence[str] = (),
+    ) -> None:
         self._settings = settings
         self._folder = folder
         self._features = tuple(features)
+        self._numbers = tuple(numbers)
 
     def load(self) -> SiteRecords:
         """The records that the query gives, all as they are at one moment.
@@ -84,7 +93,7 @@ class SqlSource:
                 no rows, a column is missing, a feature is not a number, a row has no label, fold or patient, or a
                 patient is in both folds. The detail stays in the hospital's own log.
         """
-        table = TableBuilder(self._settings, self._features)
+        table = TableBuilder(self._settings, self._features, self._numbers)
         for rows in self._read(table):
             columns = {name: _values(rows[name], name, is_text=name in table.texts) for name in table.columns}
             table.add(pd.DataFrame(columns, copy=False), origin=ORIGIN)

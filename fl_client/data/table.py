@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fl_client.column_settings import ColumnSettings
 from fl_client.data.mapping import (
     AS_IT_IS,
     code_refusals,
@@ -37,14 +38,17 @@ class TableBuilder:
     Args:
         settings: What the columns are.
         features: Those that the study needs; a table may have others.
+        numbers: Outcomes that are numbers, by the study's names; mapped as features are.
 
     Raises:
         RefusalError: INVALID_DATA: ``source.columns`` gives codes that a feature of the study cannot take.
     """
 
-    def __init__(self, settings: TableColumnSettings, features: Sequence[TableFeature]) -> None:
+    def __init__(
+        self, settings: TableColumnSettings, features: Sequence[TableFeature], numbers: Sequence[str] = ()
+    ) -> None:
         refuse_if_any([invalid_data(line) for line in code_refusals(features, settings.columns)])
-        self._settings, self._features = settings, tuple(features)
+        self._settings, self._features, self._numbers = settings, tuple(features), tuple(numbers)
         self._folds = {fold: self._empty_fold() for fold in FOLDS}
         self._num_empty = Counter[tuple[str, str]]()
         self._num_unknown_folds = Counter[str]()
@@ -69,15 +73,25 @@ class TableBuilder:
         columns = site_columns(self.names, settings.columns)
         coded = {name for name, mapped in settings.columns.items() if mapped.codes}
         coded |= {feature.name for feature in self._features if isinstance(feature, CategoryFeature)}
-        labels = {settings.label} if settings.labels else set()
+        labels = {settings.label} if settings.label is not None and settings.labels else set()
         return frozenset(labels | {columns[name] for name in coded if name in columns})
 
     @property
     def columns(self) -> list[str]:
         """All columns that are read, each once."""
-        times = [] if self._settings.time is None else [self._settings.time]
         mapped = site_columns(self.names, self._settings.columns).values()
-        return list(dict.fromkeys((*mapped, *self.texts, *times)))
+        outcomes = (column for column, _ in self._outcomes.values())
+        return list(dict.fromkeys((*mapped, *self.texts, *outcomes)))
+
+    @property
+    def _outcomes(self) -> dict[str, tuple[str, ColumnSettings]]:
+        """Column and settings of each outcome that is a number, by what it is called: the numbers, or the time."""
+        settings = self._settings
+        outcomes = {
+            name: (column, settings.columns.get(name, AS_IT_IS))
+            for name, column in site_columns(self._numbers, settings.columns).items()
+        }
+        return outcomes if settings.time is None else outcomes | {settings.time: (settings.time, AS_IT_IS)}
 
     def check(self, found: Sequence[str], *, origin: str) -> None:
         """Compare with the columns that a table has.
@@ -103,16 +117,19 @@ class TableBuilder:
         for column in self.texts:
             self._num_empty[origin, column] += int(rows[column].isna().sum())
         features, num_unknown = map_features(rows, self._features, settings.columns)
-        labels, num_unknown_labels = map_labels(rows[settings.label], settings.labels)
         self._num_unknown += num_unknown
-        self._num_unknown_labels += num_unknown_labels
+        labels = np.full(len(rows), "")
+        if settings.label is not None:
+            labels, num_unknown_labels = map_labels(rows[settings.label], settings.labels)
+            self._num_unknown_labels += num_unknown_labels
         arrays = {"features": features, "labels": labels}
         if settings.patient is not None:
             arrays["patients"] = rows[settings.patient].to_numpy(dtype=str)
-        if settings.time is not None:
-            times, num_unknown_times = map_column(rows[settings.time], AS_IT_IS)
-            self._num_unknown[settings.time] += num_unknown_times
-            arrays["outcomes"] = times[:, np.newaxis]
+        if outcomes := self._outcomes:
+            arrays["outcomes"] = np.empty((len(rows), len(outcomes)))
+            for position, (name, (column, mapped)) in enumerate(outcomes.items()):
+                arrays["outcomes"][:, position], count = map_column(rows[column], mapped)
+                self._num_unknown[name] += count
         folds = rows[str(settings.fold)] if fold is None else pd.Series(fold, index=rows.index)
         self._num_unknown_folds[origin] += int((~folds.dropna().isin(FOLDS)).sum())
         for name in FOLDS:
@@ -124,8 +141,8 @@ class TableBuilder:
         rows = {"features": _Rows(np.empty((0, len(self._features)))), "labels": _Rows(np.empty(0, dtype=str))}
         if self._settings.patient is not None:
             rows["patients"] = _Rows(np.empty(0, dtype=str))
-        if self._settings.time is not None:
-            rows["outcomes"] = _Rows(np.empty((0, 1)))
+        if self._outcomes:
+            rows["outcomes"] = _Rows(np.empty((0, len(self._outcomes))))
         return rows
 
     def build(self, refusals: Sequence[RefusalError] = ()) -> SiteRecords:

@@ -28,12 +28,21 @@ class TableFileSource:
         settings: Files and columns, from ``site.toml``.
         folder: That relative paths begin at; the one of ``site.toml``.
         features: That the study needs.
+        numbers: Outcomes that are numbers, by the study's names.
     """
 
-    def __init__(self, settings: TableSourceSettings, *, folder: Path, features: Sequence[TableFeature]) -> None:
+    def __init__(
+        self,
+        settings: TableSourceSettings,
+        *,
+        folder: Path,
+        features: Sequence[TableFeature],
+        numbers: Sequence[str] = (),
+    ) -> None:
         self._settings = settings
         self._folder = folder
         self._features = tuple(features)
+        self._numbers = tuple(numbers)
 
     def load(self) -> SiteRecords:
         """The records of this hospital's files.
@@ -43,7 +52,7 @@ class TableFileSource:
                 label, fold or patient, a patient is in both folds, or there are no rows. The detail stays in the
                 hospital's own log.
         """
-        table = TableBuilder(self._settings, self._features)
+        table = TableBuilder(self._settings, self._features, self._numbers)
         files = {self._settings.train: None if self._settings.test is None else "train"}
         if self._settings.test is not None:
             files[self._settings.test] = "test"

@@ -6,13 +6,39 @@ from typing import Any
 import numpy as np
 
 from fl_contract.metrics.classes import Evaluation
+from fl_contract.metrics.link_prediction import LinkEvaluation
 from fl_contract.metrics.measurement import Measurement, read_float, read_ints
+from fl_contract.metrics.multi_label import MultiLabelEvaluation
 from fl_contract.metrics.noised import NOISED, NoisedCounts
+from fl_contract.metrics.regression import RegressionEvaluation
+from fl_contract.metrics.segmentation import SegmentationEvaluation
 from fl_contract.metrics.survival import SurvivalEvaluation
 
-KINDS: dict[str, type[Measurement]] = {kind.KIND: kind for kind in (Evaluation, SurvivalEvaluation)}
+KINDS: dict[str, type[Measurement]] = {
+    kind.KIND: kind
+    for kind in (
+        Evaluation,
+        MultiLabelEvaluation,
+        RegressionEvaluation,
+        SurvivalEvaluation,
+        SegmentationEvaluation,
+        LinkEvaluation,
+    )
+}
 
-MEASURES = {"auroc": "AUROC", "accuracy": "accuracy", "c_index": "C-index"}
+MEASURES = {
+    "auroc": "AUROC",
+    "accuracy": "accuracy",
+    "c_index": "C-index",
+    "r2": "R²",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "dice": "Dice",
+    "pixel_accuracy": "pixel accuracy",
+    "mrr": "MRR",
+    "hits_at_1": "hits@1",
+    "hits_at_10": "hits@10",
+}
 """What is reported of a measurement, and what it is called."""
 
 

@@ -90,10 +90,22 @@ class Evaluation(Measurement):
             scores=ScoreHistogram(counts=counts.reshape(-1, 2, NUM_BINS)),
         )
         evaluation.check_sums()
-        _check_scores(evaluation.scores, evaluation.num_examples)
-        if not 0 <= evaluation.num_correct <= evaluation.num_examples:
-            raise ValueError("num-correct is out of range; expected 0 to num-examples correct")
+        evaluation.check_counts()
         return evaluation
+
+    def check_counts(self) -> None:
+        """Refuse counts that contradict each other.
+
+        Raises:
+            ValueError: Names the count.
+        """
+        check_scores(self.scores, self.num_examples)
+        if len(self.scores.counts) > 1 and (labelled := int(self.scores.counts[:, 1].sum())) != self.num_examples:
+            raise ValueError(
+                f"num-examples={self.num_examples} and {labelled} labels; expected one class for each patient"
+            )
+        if not 0 <= self.num_correct <= self.num_examples:
+            raise ValueError("num-correct is out of range; expected 0 to num-examples correct")
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON can hold it; one with noise as its noised counts, which all else follows from."""
@@ -139,10 +151,13 @@ class Evaluation(Measurement):
         )
 
 
-def _check_scores(scores: ScoreHistogram, num_examples: int) -> None:
+def check_scores(scores: ScoreHistogram, num_examples: int) -> None:
+    """Refuse scores that are not one of each patient in each class.
+
+    Raises:
+        ValueError: Names the class.
+    """
     counts = scores.counts.astype(object)  # Python's integers, which do not overflow
     for column, scored in enumerate(counts.sum(axis=(1, 2))):
         if scored != num_examples:
             raise ValueError(f"num-examples={num_examples} and {scored} scores of class {column}; expected the same")
-    if len(counts) > 1 and (labelled := counts[:, 1].sum()) != num_examples:
-        raise ValueError(f"num-examples={num_examples} and {labelled} labels; expected one class for each patient")

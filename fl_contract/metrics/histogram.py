@@ -62,12 +62,25 @@ class ScoreHistogram:
             A histogram whose counts add up to N in each class.
         """
         num_classes = logits.shape[1]
-        counts = np.zeros((num_classes, 2, NUM_BINS), dtype=np.int64)
+        positive = np.array([1]) if num_classes == 1 else np.arange(num_classes)
+        return cls.from_findings(logits, labels[:, np.newaxis] == positive)
+
+    @classmethod
+    def from_findings(cls, logits: NDArray[np.floating], has_class: NDArray[np.bool_]) -> Self:
+        """Count patients who may have any number of the classes.
+
+        Args:
+            logits: [N, K] log-odds of each scored class; finite.
+            has_class: [N, K].
+
+        Returns:
+            A histogram whose counts add up to N in each class.
+        """
+        counts = np.zeros((logits.shape[1], 2, NUM_BINS), dtype=np.int64)
         bins = find_bins(logits, NUM_BINS)
-        for column in range(num_classes):
-            has_class = labels == (1 if num_classes == 1 else column)
+        for column in range(logits.shape[1]):
             for side in (0, 1):
-                counts[column, side] = np.bincount(bins[has_class == side, column], minlength=NUM_BINS)
+                counts[column, side] = np.bincount(bins[has_class[:, column] == side, column], minlength=NUM_BINS)
         return cls(counts=counts)
 
     @property

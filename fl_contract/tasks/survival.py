@@ -16,6 +16,7 @@ class Survival(Task):
 
     MEASUREMENT = SurvivalEvaluation
     NOT_PRIVATE = "the loss of a patient depends on the others' times, so no patient's gradient can be clipped alone"
+    IS_OF_PAIRS = True
 
     def num_outputs(self) -> int:
         """One."""

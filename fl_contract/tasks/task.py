@@ -19,6 +19,7 @@ class Task(ABC):
         MEASUREMENT: What it measures.
         HAS_NOISED: Whether a hospital can send its measurement with noise.
         NOT_PRIVATE: Why it cannot be trained with differential privacy; empty where it can.
+        IS_OF_PAIRS: Whether it measures records against each other, all of a hospital's at once.
 
     Args:
         schema: Of the study, with its outcome.
@@ -27,6 +28,7 @@ class Task(ABC):
     MEASUREMENT: ClassVar[type[Measurement]]
     HAS_NOISED: ClassVar[bool] = False
     NOT_PRIVATE: ClassVar[str] = ""
+    IS_OF_PAIRS: ClassVar[bool] = False
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -48,7 +50,10 @@ class Task(ABC):
 
     @abstractmethod
     def measure(self, outputs: Tensor, labels: Tensor) -> Measurement:
-        """Sums over the records; finite outputs of at least one record."""
+        """Sums over the records; finite outputs of at least one record.
+
+        Unless `IS_OF_PAIRS` says so, the sums of batches merge into those of all records.
+        """
 
     def check(self, measured: Measurement) -> None:
         """Refuse a measurement that contradicts the study.

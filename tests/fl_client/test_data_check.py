@@ -162,9 +162,9 @@ def test_everything_that_is_wrong_is_found_in_one_go(check: Callable[..., CheckR
     ]
     assert [warning.split(";")[0] for warning in report.warnings] == [
         "declared-examples=20000",
-        "every training record has the same class",
+        "every training record has outcome='ill'",
         "9 held-out records",
-        "every held-out record has the same class",
+        "every held-out record has outcome='ill'",
     ]
 
 

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from fl_client.data.records import Records
-from fl_client.preprocessing import Examples, check_trainable, prepare
+from fl_client.data_rules import training_refusals
+from fl_client.preprocessing import prepare
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import ImageSchema, TableSchema
 
@@ -242,35 +243,32 @@ def test_a_pixel_that_is_no_number_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "code"),
+    ("labels", "codes"),
     [
-        ([], RefusalCode.TOO_FEW_PATIENTS),
-        ([0, 1] * 4 + [1], RefusalCode.TOO_FEW_PATIENTS),
-        ([0, 1] * 5, None),
-        ([0] * 9 + [1], None),
-        ([1] * 10, RefusalCode.ONE_CLASS),
-        ([1], RefusalCode.TOO_FEW_PATIENTS),
+        ([], [RefusalCode.TOO_FEW_PATIENTS]),
+        ([0, 1] * 4 + [1], [RefusalCode.TOO_FEW_PATIENTS]),
+        ([0, 1] * 5, []),
+        ([0] * 9 + [1], []),
+        ([1] * 10, [RefusalCode.ONE_CLASS]),
+        ([1], [RefusalCode.TOO_FEW_PATIENTS, RefusalCode.ONE_CLASS]),
     ],
     ids=["none", "nine", "ten", "ten, one of a class", "one class", "one"],
 )
 def test_a_hospital_trains_with_enough_patients_of_both_classes_only(
-    labels: list[int], code: RefusalCode | None
+    labels: list[int], codes: list[RefusalCode]
 ) -> None:
-    examples = Examples(inputs=torch.zeros(len(labels), 2), labels=torch.tensor(labels, dtype=torch.int64))
+    records = table_of(*[(30.0, 20.0)] * len(labels), labels=[("alive", "dead")[label] for label in labels])
 
-    try:
-        check_trainable(examples, TABLE, min_examples=10)
-        found = None
-    except RefusalError as refusal:
-        found = refusal.code
+    refusals = training_refusals(TABLE, records, min_examples=10, allow_one_class=False)
 
-    assert found == code
+    assert [refusal.code for refusal in refusals] == codes
 
 
 def test_one_class_is_allowed_where_the_policy_says_so() -> None:
-    examples = Examples(inputs=torch.zeros(10, 2), labels=torch.ones(10, dtype=torch.int64))
+    records = table_of(*[(30.0, 20.0)] * 10, labels=["dead"] * 10)
 
-    check_trainable(examples, TABLE, min_examples=10, allow_one_class=True)
-
-    with pytest.raises(RefusalError, match=r"policy\.allow-one-class = true"):
-        check_trainable(examples, TABLE, min_examples=10)
+    assert training_refusals(TABLE, records, min_examples=10, allow_one_class=True) == []
+    (refusal,) = training_refusals(TABLE, records, min_examples=10, allow_one_class=False)
+    assert refusal.detail == (
+        "every training record has outcome='dead'; expected two classes, or policy.allow-one-class = true"
+    )

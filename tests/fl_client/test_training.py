@@ -13,6 +13,8 @@ from fl_client.training import Recipe, make_optimizer, round_generator, train, t
 from fl_contract.models import build_model
 from fl_contract.models.mlp import MlpSettings
 from fl_contract.study import UNUSABLE_OPTIMIZERS, TrainingSettings
+from fl_contract.tasks import task_of
+from fl_contract.tasks.task import Task
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
 from privacy.units import Units
@@ -270,3 +272,39 @@ def test_noisy_steps_use_their_own_rate_if_the_study_sets_one(
     )
 
     assert rates == [used]
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "labels"),
+    [
+        (
+            task_of(schema_of((3,), task="multi-label", classes=["a", "b"])),
+            nn.Linear(3, 2),
+            (torch.arange(80) % 3 == 0).float().reshape(40, 2),
+        ),
+        (
+            task_of(schema_of((3,), task="regression", target={"minimum": 0.0, "maximum": 9.0})),
+            nn.Linear(3, 1),
+            torch.linspace(-1, 1, 40),
+        ),
+        (
+            task_of(schema_of((1, 4, 4), task="segmentation", classes=["a", "b", "c"])),
+            nn.Sequential(nn.Linear(3, 48), nn.Unflatten(1, (3, 4, 4))),
+            (torch.arange(640) % 3).reshape(40, 4, 4).to(torch.uint8),
+        ),
+    ],
+    ids=["multi-label", "regression", "segmentation"],
+)
+def test_every_task_that_is_private_trains_by_noisy_steps(
+    examples: Examples, plan: PrivacyPlan, task: Task, model: nn.Module, labels: Tensor
+) -> None:
+    before = flatten(model)
+    with_labels = Examples(inputs=examples.inputs, labels=labels)
+
+    recipe = Recipe(task=task, settings=settings_of())
+    steps = train_with_privacy(model, with_labels, Units.records(40), recipe, plan, 2)
+
+    assert steps == 2
+    assert task.NOT_PRIVATE == ""
+    assert flatten(model).isfinite().all()
+    assert not torch.equal(flatten(model), before)

@@ -27,21 +27,37 @@ def run_at_hospitals(
     Returns:
         The folder of the variant that ran.
     """
+    sources = []
+    for number, table in enumerate(tables):
+        (folder / f"hospital-{number}").mkdir()
+        table.to_csv(folder / f"hospital-{number}" / "patients.csv", index=False)
+        sources.append(f'kind = "table"\ntrain = "patients.csv"\nfold = "fold"\n{source}')
+    return run_at_sources(folder, study, sources, policy=policy, name=name)
+
+
+def run_at_sources(folder: Path, study: str, sources: Sequence[str], *, policy: str = "", name: str = "tried") -> Path:
+    """Run a study at hospitals whose patients lie in folder/hospital-0, folder/hospital-1, ... already.
+
+    Args:
+        folder: For the study and the run.
+        study: Its TOML text, whose name is ``name``.
+        sources: The lines of each hospital's ``[source]``.
+        policy: Further lines of ``[policy]``.
+        name: Of the study.
+
+    Returns:
+        The folder of the variant that ran.
+    """
     studies = folder / "studies"
     studies.mkdir()
     (studies / f"{name}.toml").write_text(study)
     nodes: list[dict[str, Scalar]] = []
-    for number, table in enumerate(tables):
+    for number, source in enumerate(sources):
         place = folder / f"hospital-{number}"
-        place.mkdir()
-        table.to_csv(place / "patients.csv", index=False)
         (place / "site.toml").write_text(f"""
 name = "hospital-{number}"
 declared-examples = {10 * (number + 3)}
 [source]
-kind = "table"
-train = "patients.csv"
-fold = "fold"
 {source}
 [policy]
 epsilon-budget = 0.0
