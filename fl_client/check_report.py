@@ -84,9 +84,7 @@ def _feature_table(features: tuple[FeatureSummary, ...]) -> Table:
 
 def _image_table(images: ImageSummary) -> Table:
     title = "\nImages over all records"
-    table = _table(
-        title, "height, width, channels", "expected", numbers=("range", "no number", "below", "above", "blank")
-    )
+    table = _table(title, images.axes, "expected", numbers=("range", "no number", "below", "above", "blank"))
     table.add_row(
         " and ".join(_shape(shape) for shape in images.shapes) or "–",
         _shape(images.expected),

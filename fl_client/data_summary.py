@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_client.data.records import Records
-from fl_client.data_rules import class_counts, classes_of, feature_values, with_channels
+from fl_client.data_rules import class_counts, classes_of, feature_values, image_axes, with_channels
 from fl_client.inputs import record_contents
 from fl_contract.schema import Feature, ImageSchema, Schema, TableSchema
 
@@ -70,8 +71,9 @@ class ImageSummary:
     """All images together.
 
     Attributes:
-        shapes: Height, width and channels that occur.
-        expected: Height, width and channels of the study.
+        axes: What the numbers of a shape are.
+        shapes: Shapes that occur.
+        expected: Shape of the study.
         minimum: Black, as the study says.
         maximum: White, as the study says.
         pixels: Number of values, channels counted apart.
@@ -82,6 +84,7 @@ class ImageSummary:
         is_dark: Whether no value is above a twentieth of the range.
     """
 
+    axes: str
     shapes: tuple[tuple[int, ...], ...]
     expected: tuple[int, ...]
     minimum: float
@@ -142,11 +145,12 @@ def _summarise_feature(feature: Feature, values: NDArray[np.float64]) -> Feature
 
 def summarise_images(schema: ImageSchema, folds: Sequence[Records]) -> ImageSummary:
     """Count over all folds."""
-    images = [with_channels(fold) for fold in folds]
+    images = [with_channels(fold, schema) for fold in folds]
     dark = schema.minimum + (schema.maximum - schema.minimum) / 20
     return ImageSummary(
+        axes=image_axes(schema),
         shapes=tuple(dict.fromkeys(part.shape[1:] for part in images if len(part))),
-        expected=(schema.height, schema.width, schema.channels),
+        expected=(*schema.pixel_shape, schema.channels),
         minimum=schema.minimum,
         maximum=schema.maximum,
         pixels=sum(part.size for part in images),
@@ -158,7 +162,7 @@ def summarise_images(schema: ImageSchema, folds: Sequence[Records]) -> ImageSumm
     )
 
 
-def _count_blank(images: NDArray[np.float64]) -> int:
+def _count_blank(images: NDArray[Any]) -> int:
     if not len(images):
         return 0
     flat = images.reshape(len(images), -1)

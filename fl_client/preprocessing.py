@@ -1,6 +1,7 @@
 """The only place where records become tensors: checked against the study's schema, scaled by its public ranges."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from fl_client.data_rules import (
 )
 from fl_client.refusals import refuse_if_any
 from fl_contract.schema import Feature, ImageSchema, Schema, SeriesSchema, TableSchema, TripleSchema
+
+BLOCK = 64
+"""Images that are scaled at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ def prepare(records: Records, schema: Schema) -> Examples:
     refuse_if_any(schema_refusals(schema, records))
     inputs = _prepare_inputs(records, schema)
     labels = _prepare_outcomes(records) if schema.task == "survival" else _prepare_labels(records, schema)
-    return Examples(inputs=torch.from_numpy(inputs.astype(np.float32)), labels=labels)
+    return Examples(inputs=torch.from_numpy(inputs.astype(np.float32, copy=False)), labels=labels)
 
 
 def check_trainable(examples: Examples, schema: Schema, *, min_examples: int, allow_one_class: bool = False) -> None:
@@ -69,7 +73,7 @@ def check_trainable(examples: Examples, schema: Schema, *, min_examples: int, al
     refuse_if_any(training_refusals(schema, counts, min_examples=min_examples, allow_one_class=allow_one_class))
 
 
-def _prepare_inputs(records: Records, schema: Schema) -> NDArray[np.float64]:
+def _prepare_inputs(records: Records, schema: Schema) -> NDArray[Any]:
     match schema:
         case TableSchema():
             return _prepare_table(records, schema)
@@ -95,11 +99,16 @@ def _prepare_table(records: Records, schema: TableSchema) -> NDArray[np.float64]
     return np.stack(scaled, axis=1)
 
 
-def _prepare_images(records: Records, schema: ImageSchema) -> NDArray[np.float64]:
+def _prepare_images(records: Records, schema: ImageSchema) -> NDArray[np.float32]:
     pixel = Feature.model_construct(
         name="pixel", minimum=schema.minimum, maximum=schema.maximum, scale="linear", missing="refuse"
     )
-    return _scale(with_channels(records), pixel).transpose(0, 3, 1, 2)
+    images = with_channels(records, schema)
+    inputs = np.empty((len(records), *schema.input_shape), np.float32)
+    for start in range(0, len(records), BLOCK):  # scaled in float64, held in float32
+        block = _scale(images[start : start + BLOCK].astype(np.float64), pixel)
+        inputs[start : start + BLOCK] = np.moveaxis(block, -1, 1)
+    return inputs
 
 
 def _scale(values: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:

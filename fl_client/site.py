@@ -1,7 +1,8 @@
 """A hospital in a run: its settings, its folder, and its own copy of the study."""
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,32 @@ from flwr.app import Context
 from fl_client.data.builtin import BuiltInSource
 from fl_client.data.image_folder import ImageFolderSource
 from fl_client.data.medmnist import MedMnistSource
+from fl_client.data.mnist import MnistSource
 from fl_client.data.records import SiteRecords, Source
+from fl_client.data.series import SeriesSource
 from fl_client.data.sql import SqlSource
 from fl_client.data.table_file import TableFileSource
+from fl_client.record_cache import RecordCache, stamp_of
 from fl_client.settings import (
     ImageSourceSettings,
     MedMnistSourceSettings,
+    MnistSourceSettings,
     PolicySettings,
+    SeriesSourceSettings,
     SiteSettings,
     SourceSettings,
     SqlSourceSettings,
+    TableColumnSettings,
+    TableSourceSettings,
     partition,
     read_site_settings,
     read_study,
     site_file,
 )
+from fl_client.virtual_source import virtual_source
 from fl_contract.errors import RefusalCode, RefusalError, SettingError
 from fl_contract.run_folder import run_folder
-from fl_contract.schema import ImageSchema, TableSchema
+from fl_contract.schema import ImageSchema, SeriesSchema, TableSchema
 from fl_contract.study import Study
 from privacy.ledger import Ledger, LedgerTerms
 
@@ -36,6 +45,11 @@ SITE_FILE = "site.toml"
 LEDGER_FILE = "ledger.sqlite"
 RECEIPT_FILE = Path("receipts") / "ledger.receipt"
 HELD_OUT = "held-out"
+
+logger = logging.getLogger("fl_client")
+
+_records = RecordCache()
+"""Of all hospitals that this process speaks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +60,13 @@ class Site:
         settings: Its own file.
         folder: Its own state: ledger, outbox, logs.
         study: Its own copy, with the run's overrides.
+        run: Which run asks; None for none.
     """
 
     settings: SiteSettings
     folder: Path
     study: Study
+    run: str | None = None
 
     @property
     def name(self) -> str:
@@ -58,22 +74,41 @@ class Site:
         return self.settings.name
 
     def load_records(self) -> SiteRecords:
-        """Its patients."""
+        """Its patients; kept in memory as long as the files stay as they are, a database for one run."""
+        source = self._open_source()
+
+        def load() -> SiteRecords:
+            records = source.load()
+            for note in records.notes:
+                logger.warning(note)
+            return records
+
+        place = (str(self.folder), self.settings.source.model_dump_json(), self.study.data_schema.model_dump_json())
+        return _records.get(place, lambda: self._stamp(source), load)
+
+    def _stamp(self, source: Source) -> Hashable:
+        files = source.files()
+        if files is not None:
+            return stamp_of(files)
+        return self.run if isinstance(self.settings.source, SqlSourceSettings) else None
+
+    def _open_source(self) -> Source:
         source, schema = self.settings.source, self.study.data_schema
         if isinstance(source, SourceSettings):
-            return BuiltInSource(source).load()
-        if isinstance(source, ImageSourceSettings):
-            if not isinstance(schema, ImageSchema):
-                raise RefusalError(RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs a table")
-            return _image_source(source, self.folder, schema).load()
-        if not isinstance(schema, TableSchema):
-            raise RefusalError(
-                RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs schema.kind={schema.kind!r}"
-            )
-        features = [each.name for each in schema.features]
-        if isinstance(source, SqlSourceSettings):
-            return SqlSource(source, folder=self.folder, features=features).load()
-        return TableFileSource(source, folder=self.folder, features=features).load()
+            return BuiltInSource(source)
+        if isinstance(source, ImageSourceSettings) and isinstance(schema, ImageSchema):
+            return _image_source(source, self.folder, schema)
+        if isinstance(source, SeriesSourceSettings) and isinstance(schema, SeriesSchema):
+            return SeriesSource(source, folder=self.folder, schema=schema)
+        if isinstance(source, TableColumnSettings) and isinstance(schema, TableSchema):
+            features = [each.name for each in schema.features]
+            if isinstance(source, SqlSourceSettings):
+                return SqlSource(source, folder=self.folder, features=features)
+            if isinstance(source, TableSourceSettings):
+                return TableFileSource(source, folder=self.folder, features=features)
+        raise RefusalError(
+            RefusalCode.INVALID_DATA, f"source.kind={source.kind!r}; the study needs schema.kind={schema.kind!r}"
+        )
 
     def open_ledger(self) -> Ledger:
         """Its privacy ledger, over all studies, for the patients it trains on; to be closed after use."""
@@ -87,6 +122,8 @@ class Site:
 def _image_source(settings: ImageSourceSettings, folder: Path, schema: ImageSchema) -> Source:
     if isinstance(settings, MedMnistSourceSettings):
         return MedMnistSource(settings, folder=folder)
+    if isinstance(settings, MnistSourceSettings):
+        return MnistSource(settings, folder=folder)
     return ImageFolderSource(settings, folder=folder, schema=schema)
 
 
@@ -147,12 +184,14 @@ def open_sites(context: Context) -> dict[str, Site]:
 
 
 def _open_virtual_site(name: str, study: Study, folder: Path) -> Site:
-    path = folder / SITE_FILE
+    path, planned = folder / SITE_FILE, _virtual_settings(name, study)
     if not path.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text(_site_toml(_virtual_settings(name, study)), encoding="utf-8")
+        num_train = len(Site(settings=planned, folder=folder, study=study).load_records().train)
+        written = planned.model_copy(update={"declared_examples": _round_to_ten(num_train)})
+        path.write_text(_site_toml(written), encoding="utf-8")
     settings = read_site_settings(path)
-    if settings != _virtual_settings(name, study):
+    if settings != planned.model_copy(update={"declared_examples": settings.declared_examples}):
         raise SettingError(f"{path}: holds the settings of another simulation; choose another --out")
     if not study.is_private:  # a run for comparison, which would never happen: no budget is spent on measuring it
         settings = settings.model_copy(update={"policy": settings.policy.model_copy(update={"measurements": "exact"})})
@@ -160,22 +199,8 @@ def _open_virtual_site(name: str, study: Study, folder: Path) -> Site:
 
 
 def _virtual_settings(name: str, study: Study) -> SiteSettings:
+    """Settings of a virtual hospital whose records were not counted yet."""
     simulation = study.simulation
-    if simulation.dataset is None:
-        raise SettingError("simulation.dataset is missing; this study runs at hospitals with a site.toml of their own")
-    parts = range(simulation.num_sites) if name == "pooled" else [simulation.site_names.index(name)]
-    source = SourceSettings.parse(
-        {
-            "kind": "built-in",
-            "dataset": simulation.dataset,
-            "parts": list(parts),
-            "num-parts": simulation.num_sites,
-            "alpha": simulation.alpha,
-            "test-fraction": simulation.test_fraction,
-            "seed": study.seed,
-        },
-        origin=name,
-    )
     policy = {
         "epsilon-budget": simulation.epsilon_budget,
         "delta": study.privacy.delta,
@@ -189,8 +214,8 @@ def _virtual_settings(name: str, study: Study) -> SiteSettings:
     return SiteSettings.model_construct(
         name=name,
         cohort=name,
-        declared_examples=_round_to_ten(len(BuiltInSource(source).load().train)),
-        source=source,
+        declared_examples=_round_to_ten(0),
+        source=virtual_source(name, study),
         policy=PolicySettings.parse(policy, origin=name),
     )
 

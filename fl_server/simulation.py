@@ -51,6 +51,12 @@ class SimulationPlan:
     resume: bool
     with_baselines: bool
 
+    def __post_init__(self) -> None:
+        """Flower's processes run in a folder of their own: the files that are split are named from the root."""
+        if data := self.overrides.get("simulation.data"):
+            absolute = {"simulation.data": str(Path(str(data)).resolve())}
+            object.__setattr__(self, "overrides", {**self.overrides, **absolute})
+
     def load(self, extra: Mapping[str, Scalar] | None = None) -> Study:
         """The study, with the overrides and further ones of a comparison."""
         return load_study(self.study_name, directory=self.studies, overrides={**self.overrides, **(extra or {})})

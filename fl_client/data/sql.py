@@ -75,6 +75,9 @@ class SqlSource:
         self._folder = folder
         self._features = tuple(features)
 
+    def files(self) -> None:
+        """None: a database does not say when its records change."""
+
     def load(self) -> SiteRecords:
         """The records that the query gives, all as they are at one moment.
 

@@ -74,7 +74,8 @@ def _count(value: int) -> Callable[[Message], None]:
 def test_an_unknown_study_names_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(
         SettingError,
-        match=r"study='heart'; expected one of \['breast-cancer', 'digits', 'heart-disease', 'tcga-brca'\]",
+        match=r"study='heart'; expected one of \['breast-cancer', 'breastmnist', 'digits', 'heart-disease', "
+        r"'mnist', 'tcga-brca'\]",
     ):
         Federation(tmp_path).run("heart")
 

@@ -39,7 +39,11 @@ def test_every_command_explains_itself(command: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["heart"], "study='heart'; expected one of ['breast-cancer', 'digits', 'heart-disease', 'tcga-brca']"),
+        (
+            ["heart"],
+            "study='heart'; expected one of ['breast-cancer', 'breastmnist', 'digits', 'heart-disease', 'mnist', "
+            "'tcga-brca']",
+        ),
         (["/nowhere/heart.toml"], "study='heart'; expected one of [] in nowhere/"),
         (["--set", "num-rounds=0"], "num-rounds=0; expected"),
         (["--set", "nim-rounds=3"], "nim-rounds=3 is not a known key"),
