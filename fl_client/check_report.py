@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fl_client.data_check import CheckReport
-from fl_client.data_summary import FeatureSummary, FoldSummary, ImageSummary
+from fl_client.data_summary import ChannelSummary, FeatureSummary, FoldSummary, ImageSummary
 
 
 def print_check(report: CheckReport, console: Console) -> None:
@@ -19,6 +19,8 @@ def print_check(report: CheckReport, console: Console) -> None:
         console.print(_fold_table(folds), _class_table(report.label, folds))
     if report.features:
         console.print(_feature_table(report.features))
+    if report.channels:
+        console.print(_channel_table(report.channels))
     if report.images is not None:
         console.print(_image_table(report.images))
     console.print()
@@ -78,6 +80,19 @@ def _feature_table(features: tuple[FeatureSummary, ...]) -> Table:
             *([_marked(each.infinite, "red")] if has_infinite else []),
             _marked(each.below, "yellow"),
             _marked(each.above, "yellow"),
+        )
+    return table
+
+
+def _channel_table(channels: tuple[ChannelSummary, ...]) -> Table:
+    counts = ("steps", "missing", "below", "above", "windows without any")
+    table = _table("\nChannels over all windows", "channel", "range of the study", numbers=counts)
+    for each in channels:
+        table.add_row(
+            escape(each.name),
+            escape(f"{each.minimum:g} to {each.maximum:g} {each.unit}"),
+            str(each.steps),
+            *(_marked(count, "yellow") for count in (each.missing, each.below, each.above, each.unmeasured_windows)),
         )
     return table
 

@@ -12,10 +12,12 @@ from fl_client.data.image_index import read_image_index
 from fl_client.data.records import SiteRecords
 from fl_client.data_rules import EVENTS, held_out_refusals
 from fl_client.data_summary import (
+    ChannelSummary,
     FeatureSummary,
     FoldSummary,
     ImageSummary,
     content_digests,
+    summarise_channels,
     summarise_features,
     summarise_fold,
     summarise_images,
@@ -24,10 +26,10 @@ from fl_client.guard import refusal_code
 from fl_client.inputs import record_refusals
 from fl_client.policy import check_room, policy_errors
 from fl_client.refusals import gather
-from fl_client.settings import DicomSourceSettings, TableColumnSettings
+from fl_client.settings import DicomSourceSettings, SeriesSourceSettings, TableColumnSettings
 from fl_client.site import Site
 from fl_contract.errors import RefusalCode, RefusalError
-from fl_contract.schema import ImageSchema, TableSchema
+from fl_contract.schema import ImageSchema, SeriesSchema, TableSchema
 from privacy.errors import PrivacySettingError
 
 SiteError = RefusalError | PrivacySettingError
@@ -76,7 +78,8 @@ class CheckReport:
         train: The training records; None if they could not be read.
         test: The held-out records; None likewise.
         features: Of a table.
-        images: None for a table.
+        channels: Of time series.
+        images: None for all but images.
         problems: All that has to be put right.
         warnings: What a person should look at.
     """
@@ -87,6 +90,7 @@ class CheckReport:
     train: FoldSummary | None = None
     test: FoldSummary | None = None
     features: tuple[FeatureSummary, ...] = ()
+    channels: tuple[ChannelSummary, ...] = ()
     images: ImageSummary | None = None
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -133,14 +137,17 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
         for fold, different in zip(folds, digests, strict=True)
     )
     features = summarise_features(schema, folds) if isinstance(schema, TableSchema) else ()
+    channels = summarise_channels(schema, folds) if isinstance(schema, SeriesSchema) else ()
     images = summarise_images(schema, folds) if isinstance(schema, ImageSchema) else None
     total = train.records + test.records
     warnings = [
         *_mapping_warnings(site),
+        *records.notes,
         *_header_warnings(site),
         *_fold_warnings(site, train, test),
         *_repeat_warnings(len(digests[0] & digests[1])),
         *(warning for feature in features for warning in _feature_warnings(feature, total)),
+        *(warning for channel in channels for warning in _channel_warnings(channel)),
         *(_image_warnings(images) if images is not None else ()),
     ]
     return CheckReport(
@@ -150,6 +157,7 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
         train=train,
         test=test,
         features=features,
+        channels=channels,
         images=images,
         problems=_problems(errors),
         warnings=tuple(warnings),
@@ -166,6 +174,9 @@ def _problems(errors: list[SiteError]) -> tuple[Problem, ...]:
 
 def _mapping_warnings(site: Site) -> Iterator[str]:
     source, schema = site.settings.source, site.study.data_schema
+    if isinstance(source, SeriesSourceSettings) and isinstance(schema, SeriesSchema):
+        for name in sorted(source.channels.keys() - {channel.name for channel in schema.channels}):
+            yield f"source.channels.{name!r} is no channel of this study; it changes nothing here"
     if not isinstance(source, TableColumnSettings) or not isinstance(schema, TableSchema):
         return
     for name in sorted(source.columns.keys() - {feature.name for feature in schema.features}):
@@ -243,6 +254,18 @@ def _feature_warnings(feature: FeatureSummary, total: int) -> Iterator[str]:
         yield (
             f"{name}: one value stands in {feature.most_alike_inside} of {total} records "
             f"({feature.most_alike_inside / total:.0%}); if it means 'not measured', name it under missing in site.toml"
+        )
+
+
+def _channel_warnings(channel: ChannelSummary) -> Iterator[str]:
+    measured = channel.steps - channel.missing
+    name, outside = f"channel {channel.name!r}", channel.below + channel.above
+    if channel.steps and not measured:
+        yield f"{name}: never measured; look at its name in the file (source.channels.{channel.name!r}.name)"
+    if outside > MANY_OUTSIDE * measured:
+        allowed = f"[{channel.minimum:g}, {channel.maximum:g}]{f' {channel.unit}' if channel.unit else ''}"
+        yield (
+            f"{name}: {outside} of {measured} measured steps are outside {allowed}; look at the unit (factor, offset)"
         )
 
 

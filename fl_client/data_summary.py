@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fl_client.data.records import Records
 from fl_client.data_rules import class_counts, classes_of, feature_values, image_axes, with_channels
 from fl_client.inputs import record_contents
-from fl_contract.schema import Feature, ImageSchema, Schema, TableSchema
+from fl_contract.schema import Channel, Feature, ImageSchema, Schema, SeriesSchema, TableSchema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,35 @@ class FeatureSummary:
     distinct: int
     most_alike_outside: int
     most_alike_inside: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelSummary:
+    """One channel of time series over all windows.
+
+    Attributes:
+        name: As the study calls it.
+        unit: The study's.
+        minimum: Of the study's range, not of the values.
+        maximum: Of the study's range.
+        steps: Steps of all windows.
+        missing: Of them without a measurement.
+        infinite: Of them with an infinite value.
+        below: Of them with a value below the range.
+        above: Of them with a value above it.
+        unmeasured_windows: Windows without one measurement.
+    """
+
+    name: str
+    unit: str
+    minimum: float
+    maximum: float
+    steps: int
+    missing: int
+    infinite: int
+    below: int
+    above: int
+    unmeasured_windows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +169,29 @@ def _summarise_feature(feature: Feature, values: NDArray[np.float64]) -> Feature
         distinct=len(distinct),
         most_alike_outside=int(counts[~is_inside].max(initial=0)),
         most_alike_inside=int(counts[is_inside].max(initial=0)),
+    )
+
+
+def summarise_channels(schema: SeriesSchema, folds: Sequence[Records]) -> tuple[ChannelSummary, ...]:
+    """Count over all folds; nothing where windows are not of the study's shape."""
+    if any(fold.features.shape[1:] != schema.input_shape for fold in folds):
+        return ()
+    windows = np.concatenate([fold.features for fold in folds])
+    return tuple(_summarise_channel(channel, windows[:, row]) for row, channel in enumerate(schema.channels))
+
+
+def _summarise_channel(channel: Channel, windows: NDArray[np.float64]) -> ChannelSummary:
+    return ChannelSummary(
+        name=channel.name,
+        unit=channel.unit,
+        minimum=channel.minimum,
+        maximum=channel.maximum,
+        steps=windows.size,
+        missing=int(np.isnan(windows).sum()),
+        infinite=int(np.isinf(windows).sum()),
+        below=int((windows < channel.minimum).sum()),
+        above=int((windows > channel.maximum).sum()),
+        unmeasured_windows=int(np.isnan(windows).all(axis=1).sum()),
     )
 
 

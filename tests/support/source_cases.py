@@ -3,9 +3,7 @@
 A new source joins the contract suite by one entry in ``CASES``.
 """
 
-import gzip
 import shutil
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 from dicom_files import save_dicom
+from mnist_files import idx, save_idx
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
@@ -191,19 +190,9 @@ MNIST_IMAGES, MNIST_LABELS, MNIST_TEST, MNIST_TEST_LABELS = MNIST
 """File names; two are packed."""
 
 
-def idx(array: NDArray[np.uint8], shape: tuple[int, ...] | None = None) -> bytes:
-    """A file of the idx format, which may declare another shape than its content has."""
-    declared = array.shape if shape is None else shape
-    return bytes([0, 0, 8, len(declared)]) + struct.pack(f">{len(declared)}I", *declared) + array.tobytes()
-
-
-def _save_idx(path: Path, content: bytes) -> None:
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-
-
 def _write_mnist(folder: Path) -> Written:
     for name, array in MNIST.items():
-        _save_idx(folder / name, idx(array))
+        save_idx(folder / name, idx(array))
     raw = {"kind": "mnist", "folder": ".", "parts": [1, 0], "num-parts": 2, "alpha": 1.0, "seed": 4}
     images, labels, test_images, test_labels = MNIST.values()
     return Written(
@@ -220,14 +209,14 @@ def _change_mnist(**changes: bytes) -> Fault:
 
     def change(folder: Path) -> None:
         for name, content in changes.items():
-            _save_idx(folder / globals()[name], content)
+            save_idx(folder / globals()[name], content)
 
     return change
 
 
 def _empty_mnist(folder: Path) -> None:
     for name, array in MNIST.items():
-        _save_idx(folder / name, idx(array[:0]))
+        save_idx(folder / name, idx(array[:0]))
 
 
 def _change_medmnist(**changes: Any) -> Fault:
