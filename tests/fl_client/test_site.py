@@ -231,7 +231,8 @@ def test_a_database_is_read_once_in_a_run(tmp_path: Path) -> None:
 
 
 def mnist_context(tmp_path: Path) -> Context:
-    write_mnist(tmp_path / "mnist", np.full((20, 28, 28), 7, np.uint8), np.arange(20) % 10)
+    images = np.random.default_rng(8).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    write_mnist(tmp_path / "mnist", images, np.arange(20) % 10)
     context = context_of(tmp_path / "out", num_sites=2, data=str(tmp_path / "mnist"))
     context.run_config["study"] = "mnist"
     return context
