@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.text import Text
 
 from fl_contract.errors import ConsiliumError, SettingError
-from fl_contract.study import parse_assignment
 from fl_server.flower_engine import QUIET_FLOWER
 
 os.environ.update(QUIET_FLOWER)
@@ -74,7 +73,7 @@ def simulate(
     from fl_server.dry_run import describe_noise, describe_simulation
     from fl_server.report import write_report
     from fl_server.run_record import RUN_FILE
-    from fl_server.simulation import SimulationPlan, find_study, simulate
+    from fl_server.simulation import SimulationPlan, find_study, parse_overrides, simulate
     from fl_server.summary import write_summary
 
     console = _console()
@@ -85,7 +84,7 @@ def simulate(
         plan = SimulationPlan(
             study_name=name,
             studies=studies,
-            overrides=dict(parse_assignment(assignment) for assignment in assignments or []),
+            overrides=parse_overrides(assignments or []),
             out=out or RUNS / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}",
             engine=engine.value,
             resume=resume,

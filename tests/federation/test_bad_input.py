@@ -83,7 +83,7 @@ def test_an_unknown_study_names_those_there_are(tmp_path: Path) -> None:
 def test_missing_files_of_a_simulation_stop_it_and_are_named_at_the_hospital(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(QuorumError, match="0 hospitals take part.*invalid-data"):
+    with pytest.raises(QuorumError, match=r"0 hospitals take part.*invalid-data"):
         Federation(tmp_path / "run").run("mnist", overrides={**PLAIN, "simulation.data": str(tmp_path)})
 
     assert "files ['train-images-idx3-ubyte', 'train-labels-idx1-ubyte'" in capsys.readouterr().err
