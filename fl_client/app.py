@@ -1,5 +1,6 @@
 """The hospital's Flower app: one handler for each request, in the order of a round's stops 4 to 8."""
 
+from dataclasses import replace
 from typing import NoReturn
 
 from flwr.app import Context, Message, RecordDict
@@ -111,7 +112,7 @@ def _open(message: Message, context: Context) -> tuple[Site, Request]:
     request = Request.from_message(message)
     if request.site not in sites:
         _refuse(RefusalCode.INVALID_REQUEST, f"site={request.site!r}; this node speaks for {sorted(sites)}")
-    site = sites[request.site]
+    site = replace(sites[request.site], run=request.run)
     log_to_site(site.folder)
     if request.fingerprint != site.study.fingerprint:
         _refuse(RefusalCode.STUDY_MISMATCH, f"fingerprint {request.fingerprint!r}; ours is {site.study.fingerprint!r}")

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fl_client.data_check import CheckReport
-from fl_client.data_summary import CategorySummary, FeatureSummary, FoldSummary, ImageSummary
+from fl_client.data_summary import CategorySummary, ChannelSummary, FeatureSummary, FoldSummary, ImageSummary
 
 
 def print_check(report: CheckReport, console: Console) -> None:
@@ -21,6 +21,8 @@ def print_check(report: CheckReport, console: Console) -> None:
         console.print(_feature_table(report.features))
     if report.categories:
         console.print(_category_table(report.categories))
+    if report.channels:
+        console.print(_channel_table(report.channels))
     if report.images is not None:
         console.print(_image_table(report.images))
     console.print()
@@ -99,11 +101,22 @@ def _category_table(features: tuple[CategorySummary, ...]) -> Table:
     return table
 
 
+def _channel_table(channels: tuple[ChannelSummary, ...]) -> Table:
+    counts = ("steps", "missing", "below", "above", "windows without any")
+    table = _table("\nChannels over all windows", "channel", "range of the study", numbers=counts)
+    for each in channels:
+        table.add_row(
+            escape(each.name),
+            escape(f"{each.minimum:g} to {each.maximum:g} {each.unit}"),
+            str(each.steps),
+            *(_marked(count, "yellow") for count in (each.missing, each.below, each.above, each.unmeasured_windows)),
+        )
+    return table
+
+
 def _image_table(images: ImageSummary) -> Table:
     title = "\nImages over all records"
-    table = _table(
-        title, "height, width, channels", "expected", numbers=("range", "no number", "below", "above", "blank")
-    )
+    table = _table(title, images.axes, "expected", numbers=("range", "no number", "below", "above", "blank"))
     table.add_row(
         " and ".join(_shape(shape) for shape in images.shapes) or "–",
         _shape(images.expected),

@@ -50,6 +50,33 @@ FeatureCodes = Annotated[dict[str, float | str], AfterValidator(_check_codes_dif
 LabelCodes = Annotated[dict[str, str], AfterValidator(_check_codes_differ)]
 
 
+class ChannelSettings(Settings):
+    """How a hospital's time series hold one channel of a study.
+
+    Attributes:
+        name: The hospital's own name of the channel; the study's if it is not set.
+        factor: Into the study's unit: value * factor + offset; not 0.
+        offset: In the study's unit.
+        missing: The hospital's codes for a value that was not measured. An empty cell never needs one.
+    """
+
+    name: str | None = Field(default=None, min_length=1)
+    factor: float = 1.0
+    offset: float = 0.0
+    missing: Annotated[tuple[str | float, ...], Field(strict=False)] = ()
+
+    def as_column(self) -> "ColumnSettings":
+        """The same for the values of this channel in a column of their own."""
+        raw = {"factor": self.factor, "offset": self.offset, "missing": self.missing}
+        return ColumnSettings.parse(raw, origin="a channel")
+
+    @model_validator(mode="after")
+    def _check_factor(self) -> Self:
+        if self.factor == 0:
+            raise ValueError("factor=0; expected another number, or every value would be the same")
+        return self
+
+
 class ColumnSettings(Settings):
     """How a hospital's table holds one feature of a study.
 

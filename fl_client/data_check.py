@@ -12,11 +12,13 @@ from fl_client.data.records import SiteRecords
 from fl_client.data_rules import held_out_refusals
 from fl_client.data_summary import (
     CategorySummary,
+    ChannelSummary,
     FeatureSummary,
     FoldSummary,
     ImageSummary,
     content_digests,
     summarise_categories,
+    summarise_channels,
     summarise_features,
     summarise_fold,
     summarise_images,
@@ -27,11 +29,11 @@ from fl_client.outcomes import outcome_rules
 from fl_client.outcomes.survival import EVENTS
 from fl_client.policy import check_room, policy_errors
 from fl_client.refusals import gather
-from fl_client.settings import DicomSourceSettings, TableColumnSettings
+from fl_client.settings import DicomSourceSettings, SeriesSourceSettings, TableColumnSettings
 from fl_client.site import Site
 from fl_client.statistics import check_statistics_allowed
 from fl_contract.errors import RefusalCode, RefusalError
-from fl_contract.schema import ImageSchema, TableSchema
+from fl_contract.schema import ImageSchema, SeriesSchema, TableSchema
 from privacy.errors import PrivacySettingError
 
 SiteError = RefusalError | PrivacySettingError
@@ -86,7 +88,8 @@ class CheckReport:
         test: The held-out records; None likewise.
         features: Numbers of a table.
         categories: Of a table.
-        images: None for a table.
+        channels: Of time series.
+        images: None for all but images.
         problems: All that has to be put right.
         warnings: What a person should look at.
     """
@@ -99,6 +102,7 @@ class CheckReport:
     test: FoldSummary | None = None
     features: tuple[FeatureSummary, ...] = ()
     categories: tuple[CategorySummary, ...] = ()
+    channels: tuple[ChannelSummary, ...] = ()
     images: ImageSummary | None = None
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -148,16 +152,19 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
     )
     features = summarise_features(schema, folds) if isinstance(schema, TableSchema) else ()
     categories = summarise_categories(schema, folds) if isinstance(schema, TableSchema) else ()
+    channels = summarise_channels(schema, folds) if isinstance(schema, SeriesSchema) else ()
     images = summarise_images(schema, folds) if isinstance(schema, ImageSchema) else None
     total = train.records + test.records
     warnings = [
         *_mapping_warnings(site),
+        *records.notes,
         *_header_warnings(site),
         *_fold_warnings(site, train, test),
         *_repeat_warnings(len(digests[0] & digests[1])),
         *(_target_warnings(train, test) if schema.task == "regression" else ()),
         *(warning for feature in features for warning in _feature_warnings(feature, total)),
         *(warning for category in categories for warning in _category_warnings(category)),
+        *(warning for channel in channels for warning in _channel_warnings(channel)),
         *(_image_warnings(images) if images is not None else ()),
     ]
     return CheckReport(
@@ -169,6 +176,7 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
         test=test,
         features=features,
         categories=categories,
+        channels=channels,
         images=images,
         problems=_problems(errors),
         warnings=tuple(warnings),
@@ -185,6 +193,9 @@ def _problems(errors: list[SiteError]) -> tuple[Problem, ...]:
 
 def _mapping_warnings(site: Site) -> Iterator[str]:
     source, schema = site.settings.source, site.study.data_schema
+    if isinstance(source, SeriesSourceSettings) and isinstance(schema, SeriesSchema):
+        for name in sorted(source.channels.keys() - {channel.name for channel in schema.channels}):
+            yield f"source.channels.{name!r} is no channel of this study; it changes nothing here"
     if not isinstance(source, TableColumnSettings) or not isinstance(schema, TableSchema):
         return
     known_names = {feature.name for feature in schema.features} | set(outcome_numbers(schema))
@@ -277,6 +288,18 @@ def _feature_warnings(feature: FeatureSummary, total: int) -> Iterator[str]:
 def _category_warnings(feature: CategorySummary) -> Iterator[str]:
     if sum(count > 0 for count in feature.counts.values()) == 1:
         yield f"feature {feature.name!r}: {NEVER_CHANGES}"
+
+
+def _channel_warnings(channel: ChannelSummary) -> Iterator[str]:
+    measured = channel.steps - channel.missing
+    name, outside = f"channel {channel.name!r}", channel.below + channel.above
+    if channel.steps and not measured:
+        yield f"{name}: never measured; look at its name in the file (source.channels.{channel.name!r}.name)"
+    if outside > MANY_OUTSIDE * measured:
+        allowed = f"[{channel.minimum:g}, {channel.maximum:g}]{f' {channel.unit}' if channel.unit else ''}"
+        yield (
+            f"{name}: {outside} of {measured} measured steps are outside {allowed}; look at the unit (factor, offset)"
+        )
 
 
 def _image_warnings(images: ImageSummary) -> Iterator[str]:

@@ -5,6 +5,7 @@ patient's value.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +58,15 @@ def feature_values(records: Records, name: str) -> NDArray[np.float64]:
     return records.features[:, records.feature_names.index(name)]
 
 
-def with_channels(records: Records) -> NDArray[np.float64]:
-    """Images with their channels, [N, height, width, channels]; grey ones may lack the last axis."""
-    return records.features if records.features.ndim == 4 else records.features[..., np.newaxis]
+def with_channels(records: Records, schema: ImageSchema) -> NDArray[Any]:
+    """Images with their channels as the last axis, which grey ones and volumes may lack."""
+    has_channels = records.features.ndim == 2 + len(schema.pixel_shape)
+    return records.features if has_channels else records.features[..., np.newaxis]
+
+
+def image_axes(schema: ImageSchema) -> str:
+    """What the axes of `with_channels` are after the first."""
+    return "height, width, channels" if schema.depth is None else "depth, height, width, channels"
 
 
 def _input_details(schema: Schema, folds: Sequence[Records]) -> list[str]:
@@ -101,11 +108,11 @@ def _not_categories(feature: CategoryFeature, values: Sequence[NDArray[np.float6
 
 
 def _image_details(schema: ImageSchema, folds: Sequence[Records]) -> list[str]:
-    expected = (schema.height, schema.width, schema.channels)
-    shapes = dict.fromkeys(with_channels(fold).shape[1:] for fold in folds)
+    expected = (*schema.pixel_shape, schema.channels)
+    shapes = dict.fromkeys(with_channels(fold, schema).shape[1:] for fold in folds)
     if wrong := [list(shape) for shape in shapes if shape != expected]:
         found = " and ".join(map(str, wrong))
-        return [f"images are {found}; expected height, width, channels {list(expected)}"]
+        return [f"images are {found}; expected {image_axes(schema)} {list(expected)}"]
     return _not_finite("pixel", [fold.features for fold in folds])
 
 

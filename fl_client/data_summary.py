@@ -3,16 +3,17 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_client.data.records import Records
-from fl_client.data_rules import feature_values, with_channels
+from fl_client.data_rules import feature_values, image_axes, with_channels
 from fl_client.inputs import record_contents
 from fl_client.outcomes import outcome_rules
 from fl_contract.features import CategoryFeature, Feature, NumberFeature
-from fl_contract.schema import ImageSchema, Schema, TableSchema
+from fl_contract.schema import Channel, ImageSchema, Schema, SeriesSchema, TableSchema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +88,42 @@ class CategorySummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChannelSummary:
+    """One channel of time series over all windows.
+
+    Attributes:
+        name: As the study calls it.
+        unit: The study's.
+        minimum: Of the study's range, not of the values.
+        maximum: Of the study's range.
+        steps: Steps of all windows.
+        missing: Of them without a measurement.
+        infinite: Of them with an infinite value.
+        below: Of them with a value below the range.
+        above: Of them with a value above it.
+        unmeasured_windows: Windows without one measurement.
+    """
+
+    name: str
+    unit: str
+    minimum: float
+    maximum: float
+    steps: int
+    missing: int
+    infinite: int
+    below: int
+    above: int
+    unmeasured_windows: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageSummary:
     """All images together.
 
     Attributes:
-        shapes: Height, width and channels that occur.
-        expected: Height, width and channels of the study.
+        axes: What the numbers of a shape are.
+        shapes: Shapes that occur.
+        expected: Shape of the study.
         minimum: Black, as the study says.
         maximum: White, as the study says.
         pixels: Number of values, channels counted apart.
@@ -103,6 +134,7 @@ class ImageSummary:
         is_dark: Whether no value is above a twentieth of the range.
     """
 
+    axes: str
     shapes: tuple[tuple[int, ...], ...]
     expected: tuple[int, ...]
     minimum: float
@@ -186,13 +218,37 @@ def _summarise_feature(feature: NumberFeature, values: NDArray[np.float64]) -> F
     )
 
 
+def summarise_channels(schema: SeriesSchema, folds: Sequence[Records]) -> tuple[ChannelSummary, ...]:
+    """Count over all folds; nothing where windows are not of the study's shape."""
+    if any(fold.features.shape[1:] != schema.input_shape for fold in folds):
+        return ()
+    windows = np.concatenate([fold.features for fold in folds])
+    return tuple(_summarise_channel(channel, windows[:, row]) for row, channel in enumerate(schema.channels))
+
+
+def _summarise_channel(channel: Channel, windows: NDArray[np.float64]) -> ChannelSummary:
+    return ChannelSummary(
+        name=channel.name,
+        unit=channel.unit,
+        minimum=channel.minimum,
+        maximum=channel.maximum,
+        steps=windows.size,
+        missing=int(np.isnan(windows).sum()),
+        infinite=int(np.isinf(windows).sum()),
+        below=int((windows < channel.minimum).sum()),
+        above=int((windows > channel.maximum).sum()),
+        unmeasured_windows=int(np.isnan(windows).all(axis=1).sum()),
+    )
+
+
 def summarise_images(schema: ImageSchema, folds: Sequence[Records]) -> ImageSummary:
     """Count over all folds."""
-    images = [with_channels(fold) for fold in folds]
+    images = [with_channels(fold, schema) for fold in folds]
     dark = schema.minimum + (schema.maximum - schema.minimum) / 20
     return ImageSummary(
+        axes=image_axes(schema),
         shapes=tuple(dict.fromkeys(part.shape[1:] for part in images if len(part))),
-        expected=(schema.height, schema.width, schema.channels),
+        expected=(*schema.pixel_shape, schema.channels),
         minimum=schema.minimum,
         maximum=schema.maximum,
         pixels=sum(part.size for part in images),
@@ -204,7 +260,7 @@ def summarise_images(schema: ImageSchema, folds: Sequence[Records]) -> ImageSumm
     )
 
 
-def _count_blank(images: NDArray[np.float64]) -> int:
+def _count_blank(images: NDArray[Any]) -> int:
     if not len(images):
         return 0
     flat = images.reshape(len(images), -1)

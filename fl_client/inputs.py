@@ -90,7 +90,7 @@ def record_contents(records: Records) -> Iterator[bytes]:
     """Each record's content in a fixed form, for the ledger's fingerprint."""
     for row in range(len(records)):
         numbers = [each[row].tobytes() for each in (records.outcomes, records.masks) if each is not None]
-        features, label = np.ascontiguousarray(records.features[row]), str(records.labels[row])
+        features, label = records.features[row].astype(np.float64), str(records.labels[row])  # however they are held
         yield b"".join([features.tobytes(), label.encode(), *numbers])
 
 

@@ -4,6 +4,7 @@ Where a study says so, features are then standardised by the hospital's own trai
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from fl_contract.schema import ImageSchema, Schema, SeriesSchema, TableSchema, T
 
 SMALLEST_DEVIATION = 1e-6
 """Of values in [-1, 1]; a feature that varies less is taken as constant, as in statistics of all hospitals."""
+
+BLOCK = 64
+"""Images that are scaled at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +62,11 @@ def prepare(records: Records, schema: Schema, *, train: Records | None = None) -
     """
     refuse_if_any(schema_refusals(schema, records))
     inputs = _prepare_inputs(records, schema, train)
-    return Examples(inputs=torch.from_numpy(inputs.astype(np.float32)), labels=outcome_rules(schema).labels(records))
+    labels = outcome_rules(schema).labels(records)
+    return Examples(inputs=torch.from_numpy(inputs.astype(np.float32, copy=False)), labels=labels)
 
 
-def _prepare_inputs(records: Records, schema: Schema, train: Records | None) -> NDArray[np.float64]:
+def _prepare_inputs(records: Records, schema: Schema, train: Records | None) -> NDArray[Any]:
     match schema:
         case TableSchema():
             return _prepare_table(records, schema, train)
@@ -107,8 +112,13 @@ def _standardise(values: NDArray[np.float64], own: NDArray[np.float64]) -> NDArr
     return np.nan_to_num((values - mean) / (deviation if deviation > SMALLEST_DEVIATION else 1.0))
 
 
-def _prepare_images(records: Records, schema: ImageSchema) -> NDArray[np.float64]:
-    return _scale(with_channels(records), schema.minimum, schema.maximum).transpose(0, 3, 1, 2)
+def _prepare_images(records: Records, schema: ImageSchema) -> NDArray[np.float32]:
+    images = with_channels(records, schema)
+    inputs = np.empty((len(records), *schema.input_shape), np.float32)
+    for start in range(0, len(records), BLOCK):  # scaled in float64, held in float32
+        block = _scale(images[start : start + BLOCK].astype(np.float64), schema.minimum, schema.maximum)
+        inputs[start : start + BLOCK] = np.moveaxis(block, -1, 1)
+    return inputs
 
 
 def _scale(values: NDArray[np.float64], low: float, high: float, *, is_log: bool = False) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fl_client.column_settings import ColumnSettings, LabelCodes
+from fl_client.column_settings import ChannelSettings, ColumnSettings, LabelCodes
 from fl_contract.errors import SettingError
 from fl_contract.settings import Settings, read_toml
 from fl_contract.study import STUDIES, Scalar, Study, study_from_run_config
@@ -20,16 +20,16 @@ class SourceSettings(Settings):
     """A virtual hospital's patients: parts of a built-in data set.
 
     Attributes:
-        dataset: Which data.
+        dataset: Which data; diabetes is for regression.
         parts: Which parts of the split this hospital holds.
         num_parts: Parts in the split.
-        alpha: Concentration of the Dirichlet split by class.
+        alpha: Concentration of the Dirichlet split by class, for regression by quarter of the target.
         test_fraction: Share of each part that is held out.
         seed: Of the split.
     """
 
     kind: Literal["built-in"]
-    dataset: Literal["breast-cancer", "digits"]
+    dataset: Literal["breast-cancer", "diabetes", "digits"]
     parts: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
     num_parts: int = Field(ge=1)
     alpha: float = Field(gt=0)
@@ -39,7 +39,7 @@ class SourceSettings(Settings):
     @property
     def has_one_record_a_patient(self) -> bool:
         """Whether protecting a record protects a patient."""
-        return self.dataset == "breast-cancer"
+        return self.dataset != "digits"
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
@@ -93,22 +93,16 @@ class TableSourceSettings(TableColumnSettings):
         return self
 
 
-class MedMnistSourceSettings(Settings):
-    """A virtual hospital's patients: parts of a MedMNIST file.
+class PartsSettings(Settings):
+    """A virtual hospital's share of a public file of images that does not say whose they are.
 
     Attributes:
-        file: The ``.npz`` file; relative to the folder of ``site.toml``.
-        classes: What the file's labels 0, 1, ... are called in the study, or for a multi-label file its columns; the
-            study orders them as it likes.
         parts: Which parts of the split this hospital holds.
-        num_parts: Parts in the split; 1 for the whole file.
+        num_parts: Parts in the split; 1 for all images.
         alpha: Concentration of the Dirichlet split by class.
         seed: Of the split.
     """
 
-    kind: Literal["medmnist"]
-    file: str = Field(min_length=1)
-    classes: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
     parts: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
     num_parts: int = Field(ge=1)
     alpha: float = Field(gt=0)
@@ -116,13 +110,37 @@ class MedMnistSourceSettings(Settings):
 
     @property
     def has_one_record_a_patient(self) -> bool:
-        """Whether protecting a record protects a patient: MedMNIST does not say whose image it is."""
+        """Whether protecting a record protects a patient: nobody can say."""
         return False
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
         check_parts(self.parts, self.num_parts)
         return self
+
+
+class MedMnistSourceSettings(PartsSettings):
+    """A virtual hospital's patients: parts of a MedMNIST file.
+
+    Attributes:
+        file: The ``.npz`` file; relative to the folder of ``site.toml``.
+        classes: What the file's labels 0, 1, ... are called in the study; the study orders them as it likes.
+    """
+
+    kind: Literal["medmnist"]
+    file: str = Field(min_length=1)
+    classes: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
+
+
+class MnistSourceSettings(PartsSettings):
+    """A virtual hospital's handwritten digits: parts of MNIST.
+
+    Attributes:
+        folder: That holds the four files of MNIST; relative to the folder of ``site.toml``.
+    """
+
+    kind: Literal["mnist"]
+    folder: str = Field(min_length=1)
 
 
 class ImageIndexSettings(Settings):
@@ -213,21 +231,21 @@ class DicomSourceSettings(Settings):
 
 
 class NiftiSourceSettings(Settings):
-    """A hospital's images as slices of NIfTI volumes, one of each.
+    """A hospital's images as NIfTI volumes, or as slices of them, one of each.
 
     Attributes:
         folder: Where they are; relative to the folder of ``site.toml``.
         index: What each file is.
-        plane: Which way a volume is cut.
-        slice_number: From 0 at the patient's left, back or feet; the middle one if it is not set.
+        plane: Which way a volume is cut; whole volumes if it is not set.
+        slice_number: From 0 at the patient's left, back or feet; the middle one of the plane if it is not set.
         volume: Which volume of a series, from 0; without it series are refused.
-        resize: Stretch slices of another size than the study's, instead of refusing them.
+        resize: Stretch slices or volumes of another size than the study's, instead of refusing them.
     """
 
     kind: Literal["nifti"]
     folder: str = Field(min_length=1)
     index: ImageIndexSettings
-    plane: Literal["sagittal", "coronal", "axial"]
+    plane: Literal["sagittal", "coronal", "axial"] | None = None
     slice_number: int | None = Field(default=None, ge=0)
     volume: int | None = Field(default=None, ge=0)
     resize: bool = False
@@ -237,11 +255,19 @@ class NiftiSourceSettings(Settings):
         """Whether protecting a record protects a patient: nobody can say before the index is read."""
         return False
 
+    @model_validator(mode="after")
+    def _check_slice(self) -> Self:
+        if self.slice_number is not None and self.plane is None:
+            raise ValueError(
+                f"slice-number={self.slice_number}; expected none without plane, which takes whole volumes"
+            )
+        return self
+
 
 ImageFileSourceSettings = ImageFolderSourceSettings | DicomSourceSettings | NiftiSourceSettings
 """Kinds of sources with a file for each image, or a few."""
 
-ImageSourceSettings = MedMnistSourceSettings | ImageFileSourceSettings
+ImageSourceSettings = MedMnistSourceSettings | MnistSourceSettings | ImageFileSourceSettings
 """Kinds of sources that hold images."""
 
 
@@ -312,6 +338,56 @@ class SqlSourceSettings(TableColumnSettings):
         return self
 
 
+class SeriesSourceSettings(Settings):
+    """A hospital's time series: a file with a row for each measurement, and a table with a row for each patient.
+
+    Attributes:
+        file: The measurements, as CSV or Parquet (``.parquet``); relative to the folder of ``site.toml``.
+        patient: Its column that says whose measurement it is.
+        time: Its column that says when.
+        channel: Its column that says what was measured.
+        value: Its column of the measured value.
+        times: ``numbers`` in the study's ``step-unit`` from the patient's own start, or ``timestamps`` (ISO 8601),
+            which count from the patient's first measurement of a channel of the study.
+        time_factor: Into the study's ``step-unit``: time * factor; for numbers.
+        channels: How the file holds a channel, by the study's name of it; as the study names and counts it if not set.
+        ignore_others: Leave out measurements of channels that the study does not name, instead of refusing them.
+        windows: Which part of a patient's series is a record: the ``first`` steps, the ``last`` ones up to the last
+            measurement, or ``all`` whole windows from the start on.
+        stride: Steps from one window to the next for ``all``; the length of a window if it is not set.
+        outcomes: The table with label, fold and patient; its features are not read.
+    """
+
+    kind: Literal["series"]
+    file: str = Field(min_length=1)
+    patient: str = Field(default="patient", min_length=1)
+    time: str = Field(default="time", min_length=1)
+    channel: str = Field(default="channel", min_length=1)
+    value: str = Field(default="value", min_length=1)
+    times: Literal["numbers", "timestamps"] = "numbers"
+    time_factor: float = Field(default=1.0, gt=0)
+    channels: dict[str, ChannelSettings] = Field(default_factory=dict)
+    ignore_others: bool = False
+    windows: Literal["first", "last", "all"] = "first"
+    stride: int | None = Field(default=None, ge=1)
+    outcomes: TableSourceSettings
+
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient: nobody can say before windows are cut."""
+        return False
+
+    @model_validator(mode="after")
+    def _check_fit(self) -> Self:
+        if self.outcomes.patient is None:
+            raise ValueError("outcomes.patient is missing; it says whose outcome a row is")
+        if self.stride is not None and self.windows != "all":
+            raise ValueError(f"stride={self.stride}; expected none for windows = {self.windows!r}")
+        if self.times == "timestamps" and self.time_factor != 1.0:
+            raise ValueError(f"time-factor={self.time_factor}; expected none for times = 'timestamps'")
+        return self
+
+
 class PolicySettings(Settings):
     """What the hospital allows, whatever a study asks for.
 
@@ -364,7 +440,10 @@ class PolicySettings(Settings):
         return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()
 
 
-AnySourceSettings = SourceSettings | TableSourceSettings | SqlSourceSettings | ImageSourceSettings
+AnySourceSettings = (
+    SourceSettings | TableSourceSettings | SqlSourceSettings | SeriesSourceSettings | ImageSourceSettings
+)
+"""Kinds of sources."""
 
 
 class SiteSettings(Settings):

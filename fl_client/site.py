@@ -1,32 +1,30 @@
 """A hospital in a run: its settings, its folder, and its own copy of the study."""
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 
-from fl_client.data.outcome_columns import outcome_numbers, place_outcome
 from fl_client.data.records import SiteRecords, Source
+from fl_client.record_cache import RecordCache, stamp_of
 from fl_client.settings import (
-    AnySourceSettings,
-    ImageSourceSettings,
-    MedMnistSourceSettings,
     PolicySettings,
     SiteSettings,
-    SourceSettings,
     SqlSourceSettings,
     partition,
     read_site_settings,
     read_study,
     site_file,
 )
+from fl_client.sources import open_source
+from fl_client.virtual_source import virtual_source
 from fl_contract.errors import RefusalCode, RefusalError, SettingError
 from fl_contract.models.own_model import OwnModelSettings
 from fl_contract.run_folder import run_folder
-from fl_contract.schema import ImageSchema, Schema, TableSchema, TripleSchema
 from fl_contract.study import Study
 from privacy.ledger import Ledger, LedgerTerms
 
@@ -34,6 +32,11 @@ SITE_FILE = "site.toml"
 LEDGER_FILE = "ledger.sqlite"
 RECEIPT_FILE = Path("receipts") / "ledger.receipt"
 HELD_OUT = "held-out"
+
+logger = logging.getLogger("fl_client")
+
+_records = RecordCache()
+"""Of all hospitals that this process speaks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +47,13 @@ class Site:
         settings: Its own file.
         folder: Its own state: ledger, outbox, logs.
         study: Its own copy, with the run's overrides.
+        run: Which run asks; None for none.
     """
 
     settings: SiteSettings
     folder: Path
     study: Study
+    run: str | None = None
 
     @property
     def name(self) -> str:
@@ -56,8 +61,23 @@ class Site:
         return self.settings.name
 
     def load_records(self) -> SiteRecords:
-        """Its patients."""
-        return _open_source(self.settings.source, self.folder, self.study.data_schema).load()
+        """Its patients; kept in memory as long as the files stay as they are, a database for one run."""
+        source = open_source(self.settings.source, self.folder, self.study.data_schema)
+
+        def load() -> SiteRecords:
+            records = source.load()
+            for note in records.notes:
+                logger.warning(note)
+            return records
+
+        place = (str(self.folder), self.settings.source.model_dump_json(), self.study.data_schema.model_dump_json())
+        return _records.get(place, lambda: self._stamp(source), load)
+
+    def _stamp(self, source: Source) -> Hashable:
+        files = source.files()
+        if files is not None:
+            return stamp_of(files)
+        return self.run if isinstance(self.settings.source, SqlSourceSettings) else None
 
     def open_ledger(self) -> Ledger:
         """Its privacy ledger, over all studies, for the patients it trains on; to be closed after use."""
@@ -66,36 +86,6 @@ class Site:
     def open_held_out_ledger(self) -> Ledger:
         """The same ledger, for the patients it measures on; to be closed after use."""
         return open_ledger(self.settings, self.folder, cohort=held_out_cohort(self.settings))
-
-
-def _open_source(settings: AnySourceSettings, folder: Path, schema: Schema) -> Source:
-    """The source of a kind. Its module is imported only here: each brings libraries that take seconds to import."""
-    if isinstance(settings, SourceSettings):
-        from fl_client.data.builtin import BuiltInSource
-
-        return BuiltInSource(settings)
-    if isinstance(settings, ImageSourceSettings):
-        if not isinstance(schema, ImageSchema):
-            raise RefusalError(RefusalCode.INVALID_DATA, f"source.kind={settings.kind!r}; the study needs a table")
-        if isinstance(settings, MedMnistSourceSettings):
-            from fl_client.data.medmnist import MedMnistSource
-
-            return MedMnistSource(settings, folder=folder, findings=outcome_numbers(schema))
-        from fl_client.data.image_folder import ImageFolderSource
-
-        return ImageFolderSource(settings, folder=folder, schema=schema)
-    if not isinstance(schema, TableSchema | TripleSchema):
-        raise RefusalError(
-            RefusalCode.INVALID_DATA, f"source.kind={settings.kind!r}; the study needs schema.kind={schema.kind!r}"
-        )
-    features, numbers = schema.features, outcome_numbers(schema)
-    if isinstance(settings, SqlSourceSettings):
-        from fl_client.data.sql import SqlSource
-
-        return SqlSource(place_outcome(settings, schema), folder=folder, features=features, numbers=numbers)
-    from fl_client.data.table_file import TableFileSource
-
-    return TableFileSource(place_outcome(settings, schema), folder=folder, features=features, numbers=numbers)
 
 
 def training_cohort(settings: SiteSettings) -> str:
@@ -155,35 +145,23 @@ def open_sites(context: Context) -> dict[str, Site]:
 
 
 def _open_virtual_site(name: str, study: Study, folder: Path) -> Site:
-    path = folder / SITE_FILE
+    path, planned = folder / SITE_FILE, _virtual_settings(name, study)
     if not path.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text(_site_toml(_virtual_settings(name, study, folder)), encoding="utf-8")
+        num_train = len(Site(settings=planned, folder=folder, study=study).load_records().train)
+        written = planned.model_copy(update={"declared_examples": _round_to_ten(num_train)})
+        path.write_text(_site_toml(written), encoding="utf-8")
     settings = read_site_settings(path)
-    if settings != _virtual_settings(name, study, folder):
+    if settings != planned.model_copy(update={"declared_examples": settings.declared_examples}):
         raise SettingError(f"{path}: holds the settings of another simulation; choose another --out")
     if not study.is_private:  # a run for comparison, which would never happen: no budget is spent on measuring it
         settings = settings.model_copy(update={"policy": settings.policy.model_copy(update={"measurements": "exact"})})
     return Site(settings=settings, folder=folder, study=study)
 
 
-def _virtual_settings(name: str, study: Study, folder: Path) -> SiteSettings:
+def _virtual_settings(name: str, study: Study) -> SiteSettings:
+    """Settings of a virtual hospital whose records were not counted yet."""
     simulation = study.simulation
-    if simulation.dataset is None:
-        raise SettingError("simulation.dataset is missing; this study runs at hospitals with a site.toml of their own")
-    parts = range(simulation.num_sites) if name == "pooled" else [simulation.site_names.index(name)]
-    source = SourceSettings.parse(
-        {
-            "kind": "built-in",
-            "dataset": simulation.dataset,
-            "parts": list(parts),
-            "num-parts": simulation.num_sites,
-            "alpha": simulation.alpha,
-            "test-fraction": simulation.test_fraction,
-            "seed": study.seed,
-        },
-        origin=name,
-    )
     policy = {
         "epsilon-budget": simulation.epsilon_budget,
         "delta": study.privacy.delta,
@@ -198,8 +176,8 @@ def _virtual_settings(name: str, study: Study, folder: Path) -> SiteSettings:
     return SiteSettings.model_construct(
         name=name,
         cohort=name,
-        declared_examples=_round_to_ten(len(_open_source(source, folder, study.data_schema).load().train)),
-        source=source,
+        declared_examples=_round_to_ten(0),
+        source=virtual_source(name, study),
         policy=PolicySettings.parse(policy, origin=name),
     )
 

@@ -177,10 +177,12 @@ class SimulationSettings(Settings):
     """Virtual hospitals, for trying a study on one machine. A real hospital ignores this table.
 
     Attributes:
-        dataset: Built-in data that are split over the hospitals; a study without them runs at real hospitals only.
+        dataset: Data that are split over the hospitals: built in, or ``mnist`` and ``breastmnist`` from files on this
+            machine. A study without them runs at real hospitals only.
+        data: Folder that holds the files of ``mnist`` or ``breastmnist``; relative to the working directory.
         num_sites: Virtual hospitals.
         alpha: Concentration of the Dirichlet split by class; smaller means more unequal sizes and prevalences.
-        test_fraction: Share of each hospital's patients that is held out.
+        test_fraction: Share of each hospital's patients that is held out, of data that do not say which are.
         trainers: ``all`` hospitals, the name of one, or ``pooled``: one site that holds every hospital's patients.
         epsilon_budget: Each virtual hospital's own budget over its whole life.
         require_privacy: Each virtual hospital refuses a study without differential privacy.
@@ -188,7 +190,8 @@ class SimulationSettings(Settings):
             ``exact`` or ``none``; without privacy they are exact. A real hospital's own policy says it.
     """
 
-    dataset: Literal["breast-cancer", "digits"] | None = None
+    dataset: Literal["breast-cancer", "diabetes", "digits", "mnist", "breastmnist"] | None = None
+    data: str = ""
     num_sites: int = Field(ge=1, le=1000)
     alpha: float = Field(gt=0)
     test_fraction: float = Field(gt=0, lt=1)
@@ -196,6 +199,11 @@ class SimulationSettings(Settings):
     epsilon_budget: float = Field(ge=0)
     require_privacy: bool = False
     measurements: Literal["noised", "exact", "none"] = "noised"
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether the data are in files on this machine, which say what is held out."""
+        return self.dataset in ("mnist", "breastmnist")
 
     @property
     def site_names(self) -> tuple[str, ...]:

@@ -69,11 +69,10 @@ def simulate(
     same hospitals without privacy, each hospital alone, and all data pooled. Exits with 1 when the run fails and with 2
     when a setting is wrong.
     """
-    from fl_contract.study import parse_assignment
     from fl_server.comparison import print_comparison
     from fl_server.dry_run import describe_noise, describe_simulation
     from fl_server.run_record import RUN_FILE
-    from fl_server.simulation import SimulationPlan, find_study, simulate
+    from fl_server.simulation import SimulationPlan, find_study, parse_overrides, simulate
     from fl_server.summary import write_summary
 
     console = _console()
@@ -84,7 +83,7 @@ def simulate(
         plan = SimulationPlan(
             study_name=name,
             studies=studies,
-            overrides=dict(parse_assignment(assignment) for assignment in assignments or []),
+            overrides=parse_overrides(assignments or []),
             out=out or RUNS / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}",
             engine=engine.value,
             resume=resume,

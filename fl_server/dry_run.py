@@ -1,11 +1,13 @@
 """What a study will do, said before it does it."""
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from fl_contract.errors import SettingError
-from fl_contract.study import Study
+from fl_contract.study import SimulationSettings, Study
 from privacy.model_check import check_dp_compatible
 from privacy.plan import PrivacyPlan
 
@@ -23,6 +25,7 @@ def check_simulation(study: Study) -> None:
         raise SettingError(
             f"study={study.name!r} sets no simulation.dataset; it runs at hospitals with a site.toml of their own only"
         )
+    _check_files(simulation)
     trainers = simulation.site_names if simulation.trainers == "all" else (simulation.trainers,)
     if study.federation.min_sites > len(trainers):
         raise SettingError(
@@ -38,6 +41,24 @@ def check_simulation(study: Study) -> None:
             )
     if study.is_private:
         check_dp_compatible(study.build_model())
+
+
+def _check_files(simulation: SimulationSettings) -> None:
+    if not simulation.needs_files:
+        if simulation.data:
+            raise SettingError(
+                f"simulation.data={simulation.data!r}; expected none for simulation.dataset={simulation.dataset!r}, "
+                "which is built in"
+            )
+        return
+    how = (
+        f"set the folder that holds the files of {simulation.dataset}: --set simulation.data=FOLDER; "
+        f"docs/studies/{simulation.dataset}.md says which they are"
+    )
+    if not simulation.data:
+        raise SettingError(f"simulation.data is missing; {how}")
+    if not Path(simulation.data).is_dir():
+        raise SettingError(f"simulation.data={simulation.data!r} is no folder on this machine; {how}")
 
 
 def describe_noise(study: Study, console: Console) -> None:
@@ -73,7 +94,7 @@ def describe_simulation(study: Study, console: Console) -> None:
     sites = study.simulation.num_sites
     lines = [
         f"{sites} virtual hospitals share {study.simulation.dataset} unequally (alpha {study.simulation.alpha:g}, "
-        f"seed {study.seed}); {study.simulation.test_fraction:.0%} of each one's patients are held out",
+        f"seed {study.seed}); {_describe_held_out(study.simulation)} held out",
         f"{study.model.kind} model of {num_parameters:,} parameters, {study.strategy.name}, at most {study.num_rounds} "
         f"rounds, a quorum of {study.federation.min_sites}",
         f"about {_bytes(3 * size * study.num_rounds)} for each hospital (the model down twice and up once a round)",
@@ -84,6 +105,12 @@ def describe_simulation(study: Study, console: Console) -> None:
     for line in lines:
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print()
+
+
+def _describe_held_out(simulation: SimulationSettings) -> str:
+    if simulation.needs_files:
+        return "the data's own test images are"
+    return f"{simulation.test_fraction:.0%} of each one's patients are"
 
 
 def _describe_privacy(study: Study) -> str:

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fl_contract.errors import ConsiliumError, RunError, SettingError
-from fl_contract.study import STUDIES, Scalar, Study, load_study
+from fl_contract.study import STUDIES, Scalar, Study, load_study, parse_assignment
 from fl_server.dry_run import check_simulation
 from fl_server.flower_engine import run_on_flower
 from fl_server.live import follow_run, read_rounds
@@ -95,6 +95,18 @@ def find_study(argument: str) -> tuple[str, Path]:
             f"{STUDIES} is not there; Consilium runs from a checkout of its repository, after make setup"
         )
     return argument, STUDIES
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Scalar]:
+    """Overrides of a command line; a folder of data is named from the root, since Flower's processes run elsewhere.
+
+    >>> parse_overrides(["num-rounds=3", "simulation.data=/data/digits"])
+    {'num-rounds': 3, 'simulation.data': '/data/digits'}
+    """
+    overrides = dict(parse_assignment(assignment) for assignment in assignments)
+    if isinstance(data := overrides.get("simulation.data"), str):
+        overrides["simulation.data"] = str(Path(data).resolve())
+    return overrides
 
 
 def simulate(plan: SimulationPlan, console: Console) -> dict[str, str]:

@@ -18,6 +18,7 @@ from fl_client.settings import (
     ImageIndexSettings,
     NiftiSourceSettings,
 )
+from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import ImageSchema
 
 
@@ -35,13 +36,24 @@ class ImageFolderSource:
         self._folder = folder
         self._schema = schema
 
+    def files(self) -> list[Path]:
+        """The index and the images that it names, or all images; raises what `load` does of them."""
+        index, folds = self._settings.index, self._find()
+        images = {entry.path: None for entry in (*folds.train, *folds.test)}
+        return [*([] if index is None else [self._folder / index.table]), *images]
+
     def load(self) -> SiteRecords:
-        """All images of the hospital: [N, height, width, channels], with their masks for a segmentation.
+        """All images of the hospital with their masks for a segmentation.
+
+        Returns:
+            [N, height, width, channels], or volumes, [N, depth, height, width].
 
         Raises:
-            RefusalError: INVALID_DATA: the index or the folders break a rule, or an image or a mask cannot be decoded
-                or is of another geometry. The detail stays in the hospital's own log.
+            RefusalError: INVALID_DATA: the source gives images and the study needs volumes or the other way, the index
+                or the folders break a rule, or an image or a mask cannot be decoded or is of another geometry. The
+                detail stays in the hospital's own log.
         """
+        self._check_dimensions()
         folds, resize = self._find(), self._settings.resize
         records = load_images(folds, self._decoder(), self._schema, resize=resize)
         index = self._settings.index
@@ -58,6 +70,18 @@ class ImageFolderSource:
         return SiteRecords(
             train=replace(records.train, masks=masks[:first]), test=replace(records.test, masks=masks[first:])
         )
+
+    def _check_dimensions(self) -> None:
+        settings = self._settings
+        gives_volumes = isinstance(settings, NiftiSourceSettings) and settings.plane is None
+        if gives_volumes == (self._schema.depth is not None):
+            return
+        detail = (
+            "source.plane is missing; the study needs images, which are slices of volumes"
+            if gives_volumes
+            else "the source gives images and the study needs volumes; expected source.kind = 'nifti' without plane"
+        )
+        raise RefusalError(RefusalCode.INVALID_DATA, detail)
 
     def _find(self) -> ImageFolds:
         settings, images = self._settings, self._folder / self._settings.folder
@@ -77,8 +101,10 @@ class ImageFolderSource:
 
             return decode_picture
         if isinstance(settings, NiftiSourceSettings):
-            from fl_client.data.nifti import decode_slice
+            from fl_client.data.nifti import decode_slice, decode_volume
 
+            if settings.plane is None:
+                return partial(decode_volume, volume=settings.volume)
             return partial(
                 decode_slice, plane=settings.plane, slice_number=settings.slice_number, volume=settings.volume
             )

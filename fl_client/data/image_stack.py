@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fl_client.data.pixels import PixelStack, shrink
 from fl_client.data.records import Records, SiteRecords
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import ImageSchema
@@ -61,31 +62,36 @@ class ImageFolds:
 
 
 Decode = Callable[[ImageEntry], NDArray[Any]]
-"""Pixels of an image, [height, width] or [height, width, channels]; a refusal names the rule that it breaks."""
+"""Pixels of an image, [height, width] or [height, width, channels], or of a volume, [depth, height, width]; a refusal
+names the rule that it breaks."""
 
 
 def load_images(folds: ImageFolds, decode: Decode, schema: ImageSchema, *, resize: bool) -> SiteRecords:
-    """Decode all images of a hospital: [N, height, width, channels], in the order of the entries.
+    """Decode all images of a hospital, in the order of the entries.
+
+    Returns:
+        [N, height, width, channels], for volumes [N, depth, height, width], in as few bytes as hold them.
 
     Args:
         folds: Which images.
         decode: Reads one; may run in another process.
-        schema: Their height, width and channels.
-        resize: Stretch images of another size (bilinear, averaged where they shrink) instead of refusing them.
+        schema: Their geometry.
+        resize: Stretch images of another size (linear along each axis, averaged where they shrink) instead of refusing
+            them.
 
     Raises:
         RefusalError: INVALID_DATA: some images cannot be decoded or are of another geometry. The detail says how many,
             which rule and where, and names no file.
     """
     entries = folds.train + folds.test
-    pixels = np.empty((len(entries), schema.height, schema.width, schema.channels))
-    decode_all(entries, partial(_decode_image, decode=decode, schema=schema, resize=resize), into=pixels)
-    first = len(folds.train)
+    stack = PixelStack(len(entries), schema.pixel_shape if schema.depth else (*schema.pixel_shape, schema.channels))
+    decode_all(entries, partial(_decode_image, decode=decode, schema=schema, resize=resize), put=stack.put)
+    first, pixels = len(folds.train), stack.array
     return SiteRecords(train=_records(folds.train, pixels[:first]), test=_records(folds.test, pixels[first:]))
 
 
-def decode_all(entries: Sequence[ImageEntry], decode: Decode, *, into: NDArray[Any]) -> None:
-    """Decode every entry into its row, many of them in worker processes.
+def decode_all(entries: Sequence[ImageEntry], decode: Decode, *, put: Callable[[int, NDArray[Any]], object]) -> None:
+    """Decode every entry and hand it on with its row, many of them in worker processes.
 
     Raises:
         RefusalError: INVALID_DATA: ``decode`` refuses some, or their files cannot be opened. All are counted, by rule.
@@ -95,7 +101,7 @@ def decode_all(entries: Sequence[ImageEntry], decode: Decode, *, into: NDArray[A
         if isinstance(result, str):
             faults.setdefault(result, []).append(entries[row].place)
         else:
-            into[row] = result
+            put(row, result)
     if faults:
         raise RefusalError(RefusalCode.INVALID_DATA, _describe(faults, len(entries)))
 
@@ -126,10 +132,11 @@ def _attempt(entry: ImageEntry, *, decode: Decode) -> NDArray[Any] | str:
 
 
 def _decode_image(entry: ImageEntry, *, decode: Decode, schema: ImageSchema, resize: bool) -> NDArray[Any]:
-    return _fit(decode(entry), schema, resize=resize)
+    fit = _fit_plane if schema.depth is None else _fit_volume
+    return shrink(fit(decode(entry), schema, resize=resize))
 
 
-def _fit(pixels: NDArray[Any], schema: ImageSchema, *, resize: bool) -> NDArray[Any]:
+def _fit_plane(pixels: NDArray[Any], schema: ImageSchema, *, resize: bool) -> NDArray[Any]:
     """[height, width, channels] of the study."""
     image = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
     height, width, channels = image.shape
@@ -142,12 +149,29 @@ def _fit(pixels: NDArray[Any], schema: ImageSchema, *, resize: bool) -> NDArray[
             RefusalCode.INVALID_DATA,
             f"{height} x {width} pixels, height x width; expected {schema.height} x {schema.width}, or resize = true",
         )
-    planes = [Image.fromarray(image[..., channel].astype(np.float32)) for channel in range(channels)]
-    size = (schema.width, schema.height)
-    return np.stack([np.asarray(plane.resize(size, Image.Resampling.BILINEAR)) for plane in planes], axis=2)
+    return np.stack([_stretch(image[..., channel], *schema.pixel_shape) for channel in range(channels)], axis=2)
 
 
-def _records(entries: Sequence[ImageEntry], pixels: NDArray[np.float64]) -> Records:
+def _fit_volume(pixels: NDArray[Any], schema: ImageSchema, *, resize: bool) -> NDArray[Any]:
+    """[depth, height, width] of the study."""
+    if pixels.shape == schema.pixel_shape:
+        return pixels
+    if not resize:
+        found, expected = (" x ".join(map(str, shape)) for shape in (pixels.shape, schema.pixel_shape))
+        raise RefusalError(
+            RefusalCode.INVALID_DATA, f"{found} voxels, depth x height x width; expected {expected}, or resize = true"
+        )
+    slices = np.stack([_stretch(each, schema.height, schema.width) for each in pixels])
+    columns = slices.reshape(len(slices), -1)
+    return _stretch(columns, schema.pixel_shape[0], columns.shape[1]).reshape(schema.pixel_shape)
+
+
+def _stretch(plane: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
+    image = Image.fromarray(plane.astype(np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _records(entries: Sequence[ImageEntry], pixels: NDArray[Any]) -> Records:
     patients = [entry.patient for entry in entries if entry.patient is not None]
     return Records(
         features=pixels,

@@ -40,7 +40,8 @@ def load_masks(
     """
     masks = np.empty((len(entries), *shape), dtype=np.uint8)
     decode = partial(_decode_mask, decode_volume=decode_volume)
-    decode_all(entries, partial(_classify, decode=decode, shape=shape, values=dict(values), resize=resize), into=masks)
+    classify = partial(_classify, decode=decode, shape=shape, values=dict(values), resize=resize)
+    decode_all(entries, classify, put=masks.__setitem__)
     return masks
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_client.data.records import Records, SiteRecords
-from fl_client.data.split import split_by_class
+from fl_client.data.records import SiteRecords
+from fl_client.data.split import deal_images
 from fl_client.settings import MedMnistSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 
@@ -40,6 +40,10 @@ class MedMnistSource:
         self._findings = tuple(findings)
         self._path = folder / settings.file
 
+    def files(self) -> list[Path]:
+        """The archive."""
+        return [self._path]
+
     def load(self) -> SiteRecords:
         """The images of this hospital's parts: [N, height, width], or [N, height, width, 3] in colour.
 
@@ -47,7 +51,7 @@ class MedMnistSource:
             RefusalError: INVALID_DATA: the file cannot be read, is no MedMNIST file or would unpack to too much, a
                 label has no name in ``classes``, or a finding no column. The detail stays in the hospital's own log.
         """
-        settings, arrays = self._settings, self._read()
+        arrays = self._read()
         images = np.concatenate([self._images(arrays, fold) for fold in FOLDS])
         outcomes = None
         if self._findings:
@@ -57,24 +61,8 @@ class MedMnistSource:
             labels = np.concatenate([self._labels(arrays, fold) for fold in FOLDS])
         if not len(labels):
             raise self._refusal("holds no images; expected at least one")
-        is_held_out = np.arange(len(labels)) >= len(labels) - len(arrays["test_labels"])
-        dealt = split_by_class(
-            labels,
-            num_parts=settings.num_parts,
-            alpha=settings.alpha,
-            generator=np.random.default_rng(settings.seed),
-        )
-        rows = np.concatenate([dealt[part] for part in settings.parts])
-
-        def records(rows: NDArray[np.int64]) -> Records:
-            return Records(
-                features=images[rows].astype(np.float64),
-                feature_names=(),
-                labels=labels[rows] if outcomes is None else np.full(len(rows), ""),
-                outcomes=None if outcomes is None else outcomes[rows],
-            )
-
-        return SiteRecords(train=records(rows[~is_held_out[rows]]), test=records(rows[is_held_out[rows]]))
+        num_held_out = len(arrays["test_labels"])
+        return deal_images(images, labels, num_held_out=num_held_out, settings=self._settings, outcomes=outcomes)
 
     def _read(self) -> dict[str, NDArray[np.generic]]:
         names = [f"{fold}_{content}" for fold in FOLDS for content in ("images", "labels")]

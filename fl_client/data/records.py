@@ -1,6 +1,7 @@
 """Patients' records in memory, and the promise of every source: training and held-out patients never overlap."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,8 @@ class Records:
 
     Attributes:
         features: [N, F] for a table, [N, height, width] or [N, height, width, channels] for images, with the depth
-            before the height for volumes, [N, channels, steps] for series, [N, 2] head and relation for triples.
+            before the height for volumes, [N, channels, steps] for series, [N, 2] head and relation for triples. In
+            float64, but images in any type of numbers.
         feature_names: F column names; empty for all but tables.
         labels: [N] class names; for survival 1 where the event came and 0 where it had not come yet, as text; empty
             where the outcomes or masks say it.
@@ -24,7 +26,7 @@ class Records:
             segmentation.
     """
 
-    features: NDArray[np.float64]
+    features: NDArray[Any]
     feature_names: tuple[str, ...]
     labels: NDArray[np.str_]
     patients: NDArray[Any] | None = None
@@ -49,14 +51,24 @@ class Records:
 
 @dataclass(frozen=True, kw_only=True)
 class SiteRecords:
-    """A hospital's patients: those it trains on and those it holds out."""
+    """A hospital's patients: those it trains on and those it holds out.
+
+    Attributes:
+        train: Trained on.
+        test: Held out.
+        notes: What the source holds and these do not, in counts, as the hospital's own settings allow it.
+    """
 
     train: Records
     test: Records
+    notes: tuple[str, ...] = ()
 
 
 class Source(Protocol):
     """Where a hospital's records live."""
+
+    def files(self) -> list[Path] | None:
+        """Every file that `load` reads; None where the records are not in files."""
 
     def load(self) -> SiteRecords:
         """All records; the same split on every call."""

@@ -1,7 +1,49 @@
 """The split of one data set over virtual hospitals: unequal in size and in prevalence, the same for the same seed."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from fl_client.data.records import Records, SiteRecords
+from fl_client.settings import PartsSettings
+
+
+def deal_images(
+    images: NDArray[Any],
+    labels: NDArray[np.str_],
+    *,
+    num_held_out: int,
+    settings: PartsSettings,
+    outcomes: NDArray[np.float64] | None = None,
+) -> SiteRecords:
+    """Some parts of a file of images that says which of them are held out.
+
+    Guarantees:
+        - Each image is in exactly one part, in the fold that the file gives it.
+
+    Args:
+        images: [N, height, width] or [N, height, width, channels], those that are held out last.
+        labels: [N] class of each.
+        num_held_out: How many are held out.
+        settings: The split and the parts of it.
+        outcomes: [N, L] findings, where they say what is predicted and the classes only how images are dealt.
+    """
+    dealt = split_by_class(
+        labels, num_parts=settings.num_parts, alpha=settings.alpha, generator=np.random.default_rng(settings.seed)
+    )
+    rows = np.concatenate([dealt[part] for part in settings.parts])
+    is_held_out = rows >= len(labels) - num_held_out
+    train, test = (
+        Records(
+            features=images[chosen],
+            feature_names=(),
+            labels=labels[chosen] if outcomes is None else np.full(len(chosen), ""),
+            outcomes=None if outcomes is None else outcomes[chosen],
+        )
+        for chosen in (rows[~is_held_out], rows[is_held_out])
+    )
+    return SiteRecords(train=train, test=test)
 
 
 def split_by_class(

@@ -85,6 +85,9 @@ class SqlSource:
         self._features = tuple(features)
         self._numbers = tuple(numbers)
 
+    def files(self) -> None:
+        """None: a database does not say when its records change."""
+
     def load(self) -> SiteRecords:
         """The records that the query gives, all as they are at one moment.
 

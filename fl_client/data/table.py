@@ -99,11 +99,7 @@ class TableBuilder:
         Raises:
             RefusalError: INVALID_DATA: one is missing, or there are two of that name.
         """
-        counts = Counter(found)
-        if missing := [name for name in self.columns if counts[name] == 0]:
-            raise invalid_data(f"{origin}: columns {missing} are missing; the study and site.toml name them")
-        if twice := [name for name in self.columns if counts[name] > 1]:
-            raise invalid_data(f"{origin}: columns {twice} are there more than once; expected each once")
+        check_columns(self.columns, found, origin=origin)
 
     def add(self, rows: pd.DataFrame, *, origin: str, fold: str | None = None) -> None:
         """Add rows.
@@ -198,6 +194,19 @@ class _Rows:
             self.array = self.array.astype(dtype)
         self.array.resize((start + len(more), *more.shape[1:]), refcheck=False)
         self.array[start:] = more
+
+
+def check_columns(needed: Sequence[str], found: Sequence[str], *, origin: str) -> None:
+    """Compare columns that are needed with those that a table has.
+
+    Raises:
+        RefusalError: INVALID_DATA: one is missing, or there are two of that name.
+    """
+    counts = Counter(found)
+    if missing := [name for name in needed if counts[name] == 0]:
+        raise invalid_data(f"{origin}: columns {missing} are missing; the study and site.toml name them")
+    if twice := [name for name in needed if counts[name] > 1]:
+        raise invalid_data(f"{origin}: columns {twice} are there more than once; expected each once")
 
 
 def _count_shared(first: NDArray[Any] | None, second: NDArray[Any] | None) -> int:

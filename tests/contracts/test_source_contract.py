@@ -11,6 +11,9 @@ from source_cases import CASES, PERSON, Written
 from fl_client.data.records import Records, SiteRecords
 from fl_contract.errors import RefusalCode, RefusalError
 
+HELD = (np.uint8, np.uint16, np.int16, np.float32, np.float64)
+"""Types that pixels are held in; tables and series are in float64."""
+
 FAULTS = [(name, fault) for name, case in CASES.items() for fault in case.faults]
 
 
@@ -35,7 +38,7 @@ def same(first: Records, second: Records) -> bool:
         patients = first.patients.tolist() == second.patients.tolist()
     return (
         patients
-        and np.array_equal(first.features, second.features)
+        and np.array_equal(first.features, second.features, equal_nan=True)
         and first.labels.tolist() == second.labels.tolist()
         and first.feature_names == second.feature_names
     )
@@ -60,7 +63,7 @@ def test_features_names_labels_and_patients_fit_together(written: Written) -> No
 
     for records in (site.train, site.test):
         assert len(records) > 0
-        assert records.features.dtype == np.float64
+        assert records.features.dtype in (HELD if written.is_image else (np.float64,))
         assert records.features.shape == (len(records), *site.train.features.shape[1:])
         assert records.labels.shape == (len(records),)
         assert records.labels.dtype.kind == "U"
@@ -68,7 +71,7 @@ def test_features_names_labels_and_patients_fit_together(written: Written) -> No
         if written.feature_names:
             assert records.features.shape[1:] == (len(written.feature_names),)
         else:
-            assert records.features.ndim in (3, 4)
+            assert records.features.shape[1:] == written.features.shape[1:]
 
 
 def test_each_record_is_its_patient_s_and_no_patient_is_in_both_folds(written: Written) -> None:
@@ -87,9 +90,17 @@ def test_each_record_is_its_patient_s_and_no_patient_is_in_both_folds(written: W
 
 
 def test_a_change_to_the_records_in_memory_does_not_reach_the_next_load(written: Written) -> None:
-    written.source.load().train.features[:] = -1.0
+    written.source.load().train.features[:] = 101
 
     assert whole(written.source.load()) == contents(written.features, written.labels)
+
+
+def test_every_file_that_the_source_reads_is_listed(written: Written, tmp_path: Path) -> None:
+    files = written.source.files()
+
+    if files is not None:
+        there = {path for path in tmp_path.rglob("*") if path.is_file()}
+        assert set(files) == there
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[f"{name}: {fault}" for name, fault in FAULTS])

@@ -74,9 +74,19 @@ def _count(value: int) -> Callable[[Message], None]:
 def test_an_unknown_study_names_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(
         SettingError,
-        match=r"study='heart'; expected one of \['breast-cancer', 'digits', 'heart-disease', 'tcga-brca'\]",
+        match=r"study='heart'; expected one of \['breast-cancer', 'breastmnist', 'digits', 'heart-disease', "
+        r"'mnist', 'tcga-brca'\]",
     ):
         Federation(tmp_path).run("heart")
+
+
+def test_missing_files_of_a_simulation_stop_it_and_are_named_at_the_hospital(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(QuorumError, match=r"0 hospitals take part.*invalid-data"):
+        Federation(tmp_path / "run").run("mnist", overrides={**PLAIN, "simulation.data": str(tmp_path)})
+
+    assert "files ['train-images-idx3-ubyte', 'train-labels-idx1-ubyte'" in capsys.readouterr().err
 
 
 def test_a_study_with_a_wrong_key_stops_the_run(tmp_path: Path) -> None:

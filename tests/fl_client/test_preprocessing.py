@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fl_client.data.records import Records
 from fl_client.data_rules import training_refusals
+from fl_client.inputs import record_contents
 from fl_client.preprocessing import prepare
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import ImageSchema, TableSchema
@@ -40,7 +41,7 @@ def table_of(*rows: tuple[float, float], labels: list[str] | None = None) -> Rec
     )
 
 
-def images_of(pixels: NDArray[np.float64]) -> Records:
+def images_of(pixels: NDArray[Any]) -> Records:
     return Records(features=pixels, feature_names=(), labels=np.array(["0"] * len(pixels)))
 
 
@@ -272,3 +273,31 @@ def test_one_class_is_allowed_where_the_policy_says_so() -> None:
     assert refusal.detail == (
         "every training record has outcome='dead'; expected two classes, or policy.allow-one-class = true"
     )
+
+
+def test_a_volume_is_scaled_with_its_depth_after_the_channel() -> None:
+    raw = {"kind": "image", "label": "digit", "classes": ["0", "1", "2"], "depth": 4, "height": 5, "width": 6}
+    schema = ImageSchema.parse(raw | {"maximum": 240.0}, origin="test")
+    voxels = np.arange(2 * 4 * 5 * 6, dtype=np.uint8).reshape(2, 4, 5, 6)
+
+    inputs = prepare(images_of(voxels), schema).inputs
+
+    # 240 values from 0 to 239: value / 120 - 1.
+    assert inputs.shape == (2, 1, 4, 5, 6)
+    assert torch.equal(inputs.reshape(-1), (torch.arange(240, dtype=torch.float64) / 120 - 1).float())
+    assert refusal_of(images_of(voxels[:, :, :4]), schema).detail == (
+        "images are [4, 4, 6, 1]; expected depth, height, width, channels [4, 5, 6, 1]"
+    )
+    assert refusal_of(images_of(voxels), image_schema()).detail == (
+        "images are [4, 5, 6]; expected height, width, channels [4, 5, 1]"
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_pixels_give_the_same_inputs_and_contents_however_they_are_held(dtype: Any) -> None:
+    pixels = np.random.default_rng(2).integers(0, 17, (70, 4, 5))
+
+    wide, held = images_of(pixels.astype(np.float64)), images_of(pixels.astype(dtype))
+
+    assert torch.equal(prepare(wide, image_schema()).inputs, prepare(held, image_schema()).inputs)
+    assert list(record_contents(wide)) == list(record_contents(held))

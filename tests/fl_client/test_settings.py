@@ -67,7 +67,11 @@ def test_a_hospital_that_says_nothing_gives_one_study_its_whole_budget_and_prote
         ("declared-examples = 120", "declared-examples = 9.5", "declared-examples=9.5; expected a whole number"),
         ("declared-examples = 120", "declared-examples = true", "declared-examples=True; expected a whole number"),
         ('kind = "built-in"', 'kind = "csv"', "source.kind='csv'; expected one of 'built-in', 'table'"),
-        ('dataset = "breast-cancer"', 'dataset = "mnist"', "source.dataset='mnist'; expected 'breast-cancer' or"),
+        (
+            'dataset = "breast-cancer"',
+            'dataset = "mnist"',
+            "source.dataset='mnist'; expected 'breast-cancer', 'diabetes' or",
+        ),
         ("parts = [0, 2]", "parts = []", "source.parts=[]; expected a list of length 1 or more"),
         ("parts = [0, 2]", "parts = [0.5]", "source.parts.0=0.5; expected a whole number"),
         ("parts = [0, 2]", "parts = [2, 2]", "source.parts=[2, 2]; expected different numbers from 0 to num-parts - 1"),

@@ -1,6 +1,7 @@
 """A node opens its own hospitals only: the one of its own file, or its share of a simulation's."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from flwr.app import Context, RecordDict
+from mnist_files import write_mnist
 from sql_case import save_sqlite
 
 from fl_client.settings import read_site_settings
@@ -149,7 +151,7 @@ def test_a_table_is_refused_where_the_study_needs_images(tmp_path: Path) -> None
     context = context_of(tmp_path / "out", {"site-file": str(write_table_site(tmp_path))})
     context.run_config["study"] = "digits"
 
-    with pytest.raises(RefusalError, match="the study needs images"):
+    with pytest.raises(RefusalError, match=r"source\.kind='table'; the study needs schema\.kind='image'"):
         open_sites(context)["st-anna"].load_records()
 
 
@@ -192,8 +194,76 @@ def test_a_real_hospital_reads_the_images_that_its_own_file_names(tmp_path: Path
 def test_images_are_refused_where_the_study_needs_a_table(tmp_path: Path, source: str) -> None:
     context = context_of(tmp_path / "out", {"site-file": str(write_image_site(tmp_path, source))})
 
-    with pytest.raises(RefusalError, match="the study needs a table"):
+    with pytest.raises(RefusalError, match=r"the study needs schema\.kind='table'"):
         open_sites(context)["st-anna"].load_records()
+
+
+def test_a_file_is_read_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    context = context_of(tmp_path / "out", {"site-file": str(write_table_site(tmp_path))})
+    first = open_sites(context)["st-anna"].load_records()
+    again = open_sites(context)["st-anna"].load_records()
+    table = pd.read_csv(tmp_path / "patients.csv").replace(8.5, 9.5)
+    table.to_csv(tmp_path / "patients.csv", index=False)
+
+    changed = open_sites(context)["st-anna"].load_records()
+
+    assert again is first
+    assert (changed.test.features == 9.5).all()
+
+
+def test_a_database_is_read_once_in_a_run(tmp_path: Path) -> None:
+    path = write_table_site(tmp_path)
+    table = pd.read_csv(tmp_path / "patients.csv")
+    save_sqlite(table, tmp_path / "patients.sqlite")
+    in_sql = 'kind = "sql"\nurl = "sqlite:///patients.sqlite"\nquery = "SELECT * FROM records"'
+    path.write_text(path.read_text().replace('kind = "table"\ntrain = "patients.csv"', in_sql))
+    site = open_sites(context_of(tmp_path / "out", {"site-file": str(path)}))["st-anna"]
+    first = replace(site, run="run-1").load_records()
+    (tmp_path / "patients.sqlite").unlink()
+    save_sqlite(table.replace(8.5, 9.5), tmp_path / "patients.sqlite")
+
+    same_run, other_run, no_run = (replace(site, run=run).load_records() for run in ("run-1", "run-2", None))
+
+    assert same_run is first
+    assert (other_run.test.features == 9.5).all()
+    assert (no_run.test.features == 9.5).all()
+    assert no_run is not other_run
+
+
+def mnist_context(tmp_path: Path) -> Context:
+    images = np.random.default_rng(8).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    write_mnist(tmp_path / "mnist", images, np.arange(20) % 10)
+    context = context_of(tmp_path / "out", num_sites=2, data=str(tmp_path / "mnist"))
+    context.run_config["study"] = "mnist"
+    return context
+
+
+def test_virtual_hospitals_share_files_on_this_machine(tmp_path: Path) -> None:
+    sites = open_sites(mnist_context(tmp_path))
+
+    records = [site.load_records() for site in sites.values()]
+
+    assert sum(len(each.train) for each in records) == 20
+    assert sum(len(each.test) for each in records) == 20
+    assert {each.train.features.dtype for each in records} == {np.dtype(np.uint8)}
+    assert [site.settings.source.kind for site in sites.values()] == ["mnist", "mnist"]
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    context = mnist_context(tmp_path)
+    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte").unlink()
+
+    with pytest.raises(RefusalError, match=r"\['t10k-labels-idx1-ubyte'\] are missing, with or without .gz"):
+        open_sites(context)
+    assert not (tmp_path / "out" / "sites" / "hospital-1" / "site.toml").exists()
+
+
+def test_without_a_folder_of_files_there_are_no_virtual_hospitals(tmp_path: Path) -> None:
+    context = context_of(tmp_path)
+    context.run_config["study"] = "breastmnist"
+
+    with pytest.raises(SettingError, match=r"simulation\.data is missing"):
+        open_sites(context)
 
 
 def test_a_real_hospital_reads_the_database_that_its_own_file_names(tmp_path: Path) -> None:

@@ -525,6 +525,7 @@ CHANGES: dict[str, Scalar] = {
     "privacy.steps-per-round": 7,
     "privacy.measurement-epsilon": 0.7,
     "simulation.dataset": "breast-cancer",
+    "simulation.data": "folder",
     "simulation.num-sites": 7,
     "simulation.alpha": 0.7,
     "simulation.test-fraction": 0.7,

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -39,12 +40,19 @@ def test_every_command_explains_itself(command: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["heart"], "study='heart'; expected one of ['breast-cancer', 'digits', 'heart-disease', 'tcga-brca']"),
+        (
+            ["heart"],
+            "study='heart'; expected one of ['breast-cancer', 'breastmnist', 'digits', 'heart-disease', 'mnist', "
+            "'tcga-brca']",
+        ),
         (["/nowhere/heart.toml"], "study='heart'; expected one of [] in nowhere/"),
         (["--set", "num-rounds=0"], "num-rounds=0; expected"),
         (["--set", "nim-rounds=3"], "nim-rounds=3 is not a known key"),
         (["--set", "num-rounds"], "expected key=value"),
         (["--resume"], "--resume needs --out"),
+        (["mnist"], "simulation.data is missing; set the folder that holds the files of mnist"),
+        (["mnist", "--set", "simulation.data=/nowhere"], "simulation.data='/nowhere' is no folder on this machine"),
+        (["--set", "simulation.data=/tmp"], "expected none for simulation.dataset='breast-cancer', which is built in"),
     ],
 )
 def test_a_wrong_setting_exits_with_2_and_says_what_is_wrong(arguments: list[str], message: str) -> None:
@@ -438,3 +446,20 @@ def test_a_study_without_built_in_data_cannot_be_simulated(tmp_path: Path) -> No
 
     assert result.exit_code == 2
     assert "study='heart-disease' sets no simulation.dataset; it runs at hospitals with a site.toml" in result.output
+
+
+BREASTMNIST = Path(__file__).parents[3] / "shared" / "data" / "breastmnist"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BREASTMNIST.exists(), reason="the BreastMNIST file is not on this machine")
+def test_a_study_of_files_on_this_machine_runs_end_to_end(tmp_path: Path) -> None:
+    folder = os.path.relpath(BREASTMNIST)
+    quick = ["--set", "num-rounds=1", "--set", "privacy.mechanism=none", "--no-baselines"]
+
+    result = _run("simulate", "breastmnist", "--set", f"simulation.data={folder}", "--out", str(tmp_path), *quick)
+
+    assert result.exit_code == 0, result.output
+    assert "the data's own test images are held out" in result.output.replace("\n", " ").replace("  ", " ")
+    round_1 = json.loads((tmp_path / "federated" / "rounds.jsonl").read_text())
+    assert sum(site["test_examples"] for site in round_1["sites"].values()) == 156

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import typer
 
 import fl_client.cli
 import fl_server.cli
-from fl_client.settings import read_site_settings
+from fl_client.settings import SiteSettings, read_site_settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
@@ -53,6 +54,18 @@ def test_the_example_of_a_site_s_settings_is_valid() -> None:
     settings = read_site_settings(ROOT / "deploy" / "site.example.toml")
 
     assert settings.policy.require_privacy
+
+
+SOURCES = re.findall(r"```toml\n(\[source\].*?)```", (ROOT / "docs" / "data-sources.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda text: tomllib.loads(text)["source"]["kind"])
+def test_the_example_of_each_source_is_valid(source: str) -> None:
+    raw = {"name": "st-anna", "declared-examples": 10, "policy": {"epsilon-budget": 1.0, "delta": 0.001}}
+
+    settings = SiteSettings.parse(raw | tomllib.loads(source), origin="docs/data-sources.md")
+
+    assert settings.source.kind
 
 
 def test_the_files_that_the_readme_names_exist() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fl_client.data import nifti
 from fl_client.data.image_stack import ImageEntry
-from fl_client.data.nifti import Plane, decode_slice
+from fl_client.data.nifti import Plane, decode_slice, decode_volume
 from fl_contract.errors import RefusalError
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "dicom_nifti"
@@ -74,6 +74,33 @@ def test_the_order_and_direction_of_the_file_s_axes_change_nothing(
         for number in (0, 1):
             expected = decode(tmp_path / "canonical.nii", plane=plane, slice_number=number)
             assert np.array_equal(decode(tmp_path / "turned.nii", plane=plane, slice_number=number), expected)
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1)])
+def test_a_whole_volume_is_its_axial_slices_from_the_feet_up(
+    tmp_path: Path, axes: tuple[int, ...], flips: tuple[int, ...]
+) -> None:
+    affine = np.zeros((4, 4))
+    for column, axis in enumerate(axes):
+        affine[axis, column] = flips[axis]
+    affine[3, 3] = 1
+    save(tmp_path / "1.nii", np.transpose(VOLUME[:: flips[0], :: flips[1], :: flips[2]], axes), affine)
+
+    found = decode_volume(ImageEntry(path=tmp_path / "1.nii", place="here", label="ill"), volume=None)
+
+    # Front at the top, the patient's right at the right: y falls and x rises.
+    assert found.tolist() == [[[100 * x + 10 * y + z for x in range(2)] for y in (2, 1, 0)] for z in range(4)]
+
+
+def test_a_whole_volume_of_too_many_voxels_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "1.nii", VOLUME)
+    monkeypatch.setattr(nifti, "MAX_WHOLE_VOXELS", 23)
+
+    with pytest.raises(RefusalError) as caught:
+        decode_volume(ImageEntry(path=tmp_path / "1.nii", place="here", label="ill"), volume=None)
+
+    assert "of 23 voxels" in caught.value.detail
 
 
 def test_slices_are_counted_from_the_feet(tmp_path: Path) -> None:
@@ -174,6 +201,14 @@ def test_real_files_are_read(name: str, volume: int | None, shape: tuple[int, in
     assert slice_.shape == shape
     assert np.array_equal(slice_, middle.T[::-1])
     assert slice_.std() > 0
+
+
+@needs_real_files
+@pytest.mark.parametrize(("name", "volume"), [("anatomical.nii", None), ("example4d.nii.gz", 1)])
+def test_real_volumes_are_read_whole(name: str, volume: int | None) -> None:
+    found = decode_volume(ImageEntry(path=REAL / name, place="here", label="ill"), volume=volume)
+
+    assert np.array_equal(found[3], decode(REAL / name, slice_number=3, volume=volume))
 
 
 @needs_real_files
