@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from measurements import of_classes
-from schemas import TWO_CLASSES, schema_of
+from schemas import SURVIVAL, TWO_CLASSES, schema_of
 from torch import nn
 
+from fl_client import evaluation
 from fl_client.evaluation import BATCH_SIZE, evaluate
 from fl_client.preprocessing import Examples
 from fl_contract.tasks import task_of
+from fl_contract.tasks.task import Task
 
 
 def identity_model(size: int) -> nn.Module:
@@ -107,3 +109,26 @@ def test_a_patients_measurement_does_not_depend_on_the_others() -> None:
     ]
 
     assert together.loss_sum == pytest.approx(sum(one.loss_sum for one in apart), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        (SURVIVAL, torch.stack([torch.arange(20.0) % 7, torch.arange(20.0) % 2], dim=1)),
+        (
+            task_of(schema_of((1,), task="regression", target={"minimum": 0.0, "maximum": 9.0})),
+            torch.linspace(-1, 1, 20),
+        ),
+    ],
+    ids=["pairs of patients", "sums"],
+)
+def test_batches_measure_what_all_records_at_once_do(
+    monkeypatch: pytest.MonkeyPatch, task: Task, labels: torch.Tensor
+) -> None:
+    examples = Examples(inputs=torch.sin(torch.arange(20.0)).unsqueeze(1), labels=labels)
+    at_once = evaluate(identity_model(1), examples, task)
+
+    monkeypatch.setattr(evaluation, "BATCH_NUMBERS", 3)
+    by_batches = evaluate(identity_model(1), examples, task)
+
+    assert by_batches.to_numbers() == pytest.approx(at_once.to_numbers(), rel=1e-12)
