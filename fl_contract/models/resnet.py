@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fl_contract.models.architecture import Architecture
-from fl_contract.models.plane_images import check_plane
+from fl_contract.models.plane_images import check_plane, group_norm
 from fl_contract.models.pretrained import Layout, WeightsFile
 from fl_contract.schema import Schema
 
@@ -48,7 +48,7 @@ class ResnetSettings(Architecture):
 
     def build_norm(self, channels: int) -> nn.Module:
         """The layer after each convolution."""
-        return nn.GroupNorm(8, channels) if self.norm == "group" else nn.BatchNorm2d(channels)
+        return group_norm(channels) if self.norm == "group" else nn.BatchNorm2d(channels)
 
 
 class ResidualBlock(nn.Module):
