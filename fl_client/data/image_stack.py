@@ -69,15 +69,15 @@ names the rule that it breaks."""
 def load_images(folds: ImageFolds, decode: Decode, schema: ImageSchema, *, resize: bool) -> SiteRecords:
     """Decode all images of a hospital, in the order of the entries.
 
-    Returns:
-        [N, height, width, channels], for volumes [N, depth, height, width], in as few bytes as hold them.
-
     Args:
         folds: Which images.
         decode: Reads one; may run in another process.
         schema: Their geometry.
         resize: Stretch images of another size (linear along each axis, averaged where they shrink) instead of refusing
             them.
+
+    Returns:
+        [N, height, width, channels], for volumes [N, depth, height, width], in as few bytes as hold them.
 
     Raises:
         RefusalError: INVALID_DATA: some images cannot be decoded or are of another geometry. The detail says how many,

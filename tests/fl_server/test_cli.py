@@ -460,6 +460,6 @@ def test_a_study_of_files_on_this_machine_runs_end_to_end(tmp_path: Path) -> Non
     result = _run("simulate", "breastmnist", "--set", f"simulation.data={folder}", "--out", str(tmp_path), *quick)
 
     assert result.exit_code == 0, result.output
-    assert "the data's own test images are held out" in result.output.replace("\n", " ").replace("  ", " ")
+    assert "the data's own test images are held out" in " ".join(result.output.split())
     round_1 = json.loads((tmp_path / "federated" / "rounds.jsonl").read_text())
     assert sum(site["test_examples"] for site in round_1["sites"].values()) == 156
