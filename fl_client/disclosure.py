@@ -44,12 +44,17 @@ ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
         METRICS: {
             **{NUM_EXAMPLES: int, "loss": float, "loss-sum": float},
             **{"num-correct": int, "score-counts": list[int]},
-            **{"concordant": int, "tied": int, "comparable": int},
+            **{"brier-sum": float, "brier-square-sum": float},
+            **{"threshold": float, "true-positives": int, "true-negatives": int},
+            **{"concordant": int, "tied": int, "comparable": int, "pair-sums": list[float]},
         },
     },
     NOISED_EVALUATE: {
         CONFIG: {"site": str},
-        METRICS: {"noised-cells": list[int], "noise-scale": float, "epsilon": float, "delta": float, "steps": int},
+        METRICS: {
+            **{"noised-cells": list[int], "noise-scale": float, "threshold": float},
+            **{"epsilon": float, "delta": float, "steps": int},
+        },
     },
 }
 

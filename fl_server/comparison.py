@@ -41,7 +41,13 @@ def print_comparison(out: Path, console: Console) -> None:
     table.add_section()
     pooled = [_number(variants[kind][measure]["pooled"]) for kind in kinds]
     table.add_row("all patients", *pooled, *([""] if summary["epsilon"] else []), style="bold")
+    intervals = [_interval(variants[kind][measure]["interval"]) for kind in kinds]
+    table.add_row("95 % interval", *intervals, *([""] if summary["epsilon"] else []), style="dim")
     console.print(table)
+
+
+def _interval(ends: list[float] | None) -> str:
+    return "–" if ends is None else "–".join(f"{end:.3f}" for end in ends)
 
 
 def _number(value: float | None) -> str:

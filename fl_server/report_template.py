@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jinja2 import Environment, StrictUndefined
 
+from fl_server.report_figures import SECTION
+
 DASH = "–"
 
 MAX_LISTED = 8
@@ -45,7 +47,7 @@ td { white-space: nowrap; } td.text { white-space: normal; min-width: 6rem; } td
 th:first-child, td.text, th.text { text-align: left; }
 tr.total th, tr.total td { background: var(--wash); font-weight: 650; }
 tbody th { min-width: 7.5rem; }
-td small { display: block; color: var(--soft); font-weight: 400; font-size: .8rem; }
+th small, td small { display: block; color: var(--soft); font-weight: 400; font-size: .8rem; }
 .gained { color: #00664b; } .lost { color: #a34700; } .same { color: var(--soft); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1.5rem 2rem; }
 figure { margin: 0; break-inside: avoid; }
@@ -147,7 +149,9 @@ it, in grey: the share of patients whose class was predicted.</p>
 {% endfor %}
 </ul>
 {% endif %}
-
+"""
+    + SECTION
+    + """
 <div class="plots">
 {% for plot in plots %}
 {{ draw(plot) }}
@@ -259,9 +263,9 @@ everyone who receives any local update, any round's model or the final model, ho
 <ul>
 {% if privacy.measurements.exact %}
 <li>About held-out patients of {{ privacy.measurements.exact | join(", ") }}, because the hospital's own policy says so,
-in {{ privacy.measurements.rounds }} rounds: their number, the sum of their losses, how many were classified correctly,
-and a histogram of their scores by class, from which AUROC, ROC, calibration and the balance of classes follow. No
-epsilon covers these held-out patients.</li>
+in {{ privacy.measurements.rounds }} rounds: their number, the sums of their losses and of their squared errors, how
+many of each class were classified correctly, and a histogram of their scores by class, from which areas under curves,
+calibration and the balance of classes follow. No epsilon covers these held-out patients.</li>
 {% endif %}
 <li>The number of training records, as each hospital declared it.</li>
 <li>That a hospital took part, refused or went missing, the code of its refusal, its times and its bytes.</li>
@@ -274,8 +278,9 @@ models or figures.</b></li>
 <p><b>No differential privacy{{ " for single records" if central }}.</b> {{ no_privacy_reason }}
 The updates that hospitals sent were not noised, and nothing bounds what they tell about a single patient.</p>
 <p>Released exactly: every update; in every round the number of held-out patients, the sum of their losses, and
-{{ "how many pairs of them are ranked rightly" if measure == "c_index" else
-"how many were classified correctly with a histogram of their scores by class" }};
+{{ "how many pairs of them are ranked rightly, with the sums of squares that its interval needs"
+if measure == "c_index" else "of their squared errors, how many of each class were classified correctly, and a histogram
+of their scores by class" }};
 {{ "before round 1 count, sum and sum of squares of each feature of the training records; " if statistics }}the number
 of training records that each hospital declared.</p>
 {% endif %}
@@ -356,6 +361,7 @@ def render_page(view: Mapping[str, object]) -> str:
         "duration": write_duration,
         "epsilon": write_epsilon,
         "figure": write_figure,
+        "interval": write_interval,
         "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
         "percent": lambda value: "" if value is None else f"{value:.1%}",
         "short": lambda value: DASH if value is None else f"{value:g}",
@@ -372,6 +378,15 @@ def write_figure(value: float | None) -> str:
     '0.988'
     """
     return DASH if value is None else f"{value:.3f}"
+
+
+def write_interval(interval: Sequence[float] | None) -> str:
+    """Both ends with three decimals, or a dash for what is not known.
+
+    >>> write_interval((0.91234, 1.0))
+    '0.912–1.000'
+    """
+    return DASH if interval is None else DASH.join(f"{end:.3f}" for end in interval)
 
 
 def write_change(value: float) -> str:

@@ -12,7 +12,16 @@ from fl_contract.metrics.survival import SurvivalEvaluation
 
 KINDS: dict[str, type[Measurement]] = {kind.KIND: kind for kind in (Evaluation, SurvivalEvaluation)}
 
-MEASURES = {"auroc": "AUROC", "accuracy": "accuracy", "c_index": "C-index"}
+MEASURES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "brier": "Brier score",
+    "calibration_error": "calibration error",
+    "c_index": "C-index",
+}
 """What is reported of a measurement, and what it is called."""
 
 
@@ -24,7 +33,8 @@ def measurement_from_json(fields: Mapping[str, Any]) -> Measurement:
     """
     if (kind := fields.get("kind")) == NOISED:
         cells = np.array(read_ints(fields, "noised-cells"), dtype=np.int64)
-        return Evaluation.from_noised(NoisedCounts(cells=cells, noise_scale=read_float(fields, "noise-scale")))
+        scale, threshold = read_float(fields, "noise-scale"), read_float(fields, "threshold")
+        return Evaluation.from_noised(NoisedCounts(cells=cells, noise_scale=scale, threshold=threshold))
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; expected one of {sorted({*KINDS, NOISED})}")
     return KINDS[kind].from_numbers(fields)
