@@ -28,7 +28,7 @@ def print_comparison(out: Path, console: Console) -> None:
     variants: dict[str, Any] = summary["variants"]
     kinds = [kind for kind in COLUMNS if kind in variants]
     measure = summary["measure"]
-    title = f"\nWas it worth joining? {MEASURES[measure]} on held-out patients"
+    title = f"\nWas it worth joining? {MEASURES[measure]} on held-out patients, and its 95 % interval"
     table = Table(title=title, title_justify="left", pad_edge=False)
     table.add_column("hospital")
     for kind in kinds:
@@ -42,7 +42,7 @@ def print_comparison(out: Path, console: Console) -> None:
     pooled = [_number(variants[kind][measure]["pooled"]) for kind in kinds]
     table.add_row("all patients", *pooled, *([""] if summary["epsilon"] else []), style="bold")
     intervals = [_interval(variants[kind][measure]["interval"]) for kind in kinds]
-    table.add_row("95 % interval", *intervals, *([""] if summary["epsilon"] else []), style="dim")
+    table.add_row("interval", *intervals, *([""] if summary["epsilon"] else []), style="dim")
     console.print(table)
 
 

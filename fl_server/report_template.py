@@ -49,7 +49,8 @@ tr.total th, tr.total td { background: var(--wash); font-weight: 650; }
 tbody th { min-width: 7.5rem; }
 th small, td small { display: block; color: var(--soft); font-weight: 400; font-size: .8rem; }
 .gained { color: #00664b; } .lost { color: #a34700; } .same { color: var(--soft); }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1.5rem 2rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1.5rem 2rem;
+         margin-top: 1.5rem; }
 figure { margin: 0; break-inside: avoid; }
 figure img { width: 100%; max-width: 34rem; height: auto; display: block; }
 figcaption { font-weight: 600; margin-bottom: .3rem; }

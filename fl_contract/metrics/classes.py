@@ -236,8 +236,8 @@ class Evaluation(Measurement):
         """By chance of the patients, and of the noise where there is some.
 
         Areas by `around` with their standard errors, shares by `wilson`, the Brier score as a mean, and the calibration
-        error by redrawing it. What noise adds is the root mean square by which as much noise once more moves a figure:
-        it holds what noise adds in spread and what it takes off on average.
+        error by redrawing it, with the noise. What noise adds to the others is the root mean square by which as much
+        noise once more moves a figure: it holds what noise adds in spread and what it takes off on average.
         """
         mean_error = RatioSums.from_list(
             [self.brier_sum, self.num_examples, self.brier_square_sum, self.brier_sum, self.num_examples]
@@ -247,17 +247,16 @@ class Evaluation(Measurement):
             "auprc": around(*self.scores.auprc_with_error()),
             **{measure: wilson(*counts) for measure, counts in self._shares().items()},
             "brier": mean_error.interval(most=self.most_squared_error),
-            "calibration_error": _redraw_calibration_error(self.scores),
         }
-        if self.noised is None:
-            return found
-        figures, errors = self.figures(), self._noise_errors()
-        return {
-            measure: widen(
-                interval, figures[measure], errors[measure], most=self.most_squared_error if measure == "brier" else 1.0
-            )
-            for measure, interval in found.items()
-        }
+        if self.noised is not None:
+            figures, errors = self.figures(), self._noise_errors()
+            most = {"brier": self.most_squared_error}
+            found = {
+                measure: widen(interval, figures[measure], errors[measure], most=most.get(measure, 1.0))
+                for measure, interval in found.items()
+            }
+        noise_scale = self.noised.noise_scale if self.noised else 0.0
+        return {**found, "calibration_error": _redraw_calibration_error(self.scores, noise_scale)}
 
     @classmethod
     def merge(cls, parts: Iterable["Evaluation"]) -> Self:
@@ -327,7 +326,7 @@ def _root_mean_square(moves: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.mean(np.square(defined)))) if defined.size else float("nan")
 
 
-def _redraw_calibration_error(scores: ScoreHistogram) -> Interval:
+def _redraw_calibration_error(scores: ScoreHistogram, noise_scale: float) -> Interval:
     """Basic bootstrap (Davison & Hinkley 1997, section 5.2): patients of each group are redrawn, as their sums are.
 
     A calibration error is too large on average, and redrawing makes it as much too large again, which this takes off.
@@ -336,7 +335,7 @@ def _redraw_calibration_error(scores: ScoreHistogram) -> Interval:
     total = int(scores.counts.sum())
     if total == 0:
         return UNKNOWN
-    surplus, variance = scores.surplus_of_groups()
+    surplus, variance = scores.surplus_of_groups(noise_scale)
     generator = np.random.default_rng(0)  # the same interval each time it is asked for
     moves = np.sqrt(variance) * generator.standard_normal((GROUP_DRAWS, len(surplus)))
     again, by_chance = (np.abs(start + moves).sum(axis=1) / total for start in (surplus, 0.0))

@@ -185,13 +185,18 @@ class ScoreHistogram:
         kept = counts > 0
         return predicted[kept] / counts[kept], observed[kept] / counts[kept], counts[kept].astype(np.int64)
 
-    def surplus_of_groups(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Observed minus predicted patients of each calibration group, and its variance by chance, [groups] each."""
+    def surplus_of_groups(self, noise_scale: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Observed minus predicted patients of each calibration group, and its variance by chance, [groups] each.
+
+        Args:
+            noise_scale: Standard deviation of the noise in each count, which the variance then holds too.
+        """
         middles = probabilities(centres(self.counts.shape[2]))
         without, with_class = self.counts.sum(axis=0)
         group = _groups(middles, NUM_GROUPS)
         surplus = with_class * (1 - middles) - without * middles
-        variance = with_class * (1 - middles) ** 2 + without * middles**2
+        noise = len(self.counts) * noise_scale**2
+        variance = (with_class + noise) * (1 - middles) ** 2 + (without + noise) * middles**2
         summed = (np.bincount(group, weights=each, minlength=NUM_GROUPS) for each in (surplus, variance))
         surpluses, variances = (each.astype(np.float64) for each in summed)
         return surpluses, variances

