@@ -41,9 +41,8 @@ def average_precision(counts_2B: NDArray[np.int64]) -> tuple[float, float]:
     """Mean precision at each patient with the class: the area under the precision-recall curve, without interpolation.
 
     A patient with the class is taken in the middle of its bin, after half of those without the class that share it. It
-    is exact where no two patients share a bin. With N patients with the class, of whom a share s has others in the
-    bin, it differs by well below s / 2; tests hold it to 0.005 from 500 patients on. Source of the error: the
-    infinitesimal jackknife, how the area answers to one more patient of each bin.
+    is exact where no two patients share a bin; tests hold it to 0.005 with 200 patients of the class or more. Source of
+    the error: the infinitesimal jackknife (Efron 1982), how the area answers to one more patient of each bin.
 
     Args:
         counts_2B: Patients without (0) and with (1) the class.
