@@ -44,16 +44,23 @@ ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
         METRICS: {
             **{NUM_EXAMPLES: int, "loss": float, "loss-sum": float},
             **{"num-correct": int, "score-counts": list[int]},
-            **{"concordant": int, "tied": int, "comparable": int},
+            **{"brier-sum": float, "brier-square-sum": float},
+            **{"threshold": float, "true-positives": int, "true-negatives": int},
+            **{"concordant": int, "tied": int, "comparable": int, "pair-sums": list[float]},
             **{"absolute-error-sum": float, "squared-error-sum": float, "target-sum": float},
-            **{"target-square-sum": float},
+            **{"target-square-sum": float, "fourth-power-sum": float},
             **{"intersection-pixels": list[int], "predicted-pixels": list[int], "true-pixels": list[int]},
-            **{"reciprocal-rank-sum": float, "hits-at-1": int, "hits-at-10": int},
+            **{"overlap-sums": list[float], "correct-sums": list[float]},
+            **{"reciprocal-rank-sum": float, "reciprocal-rank-square-sum": float},
+            **{"hits-at-1": int, "hits-at-10": int},
         },
     },
     NOISED_EVALUATE: {
         CONFIG: {"site": str},
-        METRICS: {"noised-cells": list[int], "noise-scale": float, "epsilon": float, "delta": float, "steps": int},
+        METRICS: {
+            **{"noised-cells": list[int], "noise-scale": float, "threshold": float},
+            **{"epsilon": float, "delta": float, "steps": int},
+        },
     },
 }
 

@@ -139,7 +139,8 @@ def _draw(
         plan=plan,
         fingerprint=ledger.fingerprint(record_contents(held_out)),
     )
-    return NoisedCounts(cells=release_noised_sum(rows, plan), noise_scale=noise_scale(plan))
+    cells = release_noised_sum(rows, plan)
+    return NoisedCounts(cells=cells, noise_scale=noise_scale(plan), threshold=site.study.data_schema.threshold)
 
 
 def _settle(ledger: Ledger, run: str, number: int) -> None:

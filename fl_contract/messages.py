@@ -217,6 +217,7 @@ def noised_evaluation_content(site: str, noised: NoisedCounts, spent: PrivacySpe
     metrics: dict[str, Any] = {
         "noised-cells": [int(count) for count in noised.cells],
         "noise-scale": noised.noise_scale,
+        "threshold": noised.threshold,
         "epsilon": spent.epsilon,
         "delta": spent.delta,
         "steps": spent.steps,
@@ -256,7 +257,10 @@ def _read_noised(metrics: MetricRecord) -> NoisedCounts:
         count_scored_classes(len(cells))
     except ValueError as error:
         raise MessageError(f"noised-cells: {error}") from error
-    return NoisedCounts(cells=np.array(cells, dtype=np.int64), noise_scale=noise_scale)
+    threshold = _field(metrics, "threshold", float)
+    if not 0 < threshold < 1:
+        raise MessageError(f"threshold={threshold}; expected above 0 and below 1")
+    return NoisedCounts(cells=np.array(cells, dtype=np.int64), noise_scale=noise_scale, threshold=threshold)
 
 
 def statistics_content(site: str, statistics: FeatureStatistics) -> RecordDict:

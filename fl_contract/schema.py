@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from fl_contract.features import CategoryFeature, Column, TableFeature, check_ordered
+from fl_contract.metrics.decisions import HALF
 from fl_contract.settings import Settings
 
 Task = Literal["classification", "multi-label", "regression", "survival", "segmentation", "link-prediction"]
@@ -49,6 +50,8 @@ class Outcome(Settings):
             none for regression and survival.
         time_unit: Of the times of follow-up, such as ``days``; for survival.
         target: The number and its range; for regression.
+        threshold: Probability above which a record has the second of two classes, for sensitivity, specificity and
+            accuracy; for classification into two.
     """
 
     TASKS: ClassVar[frozenset[str]]
@@ -58,6 +61,7 @@ class Outcome(Settings):
     classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     time_unit: str = ""
     target: Target | None = None
+    threshold: float = Field(default=HALF, gt=0, lt=1)
 
     @property
     @abstractmethod
@@ -99,6 +103,8 @@ class Outcome(Settings):
             raise ValueError(f"time-unit={self.time_unit!r}; expected one for task = 'survival', and for it only")
         if (self.task == "regression") != (self.target is not None):
             raise ValueError("target; expected a table of minimum and maximum for task = 'regression', and for it only")
+        if self.threshold != HALF and (self.task != "classification" or len(self.classes) != 2):
+            raise ValueError(f"threshold={self.threshold}; expected one for classification into two classes only")
         return self
 
 

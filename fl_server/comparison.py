@@ -28,7 +28,7 @@ def print_comparison(out: Path, console: Console) -> None:
     variants: dict[str, Any] = summary["variants"]
     kinds = [kind for kind in COLUMNS if kind in variants]
     measure = summary["measure"]
-    title = f"\nWas it worth joining? {MEASURES[measure]} on held-out patients"
+    title = f"\nWas it worth joining? {MEASURES[measure]} on held-out patients, and its 95 % interval"
     table = Table(title=title, title_justify="left", pad_edge=False)
     table.add_column("hospital")
     for kind in kinds:
@@ -41,7 +41,13 @@ def print_comparison(out: Path, console: Console) -> None:
     table.add_section()
     pooled = [_number(variants[kind][measure]["pooled"]) for kind in kinds]
     table.add_row("all patients", *pooled, *([""] if summary["epsilon"] else []), style="bold")
+    intervals = [_interval(variants[kind][measure]["interval"]) for kind in kinds]
+    table.add_row("interval", *intervals, *([""] if summary["epsilon"] else []), style="dim")
     console.print(table)
+
+
+def _interval(ends: list[float] | None) -> str:
+    return "–" if ends is None else "–".join(f"{end:.3f}" for end in ends)
 
 
 def _number(value: float | None) -> str:

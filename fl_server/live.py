@@ -88,7 +88,7 @@ def _progress_line(header: dict[str, Any], rounds: list[dict[str, Any]]) -> Text
     return Text.assemble(
         (f"{header['title']}\n", "bold"),
         f"round {last['round']} of {planned}",
-        f" · pooled {name} {_number(pooled.get(measure))} · loss {_number(pooled.get('loss'))}",
+        f" · pooled {name} {_number(pooled.get('figures', {}).get(measure))} · loss {_number(pooled.get('loss'))}",
         f" · {ended}" if ended else f" · about {left:.0f} s left",
     )
 
@@ -133,7 +133,7 @@ def _round_line(header: dict[str, Any], entry: dict[str, Any]) -> str:
     parts = [
         f"round {entry['round']:>3} of {header['num_rounds']}",
         f"loss {_number(pooled.get('loss'))}",
-        f"{name} {_number(pooled.get(measure))}",
+        f"{name} {_number(pooled.get('figures', {}).get(measure))}",
     ]
     if spent:
         parts.append(f"ε {max(spent):.3f} of {header['settings']['privacy']['epsilon']:g}")

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from fl_contract.metrics import MEASURES
 from fl_contract.metrics.classes import Evaluation
 from fl_contract.metrics.histogram import ScoreHistogram
-from fl_server.summary import Figures, PooledRound, Round, SiteRound
+from fl_server.figures import Figures
+from fl_server.summary import PooledRound, Round, SiteRound
 
 _WIDTH = 5.4  # inches: two plots side by side on a screen, one across a phone with its text still legible
 _BLACK, _GREY, _BLUE, _PALE = "#000000", "#6e6e6e", "#0072B2", "#56B4E9"

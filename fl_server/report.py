@@ -7,17 +7,14 @@ noise?"). Every figure and every claim about this run is computed from the folde
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fl_contract.metrics import MEASURES
 from fl_contract.metrics.classes import Evaluation
-from fl_contract.metrics.histogram import ScoreHistogram
 from fl_contract.metrics.measurement import Measurement
 from fl_server import plots
+from fl_server.report_figures import list_figures
 from fl_server.report_privacy import describe_central, describe_privacy, say_why_no_privacy
 from fl_server.report_template import (
     render_page,
@@ -37,9 +34,6 @@ NO_CLEAR_CHANGE = 0.005
 FEW_PATIENTS = 20
 """Held-out patients with or without the label below which a hospital's figures are called hints."""
 
-NOISE_DRAWS = 100
-"""From which the error of a noised measurement is taken."""
-
 _ORDER = ("local", "private", "federated", "pooled")  # of columns: what joining changes stands side by side
 
 
@@ -53,48 +47,6 @@ def write_report(out: Path) -> Path:
     path = out / "report.html"
     write_atomically(path, render_page(_build_view(folder)))
     return path
-
-
-def auroc_standard_error(scores: ScoreHistogram) -> float | None:
-    """Standard error of `ScoreHistogram.auroc`, after Hanley & McNeil (1982).
-
-    With A the area, n and m the patients with and without the class: the root of
-    (A (1 - A) + (n - 1) (A / (2 - A) - A^2) + (m - 1) (2 A^2 / (1 + A) - A^2)) / (n m). Over several classes the mean
-    of their errors, which bounds that of the mean from above. None where an area is undefined, 0 or 1.
-    """
-    errors = []
-    for counts in scores.counts:
-        without, with_class = (int(side.sum()) for side in counts)
-        area = ScoreHistogram(counts=counts[np.newaxis]).auroc()
-        if not 0 < area < 1:
-            return None
-        spread = (with_class - 1) * (area / (2 - area) - area**2)
-        spread += (without - 1) * (2 * area**2 / (1 + area) - area**2)
-        errors.append(math.sqrt((area * (1 - area) + spread) / (with_class * without)))
-    return float(np.mean(errors))
-
-
-def auroc_error(evaluation: Measurement) -> float | None:
-    """Standard error of a measurement's AUROC: by chance of the patients, and of the noise where it was sent with some.
-
-    None for other measures, which have no error of this form.
-
-    The noise's part is the root mean square by which drawing as much noise once more moves the AUROC, over
-    `NOISE_DRAWS` draws: it holds what noise adds in spread and what it takes off on average. None as for
-    `auroc_standard_error`.
-    """
-    if not isinstance(evaluation, Evaluation):
-        return None
-    by_patients = auroc_standard_error(evaluation.scores)
-    if evaluation.noised is None or by_patients is None:
-        return by_patients
-    generator = np.random.default_rng(0)  # the same figures each time the page is made
-    moved = []
-    for _ in range(NOISE_DRAWS):
-        noise = np.rint(generator.normal(0.0, evaluation.noised.noise_scale, evaluation.noised.cells.shape))
-        again = replace(evaluation.noised, cells=evaluation.noised.cells + noise.astype(np.int64))
-        moved.append(Evaluation.from_noised(again).auroc - evaluation.auroc)
-    return math.hypot(by_patients, float(np.sqrt(np.nanmean(np.square(moved)))))
 
 
 def _build_view(folder: RunFolder) -> dict[str, Any]:
@@ -117,6 +69,7 @@ def _build_view(folder: RunFolder) -> dict[str, Any]:
         "meaning": _say_meaning(folder, words),
         "words": words,
         "notes": _list_notes(folder),
+        "figures": list_figures(folder),
         "plots": _draw_plots(folder),
         "main_label": folder.labels[folder.main_kind],
         "traffic": _list_traffic(folder),
@@ -170,9 +123,8 @@ def _say_headline(folder: RunFolder, changes: Mapping[str, float]) -> str:
 
 def _say_joint(folder: RunFolder, joint: str) -> str:
     evaluation, words = folder.together[joint], words_of(folder)
-    error = auroc_error(evaluation)
-    bound = "at most " if _is_multiclass(folder) else ""
-    margin = f" (standard error {bound}{error:.3f})" if error is not None else ""
+    interval = folder.interval(joint)
+    margin = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
     about = "" if evaluation.noised is None else "about "
     how = " with privacy" if joint == "private" and folder.variants[joint].is_private else ""
     return (
@@ -196,14 +148,15 @@ def _say_gain(folder: RunFolder) -> str:
     if abs(round(gain, 3)) == 0:
         return f"{start}: joining changed it by less than 0.001."
     outcome = {"gained": "joining raised it by", "lost": "joining lowered it by", "same": "joining changed it by only"}
-    doubt = "" if _is_clear(folder) else ", which is less than twice the standard error and may be chance"
+    doubt = "" if _is_clear(folder) else ", which is within that interval and may be chance"
     return f"{start}: {outcome[_sign(gain)]} {abs(gain):.3f}{doubt}."
 
 
 def _is_clear(folder: RunFolder) -> bool:
-    gain = folder.change()
-    error = auroc_error(folder.together[folder.joint]) if folder.joint else None
-    return gain is None or error is None or _sign(gain) == "same" or abs(gain) >= 2 * error
+    gain, alone, interval = folder.change(), folder.figure("local"), folder.interval(folder.joint)
+    if gain is None or alone is None or interval is None or _sign(gain) == "same":
+        return True
+    return not interval[0] <= alone <= interval[1]
 
 
 def _say_beside(folder: RunFolder, joint: str) -> str:

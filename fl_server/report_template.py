@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jinja2 import Environment, StrictUndefined
 
+from fl_server.report_figures import SECTION
+
 DASH = "–"
 
 MAX_LISTED = 8
@@ -45,9 +47,10 @@ td { white-space: nowrap; } td.text { white-space: normal; min-width: 6rem; } td
 th:first-child, td.text, th.text { text-align: left; }
 tr.total th, tr.total td { background: var(--wash); font-weight: 650; }
 tbody th { min-width: 7.5rem; }
-td small { display: block; color: var(--soft); font-weight: 400; font-size: .8rem; }
+th small, td small { display: block; color: var(--soft); font-weight: 400; font-size: .8rem; }
 .gained { color: #00664b; } .lost { color: #a34700; } .same { color: var(--soft); }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1.5rem 2rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1.5rem 2rem;
+         margin-top: 1.5rem; }
 figure { margin: 0; break-inside: avoid; }
 figure img { width: 100%; max-width: 34rem; height: auto; display: block; }
 figcaption { font-weight: 600; margin-bottom: .3rem; }
@@ -140,7 +143,9 @@ PAGE = (
 {% endfor %}
 </ul>
 {% endif %}
-
+"""
+    + SECTION
+    + """
 <div class="plots">
 {% for plot in plots %}
 {{ draw(plot) }}
@@ -347,6 +352,7 @@ def render_page(view: Mapping[str, object]) -> str:
         "duration": write_duration,
         "epsilon": write_epsilon,
         "figure": write_figure,
+        "interval": write_interval,
         "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
         "short": lambda value: DASH if value is None else f"{value:g}",
         "count": lambda value: DASH if value is None else f"{value:,}",
@@ -362,6 +368,15 @@ def write_figure(value: float | None) -> str:
     '0.988'
     """
     return DASH if value is None else f"{value:.3f}"
+
+
+def write_interval(interval: Sequence[float] | None) -> str:
+    """Both ends with three decimals, or a dash for what is not known.
+
+    >>> write_interval((0.91234, 1.0))
+    '0.912–1.000'
+    """
+    return DASH if interval is None else DASH.join(f"{end:.3f}" for end in interval)
 
 
 def write_change(value: float) -> str:

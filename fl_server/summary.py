@@ -5,7 +5,6 @@ A run folder OUT holds one folder a variant (``private``, ``federated``, ``poole
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fl_contract.errors import RunError
 from fl_contract.metrics import measurement_from_json, merge_measurements
 from fl_contract.metrics.measurement import Measurement
+from fl_server.figures import Figures, compare_figures, finite_or_none
 from fl_server.run_lock import is_run_live
 from fl_server.run_record import ROUNDS_FILE, RUN_FILE, write_atomically
 
@@ -30,7 +29,6 @@ STOPPED = "No process runs it any more: it was stopped, and --resume goes on wit
 
 _LOCAL = "local-"
 _split = re.compile(r"(\d+)").split
-Figures = dict[str, Any]
 
 
 class _Record(BaseModel):
@@ -278,8 +276,9 @@ def summarise(out: Path) -> Figures:
 def summarise_variants(variants: Mapping[str, Variant]) -> Figures:
     """Compare the variants, and say what was spent.
 
-    A figure that is not defined, such as the AUROC of patients of one class, is None. For ``local``, a site's figure is
-    that of its own model on its own patients; ``pooled`` is the mean over local models of their figure on all
+    A figure that is not defined, such as the AUROC of patients of one class, is None, and so is an interval that the
+    patients say nothing about. Intervals are of 95 %, see `fl_server.figures.compare_figures`. For ``local``, a site's
+    figure is that of its own model on its own patients; ``pooled`` is the mean over local models of their figure on all
     hospitals' patients together. A variant that failed or is not there is left out.
     """
     main = main_variant(variants)
@@ -292,8 +291,8 @@ def summarise_variants(variants: Mapping[str, Variant]) -> Figures:
         "rounds": len({each.round for each in main.rounds}) if has_federation else 0,
         "seconds": sum(variant.run.seconds for variant in variants.values()),
         "variants": {kind: figure for kind, figure in figures.items() if figure is not None},
-        "epsilon": {site: _or_none(report.epsilon) for site, report in spend.items()},
-        "delta": {site: _or_none(report.delta) for site, report in spend.items()},
+        "epsilon": {site: finite_or_none(report.epsilon) for site, report in spend.items()},
+        "delta": {site: finite_or_none(report.delta) for site, report in spend.items()},
     }
 
 
@@ -312,24 +311,7 @@ def _figures_of_kind(kind: str, variants: Mapping[str, Variant]) -> Figures | No
     else:
         own = dict(variants[kind].evaluations) if kind in variants else {}
         together = [merge_measurements(own.values())] if own else []
-    if not together:
-        return None
-    return {
-        measure: {
-            "pooled": _mean([measurement.figures()[measure] for measurement in together]),
-            "sites": {site: _or_none(own[site].figures()[measure]) for site in natural_order(own)},
-        }
-        for measure in together[0].figures()
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    defined = [value for value in values if math.isfinite(value)]
-    return float(np.mean(defined)) if defined else None
-
-
-def _or_none(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return compare_figures(together, {site: own[site] for site in natural_order(own)}) if together else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -408,6 +390,11 @@ class RunFolder:
         figures = self.numbers["variants"].get(kind, {}).get(self.measure, {"pooled": None, "sites": {}})
         value: float | None = figures["pooled"] if site is None else figures["sites"].get(site)
         return value
+
+    def interval(self, kind: str | None) -> tuple[float, float] | None:
+        """95 % interval of the figure of all patients together; None where it is not known."""
+        found = self.numbers["variants"].get(kind, {}).get(self.measure, {}).get("interval")
+        return None if found is None else (found[0], found[1])
 
     def change(self, site: str | None = None) -> float | None:
         """The measure together minus the measure alone."""

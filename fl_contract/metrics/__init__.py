@@ -28,7 +28,12 @@ KINDS: dict[str, type[Measurement]] = {
 
 MEASURES = {
     "auroc": "AUROC",
+    "auprc": "AUPRC",
     "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "brier": "Brier score",
+    "calibration_error": "calibration error",
     "c_index": "C-index",
     "r2": "R²",
     "mae": "MAE",
@@ -50,7 +55,8 @@ def measurement_from_json(fields: Mapping[str, Any]) -> Measurement:
     """
     if (kind := fields.get("kind")) == NOISED:
         cells = np.array(read_ints(fields, "noised-cells"), dtype=np.int64)
-        return Evaluation.from_noised(NoisedCounts(cells=cells, noise_scale=read_float(fields, "noise-scale")))
+        scale, threshold = read_float(fields, "noise-scale"), read_float(fields, "threshold")
+        return Evaluation.from_noised(NoisedCounts(cells=cells, noise_scale=scale, threshold=threshold))
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; expected one of {sorted({*KINDS, NOISED})}")
     return KINDS[kind].from_numbers(fields)

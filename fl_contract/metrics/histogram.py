@@ -9,18 +9,35 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-LOGIT_BOUND = 8.0
-"""Scores are histogrammed by their logit in [-8, 8]; beyond lies less than one chance in 2,980."""
+from fl_contract.metrics.areas import area_under_roc, average_precision
 
-NUM_BINS = 64
+LOGIT_BOUND = 8.0
+"""Between logit -8 and 8 bins are narrow; beyond lies less than one chance in 2,980."""
+
+TAIL_BOUND = 40.0
+"""Beyond the narrow bins they are one logit wide up to here, so that scores of an overtrained model stay apart."""
+
+NUM_BINS = 576
+"""512 of a 32nd of a logit, and 32 of the tail on either side."""
 
 NUM_NOISED_BINS = 8
 """Few, because each bin gets noise of its own."""
 
+NUM_GROUPS = 10
+"""Of calibration, of equal width in probability."""
+
 
 def edges(num_bins: int) -> NDArray[np.float64]:
-    """Bounds of the bins in log-odds, [num_bins + 1]."""
-    return np.linspace(-LOGIT_BOUND, LOGIT_BOUND, num_bins + 1)
+    """Bounds of the bins in log-odds, [num_bins + 1]; the outermost bins hold what lies beyond, too.
+
+    >>> edges(NUM_NOISED_BINS).tolist()
+    [-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0]
+    """
+    if num_bins == NUM_NOISED_BINS:
+        return np.linspace(-LOGIT_BOUND, LOGIT_BOUND, num_bins + 1)
+    tail = np.arange(LOGIT_BOUND + 1, TAIL_BOUND + 1)
+    narrow = np.linspace(-LOGIT_BOUND, LOGIT_BOUND, num_bins - 2 * len(tail) + 1)
+    return np.concatenate([-tail[::-1], narrow, tail])
 
 
 def centres(num_bins: int) -> NDArray[np.float64]:
@@ -29,16 +46,29 @@ def centres(num_bins: int) -> NDArray[np.float64]:
     return (bounds[:-1] + bounds[1:]) / 2
 
 
+def probabilities(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Of log-odds, without overflow."""
+    exponentials = np.exp(-np.abs(logits, dtype=np.float64))
+    chances: NDArray[np.float64] = np.where(logits >= 0, 1.0, exponentials) / (1.0 + exponentials)
+    return chances
+
+
+def find_bins(logits: NDArray[np.floating], num_bins: int) -> NDArray[np.int64]:
+    """The bin of each log-odds; those beyond the bound are in the outermost ones."""
+    bins: NDArray[np.int64] = np.clip(np.digitize(logits, edges(num_bins)) - 1, 0, num_bins - 1)
+    return bins
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoreHistogram:
     """Counts of patients by predicted probability, for each class the patients with and without it.
 
-    The area under the ROC curve from it counts two patients in one bin as a tie, so it differs from the exact one by at
-    most half the share of case-control pairs that fall in one bin (Hanley & McNeil 1982 for the tie rule).
+    Areas from it count two patients in one bin as a tie: see `fl_contract.metrics.areas` for how far they are from
+    those of the scores themselves.
 
     Attributes:
-        counts: int64 of shape [K, 2, B] with B = 64, or 8 where noise was added; axis 1 is without (0) and with (1) the
-            class.
+        counts: int64 of shape [K, 2, B] with B = 576, or 8 where noise was added; axis 1 is without (0) and with (1)
+            the class.
     """
 
     counts: NDArray[np.int64]
@@ -83,6 +113,11 @@ class ScoreHistogram:
                 counts[column, side] = np.bincount(bins[has_class[:, column] == side, column], minlength=NUM_BINS)
         return cls(counts=counts)
 
+    def coarsen(self) -> NDArray[np.int64]:
+        """The same patients by the bins that get noise, [K, 2, 8]: each of those is made of whole bins."""
+        starts = np.searchsorted(edges(NUM_BINS), edges(NUM_NOISED_BINS)[1:-1])
+        return np.add.reduceat(self.counts, [0, *starts], axis=2)
+
     @property
     def num_positive(self) -> int:
         """Patients with the (first) scored class; for a binary task the cases."""
@@ -92,6 +127,18 @@ class ScoreHistogram:
     def num_examples(self) -> int:
         """Patients counted."""
         return int(self.counts[0].sum())
+
+    def count_above(self, logit: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Patients whose (first) score is above a logit for sure, and at most: those of its own bin may be.
+
+        Args:
+            logit: Log-odds.
+
+        Returns:
+            Two counts [2], of patients without and with the class.
+        """
+        own = int(find_bins(np.array([logit]), self.counts.shape[2])[0])
+        return self.counts[0, :, own + 1 :].sum(axis=1), self.counts[0, :, own:].sum(axis=1)
 
     def roc(self, column: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """False and true positive rates from the strictest to the laxest threshold, [B + 1] each.
@@ -110,37 +157,72 @@ class ScoreHistogram:
 
         Classes that no patient has, or that all have, are left out; NaN when none is left.
         """
-        areas = [_area_under_roc(self.counts[column]) for column in range(len(self.counts))]
-        defined = [area for area in areas if area is not None]
-        return float(np.mean(defined)) if defined else float("nan")
+        return self.auroc_with_error()[0]
 
-    def calibration(self, num_groups: int = 10) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    def auroc_with_error(self) -> tuple[float, float]:
+        """`auroc` and its standard error; for K > 1 the mean of the classes' errors, which bounds it from above."""
+        return _macro([area_under_roc(counts) for counts in self.counts])
+
+    def auprc_with_error(self) -> tuple[float, float]:
+        """Average precision and its standard error; several classes as for the area under the ROC curve."""
+        return _macro([average_precision(counts) for counts in self.counts])
+
+    def calibration(
+        self, num_groups: int = NUM_GROUPS
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """Mean predicted probability, observed share, and count of patients in equal-width groups of probability.
 
         All classes are taken together. Only groups that hold a patient are returned. A predicted probability is known
-        to its bin (a quarter of a logit, or two where noise was added).
+        to its bin (a 32nd of a logit, or two logits where noise was added).
         """
-        middles = 1.0 / (1.0 + np.exp(-centres(self.counts.shape[2])))
+        middles = probabilities(centres(self.counts.shape[2]))
         without, with_class = self.counts.sum(axis=0)
         total = without + with_class
-        group = np.minimum((middles * num_groups).astype(int), num_groups - 1)
+        group = _groups(middles, num_groups)
         counts = np.bincount(group, weights=total, minlength=num_groups)
         predicted = np.bincount(group, weights=total * middles, minlength=num_groups)
         observed = np.bincount(group, weights=with_class, minlength=num_groups)
         kept = counts > 0
         return predicted[kept] / counts[kept], observed[kept] / counts[kept], counts[kept].astype(np.int64)
 
+    def surplus_of_groups(self, noise_scale: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Observed minus predicted patients of each calibration group, and its variance by chance, [groups] each.
 
-def _area_under_roc(counts: NDArray[np.int64]) -> float | None:
-    without, with_class = counts.astype(np.float64)
-    pairs = without.sum() * with_class.sum()
-    if pairs == 0:
-        return None
-    below = np.cumsum(without) - without
-    return float((with_class * (below + without / 2)).sum() / pairs)
+        Args:
+            noise_scale: Standard deviation of the noise in each count, which the variance then holds too.
+        """
+        middles = probabilities(centres(self.counts.shape[2]))
+        without, with_class = self.counts.sum(axis=0)
+        group = _groups(middles, NUM_GROUPS)
+        surplus = with_class * (1 - middles) - without * middles
+        noise = len(self.counts) * noise_scale**2
+        variance = (with_class + noise) * (1 - middles) ** 2 + (without + noise) * middles**2
+        summed = (np.bincount(group, weights=each, minlength=NUM_GROUPS) for each in (surplus, variance))
+        surpluses, variances = (each.astype(np.float64) for each in summed)
+        return surpluses, variances
+
+    def calibration_error(self) -> float:
+        """Expected calibration error: distance of predicted and observed share over groups, weighted by patients.
+
+        Source: Naeini et al. (2015, AAAI), ten groups of equal width. A probability is known to half a bin, 0.004 at
+        most, and so is the error; where a group's border cuts a bin, the patients of that bin can be in the wrong
+        group, which adds at most twice their share. NaN without patients.
+        """
+        total = self.counts.sum()
+        return float(np.abs(self.surplus_of_groups()[0]).sum() / total) if total else float("nan")
+
+    def squared_errors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Least and largest squared error of a probability in each bin, for the counts: [2, B] each."""
+        bounds = probabilities(edges(self.counts.shape[2]))
+        bounds[0], bounds[-1] = 0.0, 1.0
+        lower, upper = bounds[:-1], bounds[1:]
+        return np.stack([lower, 1 - upper]) ** 2, np.stack([upper, 1 - lower]) ** 2
 
 
-def find_bins(logits: NDArray[np.floating], num_bins: int) -> NDArray[np.int64]:
-    """The bin of each log-odds; those beyond the bound are in the outermost ones."""
-    bins: NDArray[np.int64] = np.clip(np.digitize(logits, edges(num_bins)) - 1, 0, num_bins - 1)
-    return bins
+def _groups(probability: NDArray[np.float64], num_groups: int) -> NDArray[np.int64]:
+    return np.minimum((probability * num_groups).astype(np.int64), num_groups - 1)
+
+
+def _macro(areas: list[tuple[float, float]]) -> tuple[float, float]:
+    defined = np.array([area for area in areas if not np.isnan(area[0])])
+    return (float(defined[:, 0].mean()), float(defined[:, 1].mean())) if defined.size else (float("nan"), float("nan"))

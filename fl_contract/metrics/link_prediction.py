@@ -11,7 +11,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_contract.metrics.intervals import Interval, wilson
 from fl_contract.metrics.measurement import Measurement, Numbers, add_exactly, read_float, read_int
+from fl_contract.metrics.ratio import RatioSums
 from fl_contract.metrics.regression import ROUNDING
 
 
@@ -24,6 +26,7 @@ class LinkEvaluation(Measurement):
     Attributes:
         num_examples: Facts.
         reciprocal_rank_sum: Of 1 over the true tail's rank among all entities, 1 being the best.
+        reciprocal_rank_square_sum: Of its square.
         hits_at_1: Facts whose true tail has rank 1.
         hits_at_10: Facts whose true tail has rank 10 or better.
     """
@@ -31,6 +34,7 @@ class LinkEvaluation(Measurement):
     KIND = "link-prediction"
 
     reciprocal_rank_sum: float
+    reciprocal_rank_square_sum: float
     hits_at_1: int
     hits_at_10: int
 
@@ -46,6 +50,7 @@ class LinkEvaluation(Measurement):
             num_examples=len(ranks),
             loss_sum=loss_sum,
             reciprocal_rank_sum=add_exactly(1 / ranks),
+            reciprocal_rank_square_sum=add_exactly(np.square(1 / ranks)),
             hits_at_1=int((ranks <= 1).sum()),
             hits_at_10=int((ranks <= 10).sum()),
         )
@@ -58,6 +63,16 @@ class LinkEvaluation(Measurement):
             "hits_at_10": self.hits_at_10 / self.num_examples,
         }
 
+    def intervals(self) -> dict[str, Interval]:
+        """By chance of the facts: the rank as a mean, hits as shares."""
+        total, count = self.reciprocal_rank_sum, float(self.num_examples)
+        mean = RatioSums.from_list([total, count, self.reciprocal_rank_square_sum, total, count])
+        return {
+            "mrr": mean.interval(),
+            "hits_at_1": wilson(self.hits_at_1, self.num_examples),
+            "hits_at_10": wilson(self.hits_at_10, self.num_examples),
+        }
+
     @classmethod
     def merge(cls, parts: Iterable["LinkEvaluation"]) -> Self:
         """The facts of all; does not depend on the order."""
@@ -66,6 +81,7 @@ class LinkEvaluation(Measurement):
             num_examples=sum(part.num_examples for part in kept),
             loss_sum=add_exactly(part.loss_sum for part in kept),
             reciprocal_rank_sum=add_exactly(part.reciprocal_rank_sum for part in kept),
+            reciprocal_rank_square_sum=add_exactly(part.reciprocal_rank_square_sum for part in kept),
             hits_at_1=sum(part.hits_at_1 for part in kept),
             hits_at_10=sum(part.hits_at_10 for part in kept),
         )
@@ -76,6 +92,7 @@ class LinkEvaluation(Measurement):
             "num-examples": self.num_examples,
             "loss-sum": self.loss_sum,
             "reciprocal-rank-sum": self.reciprocal_rank_sum,
+            "reciprocal-rank-square-sum": self.reciprocal_rank_square_sum,
             "hits-at-1": self.hits_at_1,
             "hits-at-10": self.hits_at_10,
         }
@@ -87,6 +104,7 @@ class LinkEvaluation(Measurement):
             num_examples=read_int(numbers, "num-examples"),
             loss_sum=read_float(numbers, "loss-sum"),
             reciprocal_rank_sum=read_float(numbers, "reciprocal-rank-sum"),
+            reciprocal_rank_square_sum=read_float(numbers, "reciprocal-rank-square-sum"),
             hits_at_1=read_int(numbers, "hits-at-1"),
             hits_at_10=read_int(numbers, "hits-at-10"),
         )
@@ -96,4 +114,7 @@ class LinkEvaluation(Measurement):
         least = evaluation.hits_at_1 + (evaluation.hits_at_10 - evaluation.hits_at_1) / 10
         if not least * (1 - ROUNDING) <= evaluation.reciprocal_rank_sum <= evaluation.num_examples * (1 + ROUNDING):
             raise ValueError("reciprocal-rank-sum contradicts the hits; expected what facts of such ranks add up to")
+        total, squares = evaluation.reciprocal_rank_sum, evaluation.reciprocal_rank_square_sum
+        if not total**2 / evaluation.num_examples * (1 - ROUNDING) <= squares <= total * (1 + ROUNDING):
+            raise ValueError("reciprocal-rank-square-sum contradicts reciprocal-rank-sum; ranks are at least 1")
         return evaluation

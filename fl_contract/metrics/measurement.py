@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from fl_contract.metrics.intervals import Interval
 from fl_contract.metrics.noised import NoisedCounts
 
-Numbers = dict[str, int | float | list[int]]
+Numbers = dict[str, int | float | list[int] | list[float]]
 """A measurement as a record or a Flower message holds it."""
 
 MAX_EXAMPLES = 2**40
@@ -50,6 +51,13 @@ class Measurement(ABC):
         """What is reported of it, by keys of `fl_contract.metrics.MEASURES`; NaN where it is not defined.
 
         The first is the one that models are compared by; larger is better.
+        """
+
+    @abstractmethod
+    def intervals(self) -> dict[str, Interval]:
+        """95 % interval of each figure: where it would lie if other patients of the same kind had been held out.
+
+        Two NaN where the patients say nothing about it, as where all of them are ranked rightly.
         """
 
     @abstractmethod
@@ -130,4 +138,18 @@ def read_ints(numbers: Mapping[str, Any], key: str) -> list[int]:
         isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_EXAMPLES for value in values
     ):
         raise ValueError(f"{key} holds what is no whole number of at most {MAX_EXAMPLES}")
+    return values
+
+
+def read_floats(numbers: Mapping[str, Any], key: str) -> list[float]:
+    """A list of finite fractional numbers.
+
+    Raises:
+        ValueError: It is absent or holds something else.
+    """
+    values = numbers.get(key)
+    if not isinstance(values, list):
+        raise ValueError(f"{key}={reprlib.repr(values)}; expected list")
+    if not all(isinstance(value, float) and math.isfinite(value) for value in values):
+        raise ValueError(f"{key} holds what is no finite fractional number")
     return values

@@ -3,7 +3,7 @@
 Shape legend: K = number of scored classes (1 for a binary task), N = patients.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,26 @@ class NoisedCounts:
             a last cell counts correct predictions, which for K = 1 are those on the right side of logit 0. May be
             negative.
         noise_scale: Standard deviation of the noise in each cell, in patients; above 0.
+        threshold: Of the study, for two classes, see `fl_contract.metrics.decisions`.
     """
 
     cells: NDArray[np.int64]
     noise_scale: float
+    threshold: float = 0.5
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON can hold it."""
-        return {"kind": NOISED, "noised-cells": self.cells.tolist(), "noise-scale": self.noise_scale}
+        return {
+            "kind": NOISED,
+            "noised-cells": self.cells.tolist(),
+            "noise-scale": self.noise_scale,
+            "threshold": self.threshold,
+        }
+
+    def draw_again(self, generator: np.random.Generator) -> "NoisedCounts":
+        """These counts with as much noise once more."""
+        noise = np.rint(generator.normal(0.0, self.noise_scale, self.cells.shape)).astype(np.int64)
+        return replace(self, cells=self.cells + noise)
 
     @property
     def num_scored(self) -> int:

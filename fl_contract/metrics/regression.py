@@ -12,7 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_contract.metrics.intervals import UNKNOWN, Interval, around
 from fl_contract.metrics.measurement import Measurement, Numbers, add_exactly, read_float, read_int
+from fl_contract.metrics.ratio import RatioSums
 
 ROUNDING = 1e-9
 """Relative; by which sums of rounded numbers may break an inequality between them."""
@@ -27,6 +29,7 @@ class RegressionEvaluation(Measurement):
     Attributes:
         absolute_error_sum: Of the errors' sizes.
         squared_error_sum: Of their squares.
+        fourth_power_sum: Of the squares of these, for the interval of their mean.
         target_sum: Of the targets, from the middle of their range.
         target_square_sum: Of the squares of the same.
     """
@@ -35,6 +38,7 @@ class RegressionEvaluation(Measurement):
 
     absolute_error_sum: float
     squared_error_sum: float
+    fourth_power_sum: float
     target_sum: float
     target_square_sum: float
 
@@ -52,6 +56,7 @@ class RegressionEvaluation(Measurement):
             loss_sum=loss_sum,
             absolute_error_sum=add_exactly(np.abs(errors)),
             squared_error_sum=add_exactly(np.square(errors)),
+            fourth_power_sum=add_exactly(np.square(np.square(errors))),
             target_sum=add_exactly(targets),
             target_square_sum=add_exactly(np.square(targets)),
         )
@@ -78,6 +83,24 @@ class RegressionEvaluation(Measurement):
         """R², mean absolute error, root mean squared error; the errors in the target's unit."""
         return {"r2": self.r2, "mae": self.mae, "rmse": self.rmse}
 
+    def intervals(self) -> dict[str, Interval]:
+        """R² after Olkin and Finn (1995, Psychol. Bull. 118), errors as means over patients.
+
+        The variance of R² is 4 R² (1 - R²)² / N for many patients; it holds for what predicts something, R² above 0.
+        """
+        count, explained = float(self.num_examples), self.r2
+        absolute = RatioSums.from_list(
+            [self.absolute_error_sum, count, self.squared_error_sum, self.absolute_error_sum, count]
+        )
+        squared = RatioSums.from_list(
+            [self.squared_error_sum, count, self.fourth_power_sum, self.squared_error_sum, count]
+        )
+        low, high = squared.interval(most=math.inf)
+        by_chance = UNKNOWN
+        if explained > 0:
+            by_chance = around(explained, 2 * math.sqrt(explained / count) * (1 - explained))
+        return {"r2": by_chance, "mae": absolute.interval(most=math.inf), "rmse": (math.sqrt(low), math.sqrt(high))}
+
     @classmethod
     def merge(cls, parts: Iterable["RegressionEvaluation"]) -> Self:
         """The patients of all; does not depend on the order."""
@@ -87,6 +110,7 @@ class RegressionEvaluation(Measurement):
             loss_sum=add_exactly(part.loss_sum for part in kept),
             absolute_error_sum=add_exactly(part.absolute_error_sum for part in kept),
             squared_error_sum=add_exactly(part.squared_error_sum for part in kept),
+            fourth_power_sum=add_exactly(part.fourth_power_sum for part in kept),
             target_sum=add_exactly(part.target_sum for part in kept),
             target_square_sum=add_exactly(part.target_square_sum for part in kept),
         )
@@ -98,6 +122,7 @@ class RegressionEvaluation(Measurement):
             "loss-sum": self.loss_sum,
             "absolute-error-sum": self.absolute_error_sum,
             "squared-error-sum": self.squared_error_sum,
+            "fourth-power-sum": self.fourth_power_sum,
             "target-sum": self.target_sum,
             "target-square-sum": self.target_square_sum,
         }
@@ -110,13 +135,18 @@ class RegressionEvaluation(Measurement):
             loss_sum=read_float(numbers, "loss-sum"),
             absolute_error_sum=read_float(numbers, "absolute-error-sum"),
             squared_error_sum=read_float(numbers, "squared-error-sum"),
+            fourth_power_sum=read_float(numbers, "fourth-power-sum"),
             target_sum=read_float(numbers, "target-sum"),
             target_square_sum=read_float(numbers, "target-square-sum"),
         )
         evaluation.check_sums()
-        if min(evaluation.absolute_error_sum, evaluation.squared_error_sum, evaluation.target_square_sum) < 0:
+        squares = (evaluation.squared_error_sum, evaluation.fourth_power_sum, evaluation.target_square_sum)
+        if min(evaluation.absolute_error_sum, *squares) < 0:
             raise ValueError("a sum of absolute errors or of squares is below 0; expected at least 0")
         _check_squares("error", evaluation.absolute_error_sum, evaluation.squared_error_sum, evaluation.num_examples)
+        _check_squares(
+            "squared error", evaluation.squared_error_sum, evaluation.fourth_power_sum, evaluation.num_examples
+        )
         _check_squares("target", evaluation.target_sum, evaluation.target_square_sum, evaluation.num_examples)
         return evaluation
 

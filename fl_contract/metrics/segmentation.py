@@ -10,7 +10,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_contract.metrics.measurement import Measurement, Numbers, add_exactly, read_float, read_int, read_ints
+from fl_contract.metrics.intervals import Interval, around
+from fl_contract.metrics.measurement import (
+    Measurement,
+    Numbers,
+    add_exactly,
+    read_float,
+    read_floats,
+    read_int,
+    read_ints,
+)
+from fl_contract.metrics.ratio import RatioSums
 
 Counts = NDArray[np.int64]
 
@@ -27,6 +37,8 @@ class SegmentationEvaluation(Measurement):
         intersection: [K] pixels of each class that were predicted to be of it.
         predicted: [K] pixels that were predicted to be of each class.
         true: [K] pixels of each class.
+        overlaps: [K] of each class, sums over images of twice the intersection and of predicted and true pixels.
+        correct: Sums over images of pixels whose class was predicted and of all pixels.
     """
 
     KIND = "segmentation"
@@ -34,6 +46,8 @@ class SegmentationEvaluation(Measurement):
     intersection: Counts
     predicted: Counts
     true: Counts
+    overlaps: tuple[RatioSums, ...]
+    correct: RatioSums
 
     @classmethod
     def of(
@@ -47,11 +61,20 @@ class SegmentationEvaluation(Measurement):
             num_classes: K.
             loss_sum: Of all images.
         """
-        found = predicted[predicted == true]
-        counted = (np.bincount(each.ravel(), minlength=num_classes) for each in (found, predicted, true))
-        intersection, predictions, truths = (each.astype(np.int64) for each in counted)
+        flat_predicted, flat_true = predicted.reshape(len(true), -1), true.reshape(len(true), -1)
+        is_found = flat_predicted == flat_true
+        found, predictions, truths = (
+            np.stack([((each == number) & chosen).sum(axis=1) for number in range(num_classes)])
+            for each, chosen in ((flat_true, is_found), (flat_predicted, True), (flat_true, True))
+        )
         return cls(
-            num_examples=len(true), loss_sum=loss_sum, intersection=intersection, predicted=predictions, true=truths
+            num_examples=len(true),
+            loss_sum=loss_sum,
+            intersection=found.sum(axis=1),
+            predicted=predictions.sum(axis=1),
+            true=truths.sum(axis=1),
+            overlaps=tuple(map(RatioSums.of, 2.0 * found, (predictions + truths).astype(np.float64))),
+            correct=RatioSums.of(is_found.sum(axis=1), np.full(len(true), flat_true.shape[1])),
         )
 
     def dice(self) -> NDArray[np.float64]:
@@ -74,6 +97,13 @@ class SegmentationEvaluation(Measurement):
         """Mean Dice, pixel accuracy."""
         return {"dice": self.mean_dice, "pixel_accuracy": self.pixel_accuracy}
 
+    def intervals(self) -> dict[str, Interval]:
+        """By chance of the images; the error of a mean over classes is at most the mean of their errors."""
+        is_defined = np.isfinite(self.dice()[1:])
+        errors = [sums.standard_error() for sums, known in zip(self.overlaps[1:], is_defined, strict=True) if known]
+        error = float(np.mean(errors)) if errors else float("nan")
+        return {"dice": around(self.mean_dice, error), "pixel_accuracy": self.correct.interval()}
+
     @classmethod
     def merge(cls, parts: Iterable["SegmentationEvaluation"]) -> Self:
         """The images of all; does not depend on the order.
@@ -90,6 +120,8 @@ class SegmentationEvaluation(Measurement):
             intersection=np.sum([part.intersection for part in kept], axis=0),
             predicted=np.sum([part.predicted for part in kept], axis=0),
             true=np.sum([part.true for part in kept], axis=0),
+            overlaps=tuple(RatioSums.merge(each) for each in zip(*(part.overlaps for part in kept), strict=True)),
+            correct=RatioSums.merge(part.correct for part in kept),
         )
 
     def to_numbers(self) -> Numbers:
@@ -100,6 +132,8 @@ class SegmentationEvaluation(Measurement):
             "intersection-pixels": self.intersection.tolist(),
             "predicted-pixels": self.predicted.tolist(),
             "true-pixels": self.true.tolist(),
+            "overlap-sums": [value for sums in self.overlaps for value in sums.to_list()],
+            "correct-sums": self.correct.to_list(),
         }
 
     @classmethod
@@ -111,10 +145,17 @@ class SegmentationEvaluation(Measurement):
             intersection=np.array(read_ints(numbers, "intersection-pixels"), dtype=np.int64),
             predicted=np.array(read_ints(numbers, "predicted-pixels"), dtype=np.int64),
             true=np.array(read_ints(numbers, "true-pixels"), dtype=np.int64),
+            overlaps=_read_overlaps(numbers),
+            correct=RatioSums.from_list(read_floats(numbers, "correct-sums")),
         )
         evaluation.check_sums()
         _check_pixels(evaluation)
         return evaluation
+
+
+def _read_overlaps(numbers: Mapping[str, Any]) -> tuple[RatioSums, ...]:
+    sums = read_floats(numbers, "overlap-sums")
+    return tuple(RatioSums.from_list(sums[start : start + 5]) for start in range(0, len(sums), 5))
 
 
 def _check_pixels(evaluation: SegmentationEvaluation) -> None:
@@ -129,3 +170,9 @@ def _check_pixels(evaluation: SegmentationEvaluation) -> None:
         raise ValueError(
             "predicted-pixels and true-pixels; expected the same number of all classes together, as many in each image"
         )
+    if len(evaluation.overlaps) != len(true):
+        raise ValueError(f"overlap-sums of {len(evaluation.overlaps)} classes; expected {len(true)}")
+    stated = [(sums.numerator, sums.denominator) for sums in (*evaluation.overlaps, evaluation.correct)]
+    counted = [*zip(2 * intersection, predicted + true, strict=True), (intersection.sum(), true.sum())]
+    if stated != [(float(a), float(b)) for a, b in counted]:
+        raise ValueError("overlap-sums or correct-sums contradict the pixels of the classes; expected the same counts")

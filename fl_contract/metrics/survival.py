@@ -11,7 +11,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_contract.metrics.measurement import Measurement, Numbers, add_exactly, read_float, read_int
+from fl_contract.metrics.intervals import Interval
+from fl_contract.metrics.measurement import Measurement, Numbers, add_exactly, read_float, read_floats, read_int
+from fl_contract.metrics.ratio import RatioSums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +42,32 @@ class PairCounts:
             )
 
     @classmethod
-    def of(cls, risks: NDArray[np.floating], outcomes: NDArray[np.floating]) -> Self:
-        """Count the pairs.
+    def of(cls, risks: NDArray[np.floating], outcomes: NDArray[np.floating]) -> tuple[Self, RatioSums]:
+        """Count the pairs, once and for each patient.
 
         Args:
             risks: [B] log hazard ratios; finite.
             outcomes: [B, 2] times and events.
+
+        Returns:
+            The pairs, and sums over patients of the pairs that a patient is in: concordant ones with half of the tied
+            ones, and all comparable ones.
         """
         times, events = outcomes[:, 0], outcomes[:, 1]
         concordant = tied = comparable = 0
+        right, all_ = np.zeros(len(risks)), np.zeros(len(risks))
         for patient in np.flatnonzero(events == 1):
             later = (times > times[patient]) | ((times == times[patient]) & (events == 0))
+            is_right, is_tied = later & (risks < risks[patient]), later & (risks == risks[patient])
             comparable += int(later.sum())
-            concordant += int((risks[later] < risks[patient]).sum())
-            tied += int((risks[later] == risks[patient]).sum())
-        return cls(concordant=concordant, tied=tied, comparable=comparable)
+            concordant += int(is_right.sum())
+            tied += int(is_tied.sum())
+            weight = is_right + is_tied / 2
+            right += weight
+            right[patient] += weight.sum()
+            all_ += later
+            all_[patient] += later.sum()
+        return cls(concordant=concordant, tied=tied, comparable=comparable), RatioSums.of(right, all_)
 
     def __add__(self, other: "PairCounts") -> "PairCounts":
         """The pairs of both."""
@@ -79,11 +92,14 @@ class SurvivalEvaluation(Measurement):
 
     Attributes:
         pairs: How their risks are ordered within hospitals.
+        pairs_of_patients: Sums over patients of the pairs that a patient is in, see `PairCounts.of`; each pair is in
+            those of two patients.
     """
 
     KIND = "survival"
 
     pairs: PairCounts
+    pairs_of_patients: RatioSums
 
     @classmethod
     def merge(cls, parts: Iterable["SurvivalEvaluation"]) -> Self:
@@ -94,11 +110,16 @@ class SurvivalEvaluation(Measurement):
             num_examples=sum(part.num_examples for part in kept),
             loss_sum=add_exactly(part.loss_sum for part in kept),
             pairs=sum(pairs[1:], start=pairs[0]),
+            pairs_of_patients=RatioSums.merge(part.pairs_of_patients for part in kept),
         )
 
     def figures(self) -> dict[str, float]:
         """C-index."""
         return {"c_index": self.pairs.c_index}
+
+    def intervals(self) -> dict[str, Interval]:
+        """By chance of the patients of each hospital: the C-index is a U-statistic of pairs of them."""
+        return {"c_index": self.pairs_of_patients.interval(order=2)}
 
     def to_numbers(self) -> Numbers:
         """All of it, as plain numbers."""
@@ -108,6 +129,7 @@ class SurvivalEvaluation(Measurement):
             "concordant": self.pairs.concordant,
             "tied": self.pairs.tied,
             "comparable": self.pairs.comparable,
+            "pair-sums": self.pairs_of_patients.to_list(),
         }
 
     @classmethod
@@ -117,6 +139,7 @@ class SurvivalEvaluation(Measurement):
             num_examples=read_int(numbers, "num-examples"),
             loss_sum=read_float(numbers, "loss-sum"),
             pairs=PairCounts(**{key: read_int(numbers, key) for key in ("concordant", "tied", "comparable")}),
+            pairs_of_patients=RatioSums.from_list(read_floats(numbers, "pair-sums")),
         )
         evaluation.check_sums()
         most = evaluation.num_examples * (evaluation.num_examples - 1) // 2
@@ -125,4 +148,15 @@ class SurvivalEvaluation(Measurement):
                 f"comparable={evaluation.pairs.comparable}; expected no more pairs than {evaluation.num_examples} "
                 "patients have"
             )
+        _check_pair_sums(evaluation)
         return evaluation
+
+
+def _check_pair_sums(evaluation: SurvivalEvaluation) -> None:
+    """Each pair is in two patients' counts, which are at most all other patients."""
+    pairs, sums = evaluation.pairs, evaluation.pairs_of_patients
+    if (sums.numerator, sums.denominator) != (2 * pairs.concordant + pairs.tied, 2 * pairs.comparable):
+        raise ValueError("pair-sums contradict concordant, tied and comparable; expected each pair at two patients")
+    others = evaluation.num_examples - 1
+    if not sums.square_numerator <= sums.product <= sums.square_denominator <= others * sums.denominator:
+        raise ValueError("pair-sums are out of range; expected no patient with more pairs than other patients")

@@ -3,13 +3,11 @@
 Shape legend: B = patients in a batch, K = outputs of the model: 1 for two classes, else one per class.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fl_contract.metrics.classes import Evaluation
-from fl_contract.metrics.histogram import ScoreHistogram
 from fl_contract.metrics.measurement import Measurement
 from fl_contract.tasks.task import Task
 
@@ -29,20 +27,23 @@ class Classification(Task):
         return loss_per_example(outputs, labels)
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Evaluation:
-        """Loss, correct predictions and histograms of scores."""
-        logits = class_logits(outputs).numpy().astype(np.float64)
-        return Evaluation(
-            num_examples=len(labels),
+        """Loss, squared errors, decisions and histograms of scores."""
+        return Evaluation.of(
+            class_logits(outputs.double()).numpy(),
+            labels.numpy(),
             loss_sum=float(loss_per_example(outputs, labels).sum(dtype=torch.float64)),
-            num_correct=int((predict_classes(outputs) == labels).sum()),
-            scores=ScoreHistogram.from_logits(logits, labels.numpy()),
+            threshold=self._schema.threshold,
         )
 
     def check(self, measured: Measurement) -> None:
-        """As many scored classes as the study has."""
+        """As many scored classes as the study has, decided by its threshold."""
         scored = len(measured.scores.counts) if isinstance(measured, Evaluation) else 0
         if scored != self.num_outputs():
             raise ValueError(f"score-counts are of {scored} classes; expected {self.num_outputs()}")
+        if scored == 1 and isinstance(measured, Evaluation):
+            threshold = measured.threshold if measured.decisions else None
+            if threshold != self._schema.threshold:
+                raise ValueError(f"threshold={threshold}; expected the study's, {self._schema.threshold}")
 
 
 def num_outputs(num_classes: int) -> int:
@@ -61,13 +62,6 @@ def loss_per_example(outputs_BK: Tensor, labels_B: Tensor) -> Tensor:
             outputs_BK.squeeze(1), labels_B.to(outputs_BK.dtype), reduction="none"
         )
     return F.cross_entropy(outputs_BK, labels_B, reduction="none")
-
-
-def predict_classes(outputs_BK: Tensor) -> Tensor:
-    """The most probable class of each patient, int64 [B]; a tie between two classes is the first."""
-    if outputs_BK.shape[1] == 1:
-        return (outputs_BK.squeeze(1) > 0).long()
-    return outputs_BK.argmax(dim=1)
 
 
 def class_logits(outputs_BK: Tensor) -> Tensor:

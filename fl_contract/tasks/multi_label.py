@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_contract.metrics.histogram import ScoreHistogram
 from fl_contract.metrics.measurement import Measurement
 from fl_contract.metrics.multi_label import MultiLabelEvaluation
 from fl_contract.tasks.task import Task
@@ -31,11 +30,11 @@ class MultiLabel(Task):
     def measure(self, outputs: Tensor, labels: Tensor) -> MultiLabelEvaluation:
         """Loss, pairs of patient and finding predicted rightly, and histograms of scores."""
         has_finding = labels > 0
-        return MultiLabelEvaluation(
-            num_examples=len(labels),
+        return MultiLabelEvaluation.of_findings(
+            outputs.numpy().astype(np.float64),
+            has_finding.numpy(),
             loss_sum=float(self.losses(outputs, labels).sum(dtype=torch.float64)),
             num_correct=int(((outputs > 0) == has_finding).sum()),
-            scores=ScoreHistogram.from_findings(outputs.numpy().astype(np.float64), has_finding.numpy()),
         )
 
     def check(self, measured: Measurement) -> None:

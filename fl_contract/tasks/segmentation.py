@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fl_contract.metrics.measurement import Measurement
 from fl_contract.metrics.segmentation import SegmentationEvaluation
-from fl_contract.tasks.classification import num_outputs, predict_classes
+from fl_contract.tasks.classification import num_outputs
 from fl_contract.tasks.task import Task
 
 SMOOTHING = 1.0
@@ -44,7 +44,7 @@ class Segmentation(Task):
     def measure(self, outputs: Tensor, labels: Tensor) -> SegmentationEvaluation:
         """Loss, and pixels of each class: true, predicted, and both."""
         return SegmentationEvaluation.of(
-            predict_classes(outputs).numpy(),
+            _predict(outputs).numpy(),
             labels.long().numpy(),
             len(self._schema.classes),
             loss_sum=float(self.losses(outputs, labels).sum(dtype=torch.float64)),
@@ -60,6 +60,11 @@ class Segmentation(Task):
         expected = measured.num_examples * torch.Size(self._schema.input_shape[1:]).numel()
         if measured.true.sum() != expected:
             raise ValueError(f"{measured.true.sum()} pixels of {measured.num_examples} images; expected {expected}")
+
+
+def _predict(outputs: Tensor) -> Tensor:
+    """The most probable class of each pixel, [B, pixels]; a tie is the first."""
+    return (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(dim=1)
 
 
 def dice_losses(outputs: Tensor, classes: Tensor) -> Tensor:

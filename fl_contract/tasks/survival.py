@@ -33,10 +33,12 @@ class Survival(Task):
     def measure(self, outputs: Tensor, labels: Tensor) -> SurvivalEvaluation:
         """Loss and ordered pairs."""
         risks = outputs.squeeze(1)
+        pairs, pairs_of_patients = PairCounts.of(risks.numpy(), labels.numpy())
         return SurvivalEvaluation(
             num_examples=len(risks),
             loss_sum=float(cox_losses(risks.double(), labels.double()).sum()),
-            pairs=PairCounts.of(risks.numpy(), labels.numpy()),
+            pairs=pairs,
+            pairs_of_patients=pairs_of_patients,
         )
 
 

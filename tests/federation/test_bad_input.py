@@ -297,8 +297,12 @@ def test_a_measurement_of_other_classes_is_left_out_and_the_run_goes_on(tmp_path
     def two_classes(reply: Message) -> None:
         metrics = reply.content.metric_records[METRICS]
         one_class = np.asarray(metrics["score-counts"]).reshape(1, 2, -1)
-        consistent = np.concatenate([one_class[:, ::-1], one_class])  # whoever has not the one class has the other
+        mirrored = one_class[:, ::-1, ::-1]  # whoever has not the one class has the other, as sure as before
+        consistent = np.concatenate([mirrored, one_class])
         metrics["score-counts"] = [int(count) for count in consistent.ravel()]
+        metrics["brier-sum"], metrics["brier-square-sum"] = 2 * metrics["brier-sum"], 4 * metrics["brier-square-sum"]
+        for decided in ("threshold", "true-positives", "true-negatives"):
+            del metrics[decided]
 
     outcome = Federation(tmp_path).run(wrap=_spoil("hospital-2", two_classes, kind="evaluate"))
 

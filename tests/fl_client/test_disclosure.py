@@ -31,7 +31,6 @@ from fl_contract.messages import (
     to_array_record,
 )
 from fl_contract.metrics.classes import Evaluation
-from fl_contract.metrics.histogram import ScoreHistogram
 from fl_contract.study import Study
 
 REQUEST = Request(run="run-1", fingerprint="f", site="hospital-1", server_round=2)
@@ -51,9 +50,7 @@ def reply_of(kind: str) -> RecordDict:
     if kind == TRAIN:
         spent = PrivacySpent(epsilon=0.5, delta=0.001, steps=4)
         return TrainReply(site="hospital-1", arrays=model(), num_examples=80, spent=spent).to_content()
-    counts = np.zeros((1, 2, 64), dtype=np.int64)
-    counts[0, 0, 10] = 7
-    measured = Evaluation(num_examples=7, loss_sum=3.5, num_correct=4, scores=ScoreHistogram(counts=counts))
+    measured = Evaluation.of(np.full((7, 1), -2.0), np.zeros(7, dtype=np.int64), loss_sum=3.5)
     return evaluation_content("hospital-1", measured)
 
 
@@ -120,6 +117,12 @@ FORBIDDEN = [
     (EVALUATE, with_field(METRICS, "age-mean", 61.5)),
     (EVALUATE, with_field(METRICS, "score-counts", [0.5, 0.75])),
     (EVALUATE, with_field(METRICS, "loss", [0.5, 0.75])),
+    (EVALUATE, with_field(METRICS, "brier-sum", [0.5, 0.75])),
+    (EVALUATE, with_field(METRICS, "brier-square-sum", [0.5, 0.75])),
+    (EVALUATE, with_field(METRICS, "true-positives", [0, 1])),
+    (EVALUATE, with_field(METRICS, "true-negatives", 0.5)),
+    (EVALUATE, with_field(METRICS, "threshold", [62.0])),
+    (EVALUATE, with_field(METRICS, "pair-sums", 0.5)),
     (EVALUATE, with_record(METRICS, SECRET_ARRAY)),
 ]
 
@@ -171,8 +174,9 @@ def test_a_train_reply_without_privacy_leaves_without_a_spend(tmp_path: Path) ->
         # NumPy writes 128 bytes before an array: "w" with 6 float32, "steps" with 1 int64; "num-examples", "epsilon",
         # "delta", "steps"; "site", "hospital-1".
         (TRAIN, 1 + 128 + 24 + 5 + 128 + 8 + 12 + 7 + 5 + 5 + 4 * 8 + 4 + 10),
-        # "num-examples", "loss", "loss-sum", "num-correct", "score-counts" with 128 counts; "site", "hospital-1".
-        (EVALUATE, 12 + 4 + 8 + 11 + 12 + 4 * 8 + 128 * 8 + 4 + 10),
+        # "num-examples", "loss", "loss-sum", "num-correct", "score-counts" with 1152 counts; "brier-sum",
+        # "brier-square-sum"; "threshold", "true-positives", "true-negatives"; "site", "hospital-1".
+        (EVALUATE, 12 + 4 + 8 + 11 + 12 + 4 * 8 + 1152 * 8 + 9 + 16 + 9 + 14 + 14 + 5 * 8 + 4 + 10),
     ],
 )
 def test_the_log_says_how_many_bytes_left(tmp_path: Path, kind: str, num_bytes: int) -> None:

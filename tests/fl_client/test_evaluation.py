@@ -34,17 +34,23 @@ def test_two_classes_are_measured_as_by_hand() -> None:
     assert evaluation.num_correct == 3
     # Of the 2 * 3 pairs of a patient without and one with the class, (0.3, -0.1) alone is in the wrong order.
     assert evaluation.auroc == pytest.approx(5 / 6)
+    assert evaluation.figures()["sensitivity"] == pytest.approx(2 / 3)
+    assert evaluation.figures()["specificity"] == 0.5
+    assert evaluation.brier_sum == pytest.approx(((chance - labels) ** 2).sum(), rel=1e-6)
+    assert evaluation.brier_square_sum == pytest.approx(((chance - labels) ** 4).sum(), rel=1e-6)
+    # With precision 1, 1 and, after the two patients without the class at 0.3 and at -0.1, 3 / 4.
+    assert evaluation.figures()["auprc"] == pytest.approx((1 + 1 + 3 / 4) / 3)
 
 
-def test_scores_are_counted_in_bins_of_a_quarter_of_a_logit() -> None:
-    logits, labels = np.array([-9.0, -8.0, 0.0, 0.24, 0.26, 7.9, 50.0]), np.array([0, 0, 1, 1, 0, 1, 1])
+def test_scores_are_counted_in_bins_of_a_32nd_of_a_logit_and_of_a_logit_beyond_8() -> None:
+    logits, labels = np.array([-9.0, -8.0, 0.0, 0.03, 0.04, 7.98, 50.0]), np.array([0, 0, 1, 1, 0, 1, 1])
     examples = Examples(inputs=torch.tensor(logits, dtype=torch.float32).unsqueeze(1), labels=torch.tensor(labels))
 
     counts = of_classes(evaluate(identity_model(1), examples, TWO_CLASSES)).scores.counts
 
-    expected = np.zeros((1, 2, 64), dtype=np.int64)
-    expected[0, 0, [0, 33]] = [2, 1]
-    expected[0, 1, [32, 63]] = [2, 2]
+    expected = np.zeros((1, 2, 576), dtype=np.int64)
+    expected[0, 0, [31, 32, 289]] = 1  # the tail below -8 has 32 bins, and from there to 0 there are 256
+    expected[0, 1, [288, 543, 575]] = [2, 1, 1]
     assert np.array_equal(counts, expected)
 
 
@@ -59,11 +65,15 @@ def test_several_classes_are_measured_as_by_hand() -> None:
     assert evaluation.loss_sum == pytest.approx(-np.log(chances[np.arange(20), labels]).sum(), rel=1e-6)
     assert evaluation.num_correct == (outputs.argmax(axis=1) == labels).sum()
     odds = np.log(chances / (1 - chances))
-    bins = np.floor((odds + 8) / 0.25).astype(int)
+    bins = 32 + np.floor((odds + 8) * 32).astype(int)
     for column in range(4):
         for side in (0, 1):
             chosen = bins[(labels == column) == bool(side), column]
-            assert np.array_equal(evaluation.scores.counts[column, side], np.bincount(chosen, minlength=64))
+            assert np.array_equal(evaluation.scores.counts[column, side], np.bincount(chosen, minlength=576))
+    squared = np.square(chances - np.eye(4)[labels]).sum(axis=1)
+    assert evaluation.brier_sum == pytest.approx(squared.sum(), rel=1e-6)
+    assert evaluation.brier_square_sum == pytest.approx(np.square(squared).sum(), rel=1e-6)
+    assert "sensitivity" not in evaluation.figures()
 
 
 def test_batches_do_not_change_the_sums() -> None:

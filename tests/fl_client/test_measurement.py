@@ -57,7 +57,7 @@ def charges(hospital: Path) -> list[tuple[int, int | None]]:
 def test_a_policy_that_says_nothing_sends_noised_counts_only(measure: Ask) -> None:
     reply = measure(1)
 
-    assert set(reply.content[METRICS]) == {"noised-cells", "noise-scale", "epsilon", "delta", "steps"}
+    assert set(reply.content[METRICS]) == {"noised-cells", "noise-scale", "threshold", "epsilon", "delta", "steps"}
     assert read_evaluation(reply, TWO_CLASSES).noised is not None
 
 

@@ -35,7 +35,7 @@ from fl_contract.messages import (
     to_array_record,
 )
 from fl_contract.metrics.classes import Evaluation
-from fl_contract.metrics.histogram import NUM_BINS, ScoreHistogram
+from fl_contract.metrics.histogram import NUM_BINS
 from fl_contract.metrics.measurement import MAX_EXAMPLES
 
 REQUEST = Request(run="run-1", fingerprint="abc", site="north", server_round=3)
@@ -57,8 +57,7 @@ def metrics_of(values: dict[str, Any]) -> Message:
 
 def evaluation(*, num_classes: int = 1) -> Evaluation:
     logits = np.random.default_rng(0).normal(size=(5, num_classes))
-    scores = ScoreHistogram.from_logits(logits, np.array([0, 1, 1, 0, num_classes - 1]))
-    return Evaluation(num_examples=5, loss_sum=2.5, num_correct=3, scores=scores)
+    return Evaluation.of(logits, np.array([0, 1, 1, 0, num_classes - 1]), loss_sum=2.5)
 
 
 def without(values: dict[str, Any], key: str) -> dict[str, Any]:
@@ -96,7 +95,8 @@ def test_an_evaluation_is_read_as_it_was_written(num_classes: int) -> None:
 
     read = of_classes(read_evaluation(reply, TWO_CLASSES if num_classes == 1 else THREE_CLASSES))
 
-    assert (read.num_examples, read.loss_sum, read.num_correct) == (5, 2.5, 3)
+    assert read.to_numbers() == sent.to_numbers()
+    assert (read.num_examples, read.loss_sum) == (5, 2.5)
     assert read.scores.counts.dtype == np.int64
     assert np.array_equal(read.scores.counts, sent.scores.counts)
     assert site_of_reply(reply) == "north"
@@ -124,6 +124,7 @@ READERS: dict[str, tuple[Callable[[Message], object], Callable[[dict[str, Any]],
         ("roster", "sites"),
         *[("spent", key) for key in ("delta", "steps")],
         *[("evaluation", key) for key in ("num-examples", "loss-sum", "num-correct", "score-counts")],
+        *[("evaluation", key) for key in ("brier-sum", "brier-square-sum", "true-positives", "true-negatives")],
     ],
 )
 def test_a_missing_field_is_refused_by_name(reader: str, key: str) -> None:
@@ -154,6 +155,11 @@ def test_a_missing_field_is_refused_by_name(reader: str, key: str) -> None:
         ("evaluation", "loss-sum", 2, "float"),
         ("evaluation", "num-correct", [3], "int"),
         ("evaluation", "score-counts", 3, "list"),
+        ("evaluation", "brier-sum", 2, "float"),
+        ("evaluation", "brier-square-sum", [1.0], "float"),
+        ("evaluation", "threshold", 1, "float"),
+        ("evaluation", "true-positives", 1.0, "int"),
+        ("evaluation", "true-negatives", [2], "int"),
     ],
 )
 def test_a_field_of_another_type_is_refused_by_name(reader: str, key: str, value: object, kind: str) -> None:
@@ -244,14 +250,53 @@ def counts_of(*, without_class: int = 2, with_class: int = 3, columns: int = 1) 
         ({"loss-sum": -0.5}, "loss-sum is out of range"),
         ({"num-correct": -1}, "num-correct is out of range"),
         ({"num-correct": 6}, "num-correct is out of range"),
+        ({"num-correct": 3}, "num-correct is not the sum of true-positives and true-negatives"),
+        ({"true-positives": 1, "num-correct": 3}, "true-positives is out of range; the score-counts leave 0 to 0"),
+        ({"true-positives": -1, "num-correct": 1}, "true-positives is out of range; the score-counts leave 0 to 0"),
+        ({"true-negatives": 1, "num-correct": 1}, "true-negatives is out of range; the score-counts leave 2 to 2"),
+        ({"brier-sum": math.nan}, "brier-sum=nan; expected a finite number"),
+        ({"brier-sum": 2.9}, "brier-sum is out of range; the score-counts leave 3 to 3"),
+        ({"brier-sum": 3.1}, "brier-sum is out of range; the score-counts leave 3 to 3"),
+        ({"brier-square-sum": 3.1}, "brier-square-sum is out of range; brier-sum leaves 1.8 to 3"),
+        ({"brier-square-sum": 1.7}, "brier-square-sum is out of range; brier-sum leaves 1.8 to 3"),
+        ({"threshold": 0.0}, "threshold=0.0; expected above 0 and below 1"),
+        ({"threshold": 1.0}, "threshold=1.0; expected above 0 and below 1"),
+        ({"threshold": 0.25}, "threshold=0.25; expected the study's, 0.5"),
     ],
 )
 def test_an_evaluation_that_contradicts_itself_is_refused(changed: dict[str, Any], rule: str) -> None:
-    fields = {"num-examples": 5, "loss-sum": 2.5, "num-correct": 3, "score-counts": counts_of()}
+    fields: dict[str, Any] = {"num-examples": 5, "loss-sum": 2.5, "score-counts": counts_of()}
+    fields |= {"num-correct": 2, "threshold": 0.5, "true-positives": 0, "true-negatives": 2}
+    fields |= {"brier-sum": 3.0, "brier-square-sum": 3.0}  # three patients with the class in the bin of no chance
     assert read_evaluation(metrics_of(fields), TWO_CLASSES).num_examples == 5  # as it stands, it is read
 
     with pytest.raises(MessageError, match=f"^{rule}"):
         read_evaluation(metrics_of({**fields, **changed}), TWO_CLASSES)
+
+
+def test_two_classes_without_decisions_are_refused() -> None:
+    read, message, fields = READERS["evaluation"]
+
+    with pytest.raises(MessageError, match=r"^threshold=None; expected the study's, 0\.5$"):
+        read(message(without(fields, "threshold")))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "rule"),
+    [
+        (None, "threshold=None; expected float"),
+        (0.0, "threshold=0.0; expected above 0 and below 1"),
+        (0.25, "threshold=0.25; expected the study's, 0.5"),
+    ],
+)
+def test_noised_counts_by_another_threshold_are_refused(threshold: float | None, rule: str) -> None:
+    fields: dict[str, Any] = {"noised-cells": [1] * 16, "noise-scale": 2.0, "threshold": 0.5}
+    assert read_evaluation(metrics_of(fields), TWO_CLASSES).noised is not None
+
+    changed = without(fields, "threshold") if threshold is None else fields | {"threshold": threshold}
+
+    with pytest.raises(MessageError, match=f"^{rule}$"):
+        read_evaluation(metrics_of(changed), TWO_CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fl_contract.metrics import measurement_from_json
 from fl_contract.metrics.classes import Evaluation
-from fl_contract.metrics.histogram import LOGIT_BOUND, NUM_BINS, ScoreHistogram
+from fl_contract.metrics.histogram import NUM_BINS, ScoreHistogram, centres
 from fl_contract.metrics.noised import NoisedCounts, cells_of_patients, cells_sensitivity, count_scored_classes
 
 Logits = NDArray[np.float64]
@@ -33,12 +33,7 @@ def half_the_tied_share(counts: NDArray[np.int64]) -> float:
 
 def evaluate(logits: Logits, labels: Labels) -> Evaluation:
     """A measurement with a loss of its own kind, which only has to add up."""
-    return Evaluation(
-        num_examples=len(labels),
-        loss_sum=float(np.abs(logits).sum()),
-        num_correct=int((labels == 1).sum()),
-        scores=ScoreHistogram.from_logits(logits, labels),
-    )
+    return Evaluation.of(logits, labels, loss_sum=float(np.abs(logits).sum()))
 
 
 @st.composite
@@ -61,12 +56,18 @@ def test_the_area_is_exact_up_to_half_the_tied_share(patients: tuple[list[float]
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.permutations(range(NUM_BINS)), st.lists(st.integers(0, 1), min_size=NUM_BINS - 2, max_size=NUM_BINS - 2))
-def test_the_area_is_exact_when_no_two_patients_share_a_bin(bins: list[int], middle: list[int]) -> None:
-    logits = [-LOGIT_BOUND + (number + 0.5) * 2 * LOGIT_BOUND / NUM_BINS for number in bins]
+@given(
+    st.lists(st.integers(0, NUM_BINS - 1), min_size=40, max_size=40, unique=True),
+    st.lists(st.integers(0, 1), min_size=38, max_size=38),
+)
+def test_areas_are_exact_when_no_two_patients_share_a_bin(bins: list[int], middle: list[int]) -> None:
+    logits = [centres(NUM_BINS)[number] for number in bins]
     labels = [0, *middle, 1]
 
-    assert histogram(logits, labels).auroc() == pytest.approx(roc_auc_score(labels, logits), abs=1e-12)
+    scores = histogram(logits, labels)
+
+    assert scores.auroc() == pytest.approx(roc_auc_score(labels, logits), abs=1e-12)
+    assert scores.auprc_with_error()[0] == pytest.approx(average_precision_score(labels, logits), abs=1e-12)
 
 
 @st.composite
@@ -142,21 +143,25 @@ def test_a_curve_of_one_class_is_nan_on_the_other_axis() -> None:
     ("logit", "expected"),
     [
         (-1e30, 0),
-        (-8.0, 0),
-        (-7.76, 0),
-        (-7.75, 1),
-        (-0.01, 31),
-        (0.0, 32),
-        (0.24, 32),
-        (7.75, 63),
-        (8.0, 63),
-        (1e30, 63),
+        (-40.0, 0),
+        (-38.5, 1),
+        (-8.01, 31),
+        (-8.0, 32),
+        (-7.97, 32),
+        (-7.96, 33),
+        (-0.01, 287),
+        (0.0, 288),
+        (0.03, 288),
+        (7.99, 543),
+        (8.0, 544),
+        (39.5, 575),
+        (1e30, 575),
     ],
 )
 def test_scores_beyond_the_range_are_counted_in_the_last_bins(logit: float, expected: int) -> None:
     counts = histogram([logit], [1]).counts
 
-    # A bin is a quarter of a logit wide and holds its lower edge.
+    # A bin is a 32nd of a logit wide, or one beyond 8, and holds its lower edge.
     assert np.argwhere(counts).tolist() == [[0, 1, expected]]
 
 
@@ -186,11 +191,11 @@ def test_calibration_groups_hold_every_patient_once(patients: tuple[list[float],
 
 
 def test_calibration_by_hand() -> None:
-    # Logits 2.0 and 2.2 lie in [2, 2.25), of which the middle, 2.125, is a probability of 0.8933.
-    # Logit -0.1 lies in [-0.25, 0), of which the middle is -0.125.
-    predicted, observed, counts = histogram([2.0, 2.2, -0.1], [1, 0, 0]).calibration()
+    # Logits 2.0 and 2.03 lie in [2, 2 + 1/32), of which the middle is 2 + 1/64; -0.01 lies in [-1/32, 0).
+    predicted, observed, counts = histogram([2.0, 2.03, -0.01], [1, 0, 0]).calibration()
 
-    assert predicted == pytest.approx([1 / (1 + math.exp(0.125)), 1 / (1 + math.exp(-2.125))], abs=1e-15)
+    right = 1 / (1 + math.exp(-2 - 1 / 64)), 1 / (1 + math.exp(1 / 64))
+    assert predicted == pytest.approx(right[::-1], abs=1e-15)
     assert observed.tolist() == [0.0, 0.5]
     assert counts.tolist() == [1, 2]
 
@@ -214,7 +219,10 @@ def test_the_merged_measurement_is_that_of_the_pooled_patients(
     assert np.array_equal(merged.scores.counts, pooled.scores.counts)
     assert (merged.num_examples, merged.num_correct) == (pooled.num_examples, pooled.num_correct)
     assert merged.loss_sum == pytest.approx(pooled.loss_sum, rel=1e-12, abs=1e-12)
-    assert shuffled.loss_sum == merged.loss_sum  # to the bit
+    assert merged.decisions == pooled.decisions
+    assert merged.brier_sum == pytest.approx(pooled.brier_sum, abs=1e-12)
+    assert merged.brier_square_sum == pytest.approx(pooled.brier_square_sum, abs=1e-12)
+    assert shuffled.to_numbers() == merged.to_numbers()  # to the bit
     assert np.array_equal(shuffled.scores.counts, merged.scores.counts)
     if len(parts) > 1:
         assert np.array_equal(nested.scores.counts, merged.scores.counts)
@@ -226,13 +234,13 @@ def test_one_measurement_alone_is_merged_to_itself() -> None:
 
     merged = Evaluation.merge(iter([alone]))
 
-    assert (merged.num_examples, merged.loss_sum, merged.num_correct) == (2, 2.3, 1)
+    assert (merged.num_examples, merged.loss_sum, merged.num_correct) == (2, 2.3, 2)
     assert merged.auroc == alone.auroc == 1.0
 
 
 def test_means_are_per_patient() -> None:
-    small = Evaluation(num_examples=1, loss_sum=4.0, num_correct=0, scores=histogram([0.0], [0]))
-    large = Evaluation(num_examples=3, loss_sum=2.0, num_correct=3, scores=histogram([0.0] * 3, [1] * 3))
+    small = Evaluation.of(np.ones((1, 1)), np.array([0]), loss_sum=4.0)
+    large = Evaluation.of(np.ones((3, 1)), np.ones(3, dtype=np.int64), loss_sum=2.0)
 
     merged = Evaluation.merge([small, large])
 
@@ -243,11 +251,11 @@ def test_means_are_per_patient() -> None:
 
 def test_sums_of_losses_are_the_same_in_every_order() -> None:
     losses = [0.1, 0.2, 0.3]  # 0.1 + 0.2 + 0.3 is 0.6000000000000001 from the left, 0.6 from the right
-    parts = [Evaluation(num_examples=1, loss_sum=loss, num_correct=0, scores=histogram([0], [0])) for loss in losses]
+    parts = [Evaluation.of(np.array([[loss]]), np.array([0]), loss_sum=loss) for loss in losses]
 
-    sums = {Evaluation.merge(order).loss_sum for order in itertools.permutations(parts)}
+    merged = [Evaluation.merge(order) for order in itertools.permutations(parts)]
 
-    assert len(sums) == 1
+    assert len({(each.loss_sum, each.brier_sum, each.brier_square_sum) for each in merged}) == 1
 
 
 @pytest.mark.parametrize(
@@ -279,6 +287,15 @@ def test_a_negative_count_is_refused() -> None:
 def test_nothing_cannot_be_merged() -> None:
     with pytest.raises(ValueError, match="nothing to merge; expected at least one evaluation"):
         Evaluation.merge([])
+
+
+def test_different_thresholds_cannot_be_merged() -> None:
+    low, high = (
+        Evaluation.of(np.zeros((1, 1)), np.array([0]), loss_sum=0.0, threshold=threshold) for threshold in (0.2, 0.5)
+    )
+
+    with pytest.raises(ValueError, match="decide by different thresholds; they cannot be merged"):
+        Evaluation.merge([low, high])
 
 
 def test_different_numbers_of_classes_cannot_be_merged() -> None:

@@ -1,15 +1,20 @@
 """Losses are one number a patient, independent of the others; classes and scores follow their definitions."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measurements import of_classes
+from pydantic import ValidationError
+from schemas import THREE_CLASSES, TWO_CLASSES, schema_of
 from torch import Tensor
 
-from fl_contract.tasks.classification import class_logits, loss_per_example, num_outputs, predict_classes
+from fl_contract.tasks import task_of
+from fl_contract.tasks.classification import class_logits, loss_per_example, num_outputs
 
 
 def outputs_of(batch: int, classes: int, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -87,10 +92,33 @@ def test_extreme_outputs_give_finite_losses_and_scores(size: float, dtype: torch
     ],
 )
 def test_the_most_probable_class_is_predicted(outputs: list[list[float]], classes: list[int]) -> None:
-    predicted = predict_classes(torch.tensor(outputs))
+    task = TWO_CLASSES if len(outputs[0]) == 1 else THREE_CLASSES
 
-    assert predicted.tolist() == classes
-    assert predicted.dtype == torch.int64
+    measured = of_classes(task.measure(torch.tensor(outputs), torch.tensor(classes)))
+
+    assert measured.accuracy == 1.0
+
+
+@pytest.mark.parametrize(("threshold", "found", "cleared"), [(0.2, 2, 1), (0.5, 1, 1), (0.7, 0, 2)])
+def test_two_classes_are_decided_by_the_studys_threshold(threshold: float, found: int, cleared: int) -> None:
+    # Chances of 0.27 and 0.62 with the class, of 0.12 and 0.65 without.
+    task = task_of(schema_of((1,), classes=["no", "yes"], threshold=threshold))
+    outputs = torch.tensor([[-1.0], [0.5], [-2.0], [0.6]])
+
+    measured = of_classes(task.measure(outputs, torch.tensor([1, 1, 0, 0])))
+
+    assert measured.figures()["sensitivity"] == found / 2
+    assert measured.figures()["specificity"] == cleared / 2
+    assert measured.num_correct == found + cleared
+    task.check(measured)
+    with pytest.raises(ValueError, match=f"threshold={threshold}; expected the study's, 0.9"):
+        task_of(schema_of((1,), classes=["no", "yes"], threshold=0.9)).check(measured)
+
+
+@pytest.mark.parametrize("outcome", [{"classes": ["a", "b", "c"]}, {"task": "survival", "time_unit": "days"}])
+def test_only_two_classes_have_a_threshold(outcome: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"threshold=0\.3; expected one for classification into two classes only"):
+        schema_of((1,), threshold=0.3, **outcome)
 
 
 def test_the_score_of_a_binary_task_is_its_output() -> None:

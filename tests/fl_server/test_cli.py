@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -83,13 +84,18 @@ def test_a_simulation_compares_all_ways_to_train_and_writes_summary_and_report(t
     result = _run("simulate", "--out", str(out), *QUICK)
 
     assert result.exit_code == 0, result.output
-    assert "round   2 of 2" in result.output
+    assert re.search(r"round   2 of 2  loss 0\.\d{3}  AUROC 0\.\d{3}", result.output)
     assert "Was it worth joining?" in result.output
+    assert re.search(r"interval +│ 0\.\d{3}–", result.output)
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary) == {"study", "measure", "rounds", "seconds", "variants", "epsilon", "delta"}
     assert set(summary["variants"]) == {"local", "federated", "private", "pooled"}
     for figures in summary["variants"].values():
-        assert set(figures) == {"auroc", "accuracy"}
+        assert set(figures) == {
+            "auroc", "auprc", "accuracy", "sensitivity", "specificity", "brier", "calibration_error",
+        }  # fmt: skip
+        low, high = figures["auroc"]["interval"]
+        assert low < figures["auroc"]["pooled"] < high
         assert sorted(figures["auroc"]["sites"]) == [f"hospital-{number}" for number in range(1, 5)]
         assert 0.5 < figures["auroc"]["pooled"] <= 1
     assert all(0 < epsilon <= 8 for epsilon in summary["epsilon"].values())

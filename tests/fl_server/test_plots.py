@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from fl_contract.metrics.classes import Evaluation
-from fl_contract.metrics.histogram import ScoreHistogram
 from fl_server import plots
+from fl_server.figures import Figures
 from fl_server.plots import Plot, site_styles
-from fl_server.summary import Figures, PooledRound, Round, SiteRound
+from fl_server.summary import PooledRound, Round, SiteRound
 
 LABELS = {"local": "Alone", "private": "With privacy", "federated": "Without privacy", "pooled": "One place"}
 
@@ -48,8 +48,7 @@ def make_evaluation(num_classes: int = 2, num_patients: int = 200) -> Evaluation
     columns = 1 if num_classes == 2 else num_classes
     has_class = labels[:, None] == (1 if columns == 1 else np.arange(columns))
     logits = np.where(has_class, 1.0, -1.0) + generator.normal(size=has_class.shape)
-    scores = ScoreHistogram.from_logits(logits, labels)
-    return Evaluation(num_examples=num_patients, loss_sum=1.0, num_correct=0, scores=scores)
+    return Evaluation.of(logits, labels, loss_sum=1.0)
 
 
 def make_figures(sites: list[str]) -> Figures:
@@ -114,8 +113,7 @@ def test_roc_and_calibration_take_two_classes_or_ten(num_classes: int) -> None:
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_patients_of_one_class_have_no_roc_curve_but_a_plot(num_classes: int) -> None:
     columns = 1 if num_classes == 2 else num_classes
-    scores = ScoreHistogram.from_logits(np.zeros((4, columns)), np.ones(4, dtype=np.int64))
-    evaluation = Evaluation(num_examples=4, loss_sum=1.0, num_correct=4, scores=scores)
+    evaluation = Evaluation.of(np.zeros((4, columns)), np.ones(4, dtype=np.int64), loss_sum=1.0)
 
     plot = plots.plot_roc({"private": evaluation}, LABELS)
 
@@ -131,15 +129,11 @@ def test_the_mean_roc_curve_encloses_the_mean_area() -> None:
 
 
 def test_classes_are_counted_for_one_score_and_for_many() -> None:
-    binary = ScoreHistogram.from_logits(np.zeros((5, 1)), np.array([0, 0, 0, 1, 1]))
-    several = ScoreHistogram.from_logits(np.zeros((5, 3)), np.array([0, 2, 2, 1, 2]))
+    binary = Evaluation.of(np.zeros((5, 1)), np.array([0, 0, 0, 1, 1]), loss_sum=0.0)
+    several = Evaluation.of(np.zeros((5, 3)), np.array([0, 2, 2, 1, 2]), loss_sum=0.0)
 
-    def count(scores: ScoreHistogram, num_classes: int) -> list[int]:
-        evaluation = Evaluation(num_examples=5, loss_sum=0.0, num_correct=0, scores=scores)
-        return plots._count_classes(evaluation, num_classes)
-
-    assert count(binary, 2) == [3, 2]
-    assert count(several, 3) == [1, 1, 3]
+    assert plots._count_classes(binary, 2) == [3, 2]
+    assert plots._count_classes(several, 3) == [1, 1, 3]
     assert plots._count_classes(None, 3) == [0, 0, 0]
 
 

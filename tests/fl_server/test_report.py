@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measurements import of_bins
 
 from fl_contract.errors import RunError
 from fl_contract.metrics.classes import Evaluation
-from fl_contract.metrics.histogram import NUM_BINS, ScoreHistogram
 from fl_contract.metrics.noised import NoisedCounts
 from fl_server import plots
-from fl_server.report import auroc_error, auroc_standard_error, write_report
+from fl_server.report import write_report
 from fl_server.report_template import write_duration, write_epsilon, write_names
 from fl_server.summary import read_evaluations, write_evaluations
 from privacy.accounting import Spend
@@ -137,12 +137,8 @@ class RunFolderWriter:
         columns = 1 if self.num_classes == 2 else self.num_classes
         has_class = labels[:, None] == (1 if columns == 1 else np.arange(columns))
         logits = np.where(has_class, strength / 2, -strength / 2) + self.generator.normal(size=has_class.shape) * 1.2
-        correct = (logits[:, 0] > 0) == has_class[:, 0] if columns == 1 else logits.argmax(axis=1) == labels
         loss = np.log1p(np.exp(-np.where(has_class, logits, -logits))).sum()
-        scores = ScoreHistogram.from_logits(logits, labels)
-        return Evaluation(
-            num_examples=num_patients, loss_sum=float(loss), num_correct=int(correct.sum()), scores=scores
-        )
+        return Evaluation.of(logits, labels, loss_sum=float(loss))
 
 
 @pytest.fixture
@@ -176,11 +172,8 @@ def edit_rounds(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def constant_scores(num_cases: int, num_controls: int, *, wrong_pairs: int) -> Evaluation:
     """Cases in one bin, controls below it, except one control above ``wrong_pairs`` cases: AUROC is easy to see."""
-    counts = np.zeros((1, 2, NUM_BINS), dtype=np.int64)
-    counts[0, 1, 30], counts[0, 1, 50] = wrong_pairs, num_cases - wrong_pairs
-    counts[0, 0, 10], counts[0, 0, 40] = num_controls - 1, 1
-    scores = ScoreHistogram(counts=counts)
-    return Evaluation(num_examples=num_cases + num_controls, loss_sum=9.0, num_correct=num_cases, scores=scores)
+    cases = [30] * wrong_pairs + [50] * (num_cases - wrong_pairs)
+    return of_bins(cases, [10] * (num_controls - 1) + [40], loss_sum=9.0)
 
 
 def write_verdict(writer: RunFolderWriter, alone: int, together: int) -> str:
@@ -222,7 +215,8 @@ def test_the_answer_is_computed_from_the_files(writer: RunFolderWriter) -> None:
     assert "Yes: joining made a better model." in page
     assert "reaches an AUROC of 1.000." in page
     assert "reaches 0.950 on the same patients on average: joining raised it by 0.050." in page
-    assert "The class is predicted of 90.9% of them, by a model trained alone of 90.9%." in page  # 100 of 110
+    # Right are cases in bin 50 and controls in bin 10, of 110: 100 + 9, alone 50 + 9.
+    assert "The class is predicted of 99.1% of them, by a model trained alone of 53.6%." in page
     assert "On their own patients, a (+0.050) and b (+0.050) gained." in page
     assert "No hospital spent more than epsilon 7.984 of the 8 that was agreed." in page
 
@@ -240,7 +234,7 @@ def test_the_answer_is_computed_from_the_files(writer: RunFolderWriter) -> None:
 def test_the_headline_says_no_more_than_the_figures(
     writer: RunFolderWriter, alone: int, together: int, headline: str
 ) -> None:
-    # A wrong pair weighs 1 / 1,000: 10 of them are 0.01, within twice the standard error of about 0.02.
+    # A wrong pair weighs 1 / 1,000: 10 of them are 0.01, within the interval of about 0.06 to either side.
     page = write_verdict(writer, alone=alone, together=together)
 
     assert f'<p class="headline">{headline}' in page
@@ -475,17 +469,14 @@ def test_ten_classes_have_every_plot_and_say_that_they_are_averaged(writer: RunF
 
     assert page.count("<figure>") == 7
     assert "here the mean over the classes, each against the rest" in page
-    assert "(standard error at most " in page
+    assert re.search(r"\(95 % interval 0\.\d{3} to 0\.\d{3}\)", page)
+    assert "these intervals are rather too wide" in page
+    assert "Sensitivity" not in page
 
 
 @pytest.mark.usefixtures("blank_plots")
 def test_patients_of_one_class_leave_a_dash_and_a_note(writer: RunFolderWriter) -> None:
-    one_class = Evaluation(
-        num_examples=3,
-        loss_sum=1.0,
-        num_correct=3,
-        scores=ScoreHistogram.from_logits(np.ones((3, 1)), np.ones(3, dtype=np.int64)),
-    )
+    one_class = Evaluation.of(np.ones((3, 1)), np.ones(3, dtype=np.int64), loss_sum=1.0)
     folder = writer.write("federated", num_rounds=1)
     others = read_evaluations(folder / "evaluation.json")
     write_evaluations(folder / "evaluation.json", others | {"hospital-3": one_class})
@@ -514,23 +505,37 @@ def test_a_schema_that_does_not_fit_the_scores_gives_numbered_classes(writer: Ru
     assert "Size of the hospitals" in read_page(writer.out)
 
 
-def test_the_standard_error_is_that_of_hanley_and_mcneil() -> None:
-    counts = np.zeros((1, 2, NUM_BINS), dtype=np.int64)
-    counts[0, 1, [40, 50]] = 1
-    counts[0, 0, [10, 45]] = 1
+@pytest.mark.usefixtures("blank_plots")
+def test_every_figure_stands_with_its_interval_beside_those_of_each_hospital(writer: RunFolderWriter) -> None:
+    write_verdict(writer, alone=50, together=0)
 
-    error = auroc_standard_error(ScoreHistogram(counts=counts))
+    page = read_page(writer.out)
+    table = page[page.index("<h2>All figures</h2>") :]
+    table = table[: table.index("</table>")]
 
-    # A = 3/4, n = m = 2: A (1 - A) = 0.1875; A / (2 - A) - A^2 = 0.0375; 2 A^2 / (1 + A) - A^2 = 0.0803571.
-    # Their sum over n m = 0.305357 / 4 = 0.0763393, whose root is 0.276296.
-    assert error == pytest.approx(0.276296, abs=1e-6)
+    rows = [re.findall(r"<th[^>]*>(.*?)</th>", row)[0] for row in re.findall(r"<tr>.*?</tr>", table)[1:]]
+    assert rows == [
+        "AUROC", "AUPRC", "Accuracy", "Sensitivity", "Specificity", "Brier score<small>smaller is better</small>",
+        "Calibration error<small>smaller is better</small>",
+    ]  # fmt: skip
+    assert re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table) == ["Figure", "All together", "a", "b"]
+    # Perfect ranking shows no error; of 20 controls 18 are below the threshold, of each hospital's 10 there are 9.
+    assert re.search(r"AUROC</th> <td>1\.000<small>–</small></td>", table)
+    assert "<td>0.900<small>0.699–0.972</small></td> <td>0.900<small>0.596–0.982</small></td>" in table
+    assert "predicted with more than 0.5." in page
 
 
-@pytest.mark.parametrize("labels", [[1, 1], [0, 1]])
-def test_a_perfect_or_undefined_area_has_no_standard_error(labels: list[int]) -> None:
-    scores = ScoreHistogram.from_logits(np.array([[-1.0], [1.0]]), np.array(labels))
+@pytest.mark.usefixtures("blank_plots")
+def test_decisions_that_noise_moved_to_another_threshold_are_said_to_be_so(writer: RunFolderWriter) -> None:
+    folder = writer.write("private", num_rounds=1)
+    cells = np.array([30, 20, 6, 3, 1, 0, 0, 0, 0, 0, 1, 3, 6, 10, 15, 5])
+    noised = NoisedCounts(cells=cells, noise_scale=2.0, threshold=0.2)
+    write_evaluations(folder / "evaluation.json", {"hospital-1": Evaluation.from_noised(noised)})
 
-    assert auroc_standard_error(scores) is None
+    page = read_page(writer.out)
+
+    assert "predicted with more than 0.2. With noise they are read off at 0.119, the nearest bound of a bin." in page
+    assert "intervals hold the noise too" in page
 
 
 def test_long_lists_of_names_are_counted_after_the_eighth() -> None:
@@ -551,13 +556,3 @@ def test_an_unbounded_epsilon_is_called_so() -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run found"):
         write_report(tmp_path)
-
-
-def test_noise_in_a_measurement_widens_its_error_by_its_size() -> None:
-    cells = np.array([30, 20, 6, 3, 1, 0, 0, 0, 0, 0, 1, 3, 6, 10, 15, 5])
-
-    measured = [Evaluation.from_noised(NoisedCounts(cells=cells, noise_scale=scale)) for scale in (1e-9, 1.0, 4.0)]
-    errors = [auroc_error(evaluation) or 0.0 for evaluation in measured]
-
-    assert errors[0] == auroc_standard_error(measured[0].scores)
-    assert 0 < errors[0] < errors[1] < errors[2] < 0.3

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from measurements import of_classes
+from measurements import of_bins, of_classes
 
 from fl_contract.errors import RunError
 from fl_contract.metrics.classes import Evaluation
-from fl_contract.metrics.histogram import NUM_BINS, ScoreHistogram
+from fl_contract.metrics.intervals import wilson
 from fl_server.summary import (
     RunFolder,
     natural_order,
@@ -21,17 +21,6 @@ from fl_server.summary import (
     write_evaluations,
     write_summary,
 )
-
-
-def evaluate(cases: list[int], controls: list[int], *, num_correct: int, loss_sum: float = 1.0) -> Evaluation:
-    """An evaluation of patients whose scores fall into the given bins."""
-    counts = np.stack([np.bincount(controls, minlength=NUM_BINS), np.bincount(cases, minlength=NUM_BINS)])
-    return Evaluation(
-        num_examples=len(cases) + len(controls),
-        loss_sum=loss_sum,
-        num_correct=num_correct,
-        scores=ScoreHistogram(counts=counts[np.newaxis].astype(np.int64)),
-    )
 
 
 def report(**fields: Any) -> dict[str, Any]:
@@ -92,7 +81,7 @@ def write_variant(
 
 
 def test_an_evaluation_survives_its_file_unchanged(tmp_path: Path) -> None:
-    written = evaluate([40, 50], [10, 45], num_correct=3, loss_sum=1.25)
+    written = of_bins([40, 50], [10, 45], loss_sum=1.25)
 
     path = write_evaluations(tmp_path / "evaluation.json", {"a": written})
     read = read_evaluations(path)
@@ -126,12 +115,12 @@ def test_local_figures_are_each_hospitals_own_and_pooled_is_the_mean_over_models
     write_variant(
         tmp_path,
         "local-a",
-        {"a": evaluate([40, 50], [10, 45], num_correct=3), "b": evaluate([20], [20], num_correct=1)},
+        {"a": of_bins([40, 50], [10, 45]), "b": of_bins([20], [20])},
     )
     write_variant(
         tmp_path,
         "local-b",
-        {"a": evaluate([30, 30], [30, 30], num_correct=2), "b": evaluate([60], [5], num_correct=2)},
+        {"a": of_bins([30, 30], [30, 30]), "b": of_bins([60], [5])},
     )
 
     local = summarise(tmp_path)["variants"]["local"]
@@ -143,20 +132,30 @@ def test_local_figures_are_each_hospitals_own_and_pooled_is_the_mean_over_models
     assert local["auroc"]["pooled"] == pytest.approx(0.75)
     assert local["accuracy"]["sites"] == {"a": 0.75, "b": 1.0}
     assert local["accuracy"]["pooled"] == pytest.approx(4 / 6)  # 3 + 1 of 6 and 2 + 2 of 6
+    assert local["accuracy"]["interval"] == pytest.approx(wilson(4, 6))  # the mean of two that are alike
 
 
 def test_a_joint_model_is_measured_by_hospital_and_on_all_patients_together(tmp_path: Path) -> None:
-    evaluations = {"a": evaluate([40, 50], [10, 45], num_correct=3), "b": evaluate([20], [20], num_correct=1)}
+    evaluations = {"a": of_bins([40, 50], [10, 45]), "b": of_bins([20], [20])}
     write_variant(tmp_path, "federated", evaluations, rounds=[{}, {}])
 
     summary = summarise(tmp_path)
 
-    assert summary["variants"] == {
-        "federated": {
-            "auroc": {"pooled": pytest.approx(6.5 / 9), "sites": {"a": 0.75, "b": 0.5}},
-            "accuracy": {"pooled": pytest.approx(4 / 6), "sites": {"a": 0.75, "b": 0.5}},
-        }
-    }
+    figures = summary["variants"]["federated"]
+    assert list(summary["variants"]) == ["federated"]
+    assert list(figures) == [
+        "auroc", "auprc", "accuracy", "sensitivity", "specificity", "brier", "calibration_error",
+    ]  # fmt: skip
+    assert all(list(each) == ["pooled", "interval", "sites", "site_intervals"] for each in figures.values())
+    assert figures["auroc"]["pooled"] == pytest.approx(6.5 / 9)
+    assert figures["auroc"]["sites"] == {"a": 0.75, "b": 0.5}
+    assert figures["accuracy"]["sites"] == {"a": 0.75, "b": 0.5}
+    assert figures["accuracy"]["interval"] == pytest.approx(wilson(4, 6))
+    assert figures["accuracy"]["site_intervals"] == {
+        "a": pytest.approx(wilson(3, 4)), "b": pytest.approx(wilson(1, 2)),
+    }  # fmt: skip
+    assert figures["sensitivity"]["pooled"] == pytest.approx(2 / 3)  # 40 and 50 of the cases are above bin 32, 20 not
+    assert figures["specificity"]["sites"] == {"a": 0.5, "b": 1.0}
     assert (summary["study"], summary["rounds"], summary["epsilon"], summary["delta"]) == ("tiny", 2, {}, {})
 
 
@@ -196,21 +195,22 @@ def test_without_a_mechanism_no_epsilon_is_claimed(tmp_path: Path) -> None:
 
 
 def test_an_undefined_figure_becomes_null(tmp_path: Path) -> None:
-    write_variant(tmp_path, "federated", {"a": evaluate([40], [], num_correct=1)})
-    write_variant(tmp_path, "local-a", {"a": evaluate([40], [], num_correct=1)})
+    write_variant(tmp_path, "federated", {"a": of_bins([40], [])})
+    write_variant(tmp_path, "local-a", {"a": of_bins([40], [])})
     write_variant(tmp_path, "private", rounds=[{"a": report(epsilon=float("inf"), delta=0.001)}], mechanism="dp-sgd")
 
     path = write_summary(tmp_path)
 
     summary = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert path == tmp_path / "summary.json"
-    assert summary["variants"]["federated"]["auroc"] == {"pooled": None, "sites": {"a": None}}
-    assert summary["variants"]["local"]["auroc"] == {"pooled": None, "sites": {"a": None}}
+    undefined = {"pooled": None, "interval": None, "sites": {"a": None}, "site_intervals": {"a": None}}
+    assert summary["variants"]["federated"]["auroc"] == undefined
+    assert summary["variants"]["local"]["auroc"] == undefined
     assert summary["epsilon"] == {"a": None}
 
 
 def test_a_failed_variant_and_a_missing_local_model_are_left_out(tmp_path: Path) -> None:
-    both = {"a": evaluate([40], [10], num_correct=2), "b": evaluate([20], [20], num_correct=1)}
+    both = {"a": of_bins([40], [10]), "b": of_bins([20], [20])}
     write_variant(tmp_path, "private", both, mechanism="dp-sgd", status="failed")
     write_variant(tmp_path, "pooled")
     write_variant(tmp_path, "local-a", both)
@@ -284,7 +284,7 @@ def test_a_difference_with_an_undefined_figure_is_undefined() -> None:
 
 def test_the_folder_knows_every_hospital_that_any_file_names(tmp_path: Path) -> None:
     absence = {"code": "one-class", "reason": "Same label."}
-    measured = {"a": evaluate([40], [10], num_correct=2)}
+    measured = {"a": of_bins([40], [10])}
     write_variant(tmp_path, "private", measured, rounds=[{"b": report()}], mechanism="dp-sgd", refused={"c": absence})
     write_variant(tmp_path, "local-d", measured)
 
