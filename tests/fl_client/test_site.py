@@ -149,7 +149,7 @@ def test_a_table_is_refused_where_the_study_needs_images(tmp_path: Path) -> None
     context = context_of(tmp_path / "out", {"site-file": str(write_table_site(tmp_path))})
     context.run_config["study"] = "digits"
 
-    with pytest.raises(RefusalError, match="the study needs images"):
+    with pytest.raises(RefusalError, match=r"source\.kind='table'; the study needs schema\.kind='image'"):
         open_sites(context)["st-anna"].load_records()
 
 
