@@ -16,7 +16,7 @@ def print_check(report: CheckReport, console: Console) -> None:
     console.print(f"[bold]{report.site}[/] for [bold]{report.study}[/]: read, not trained; nothing charged or sent")
     if report.train is not None and report.test is not None:
         folds = {"training": report.train, "held out": report.test}
-        console.print(_fold_table(folds), _class_table(report.counted_by, folds))
+        console.print(_fold_table(folds), _class_table(report.counted_by, report.group, folds))
     if report.features:
         console.print(_feature_table(report.features))
     if report.categories:
@@ -59,8 +59,8 @@ def _fold_table(folds: dict[str, FoldSummary]) -> Table:
     return table
 
 
-def _class_table(counted_by: str, folds: dict[str, FoldSummary]) -> Table:
-    table = _table(f"\n{escape(counted_by)}", "", numbers=tuple(folds))
+def _class_table(counted_by: str, group: str, folds: dict[str, FoldSummary]) -> Table:
+    table = _table(f"\n{escape(counted_by)}", group, numbers=tuple(folds))
     first, *_ = folds.values()
     for name in first.classes:
         table.add_row(escape(name), *(_with_share(fold.classes[name], fold.records) for fold in folds.values()))

@@ -84,6 +84,7 @@ class CheckReport:
         study: The study's name.
         label: The label's name.
         counted_by: What records of a fold are counted by.
+        group: What one of these is.
         train: The training records; None if they could not be read.
         test: The held-out records; None likewise.
         features: Numbers of a table.
@@ -98,6 +99,7 @@ class CheckReport:
     study: str
     label: str
     counted_by: str = ""
+    group: str = ""
     train: FoldSummary | None = None
     test: FoldSummary | None = None
     features: tuple[FeatureSummary, ...] = ()
@@ -172,6 +174,7 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
         study=site.study.name,
         label=schema.label,
         counted_by=outcome_rules(schema).title,
+        group=outcome_rules(schema).GROUP,
         train=train,
         test=test,
         features=features,

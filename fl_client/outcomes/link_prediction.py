@@ -12,6 +12,7 @@ from fl_contract.schema import TripleSchema
 class LinkPredictionRules(ClassificationRules):
     """Each fact has one entity as its tail; facts are counted by relation, since entities are many."""
 
+    GROUP = "relation"
     MEASURE = ""
     VARIETY = "two tails"
 

@@ -14,6 +14,7 @@ from fl_client.outcomes.outcome import OutcomeRules
 class MultiLabelRules(OutcomeRules):
     """Each record has a 0 or a 1 for each finding, and any number of ones."""
 
+    GROUP = "finding"
     MEASURE = "AUROC"
     VARIETY = "a finding that some have and others not"
 

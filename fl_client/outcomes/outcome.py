@@ -14,6 +14,7 @@ class OutcomeRules(ABC):
     """One study's outcome at a hospital.
 
     Attributes:
+        GROUP: What one of `groups` is.
         MEASURE: What a hospital's held-out records have none of where their outcomes are all alike; empty if nothing.
         VARIETY: What is expected of training records instead of outcomes that are all alike.
         NEEDS_VARIETY: Whether nothing can be learned without it, so that no policy can allow that.
@@ -22,6 +23,7 @@ class OutcomeRules(ABC):
         schema: Of the study.
     """
 
+    GROUP: ClassVar[str] = "class"
     MEASURE: ClassVar[str] = ""
     VARIETY: ClassVar[str]
     NEEDS_VARIETY: ClassVar[bool] = False

@@ -15,6 +15,7 @@ from fl_contract.tasks.regression import target_of
 class RegressionRules(OutcomeRules):
     """Each record has a finite number; one outside the study's range is counted, and taken as the nearest bound."""
 
+    GROUP = "range"
     MEASURE = "R²"
     VARIETY = "targets that differ"
 

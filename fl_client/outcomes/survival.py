@@ -19,6 +19,7 @@ NO_TIMES = "the source has no times of follow-up, which the study needs; name th
 class SurvivalRules(OutcomeRules):
     """Each record has a time of at least 0 and a 0 or a 1 for the event."""
 
+    GROUP = "outcome"
     MEASURE = "C-index"
     VARIETY = "one event"
     NEEDS_VARIETY = True

@@ -1,20 +1,26 @@
 """Outcomes of every task: the rules that they keep, how they are counted, and the labels that they become."""
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from schemas import schema_of
 
 from fl_client.data.outcome_columns import place_outcome
 from fl_client.data.records import Records
+from fl_client.data_check import check_site
 from fl_client.data_rules import schema_refusals, training_refusals
 from fl_client.outcomes import RULES, outcome_rules
 from fl_client.preprocessing import prepare
-from fl_client.settings import TableSourceSettings
+from fl_client.settings import SiteSettings, TableSourceSettings
+from fl_client.site import Site
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import Schema, TripleSchema
+from fl_contract.study import STUDIES, Study
 from fl_contract.tasks import TASKS
 
 FINDINGS = schema_of((2,), task="multi-label", classes=["oedema", "effusion"])
@@ -203,3 +209,26 @@ def test_columns_that_do_not_fit_the_task_are_refused(schema: Schema, source: di
 
     assert caught.value.code is RefusalCode.INVALID_DATA
     assert detail in caught.value.detail
+
+
+def test_a_check_counts_targets_by_the_range_and_doubts_the_unit(tmp_path: Path) -> None:
+    pressures = np.append(np.linspace(60, 200, 30), np.full(12, 1800.0))  # some in another unit
+    table = pd.DataFrame({"x0": np.linspace(0, 1, 42), "x1": np.linspace(1, 0, 42), "bp": pressures})
+    table["fold"] = np.where(np.arange(42) % 3 == 0, "test", "train")
+    table.to_csv(tmp_path / "patients.csv", index=False)
+    source = {"kind": "table", "train": "patients.csv", "fold": "fold", "label": "bp", "columns": {"label": {}}}
+    policy = {"epsilon-budget": 0.0, "delta": 1e-3, "require-privacy": False, "measurements": "exact"}
+    settings = SiteSettings.parse(
+        {"name": "st-anna", "declared-examples": 28, "source": source, "policy": policy}, origin="test"
+    )
+    raw = tomllib.loads((STUDIES / "heart-disease.toml").read_text(encoding="utf-8"))
+    changed = {"schema": PRESSURE.model_dump(by_alias=True), "model": {"kind": "mlp"}}
+    study = Study.parse(raw | changed | {"privacy": raw["privacy"] | {"mechanism": "none"}}, origin="test")
+
+    report = check_site(Site(settings=settings, folder=tmp_path, study=study))
+
+    assert report.is_ok, report.problems
+    assert report.train is not None
+    assert report.train.classes == {"below 50": 0, "50 to 250": 20, "above 250": 8}
+    assert report.counted_by == "Target label in mmHg"
+    assert report.warnings == ("the target: 12 of 42 records are outside its range; look at the unit (factor, offset)",)

@@ -134,7 +134,7 @@ def test_every_number_is_needed_and_checked_for_its_type(name: str) -> None:
     for key in numbers:
         for wrong in (None, "1", True, float("nan"), [1.5]):
             with pytest.raises(ValueError, match=key):
-                TASKS[name].MEASUREMENT.from_numbers(numbers | {key: wrong})  # type: ignore[dict-item]
+                TASKS[name].MEASUREMENT.from_numbers(numbers | {key: wrong})
 
 
 @pytest.mark.parametrize(

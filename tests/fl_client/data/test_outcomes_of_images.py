@@ -76,6 +76,11 @@ def outcomes(records: Records) -> list[list[float]]:
     return found
 
 
+def masks_of(records: Records) -> NDArray[np.uint8]:
+    assert records.masks is not None
+    return records.masks
+
+
 def test_findings_are_in_the_studys_order_and_the_label_is_not_read(load: Callable[..., SiteRecords]) -> None:
     site = load(MULTI, index={"findings": {"effusion": "pleura"}, "label": "absent"})
 
@@ -94,11 +99,9 @@ def test_the_target_and_the_time_are_numbers_of_the_index(load: Callable[..., Si
 def test_masks_are_the_classes_of_their_values(load: Callable[..., SiteRecords]) -> None:
     site = load(LESION)
 
-    assert site.train.masks is not None
-    assert site.test.masks is not None
-    assert (site.train.masks.dtype, site.train.labels.tolist()) == (np.uint8, ["", ""])
-    assert np.array_equal(site.train.masks, masks()[[0, 2]])
-    assert np.array_equal(site.test.masks, masks()[[1]])
+    assert (str(masks_of(site.train).dtype), site.train.labels.tolist()) == ("uint8", ["", ""])
+    assert np.array_equal(masks_of(site.train), masks()[[0, 2]])
+    assert np.array_equal(masks_of(site.test), masks()[[1]])
 
 
 def test_without_values_a_mask_holds_positions_of_classes(load: Callable[..., SiteRecords], tmp_path: Path) -> None:
@@ -107,7 +110,7 @@ def test_without_values_a_mask_holds_positions_of_classes(load: Callable[..., Si
 
     site = load(LESION, index={"mask-values": {}})
 
-    assert np.array_equal(site.train.masks, masks()[[0, 2]])
+    assert np.array_equal(masks_of(site.train), masks()[[0, 2]])
 
 
 def test_a_mask_is_stretched_by_its_nearest_pixels(load: Callable[..., SiteRecords], tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_a_mask_is_stretched_by_its_nearest_pixels(load: Callable[..., SiteRecor
 
     site = load(LESION, resize=True)
 
-    assert np.array_equal(site.train.masks, masks()[[0, 2]])
+    assert np.array_equal(masks_of(site.train), masks()[[0, 2]])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +185,7 @@ def test_a_mask_in_a_volume_is_cut_as_its_image(tmp_path: Path) -> None:
     records = source.load().train
 
     assert np.array_equal(records.features[0, ..., 0], mask * 100)
-    assert np.array_equal(records.masks, mask[np.newaxis])
+    assert np.array_equal(masks_of(records), mask[np.newaxis])
 
 
 def chest(tmp_path: Path, findings: list[str], labels: NDArray[np.integer] | None = None) -> SiteRecords:
