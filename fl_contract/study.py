@@ -236,8 +236,12 @@ class Study(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_private_defaults(cls, raw: Any) -> Any:
-        return fill_private_defaults(raw) if isinstance(raw, Mapping) else raw
+    def _fill_defaults(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping):
+            return raw
+        if isinstance(strategy := raw.get("strategy"), Mapping):
+            raw = {**raw, "strategy": {"name": "fedavg", **strategy}}
+        return fill_private_defaults(raw)
 
     @field_validator("name")
     @classmethod

@@ -1,14 +1,15 @@
 """A ratio of two sums over patients, with the sums of squares that say how far chance moves it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_contract.metrics.intervals import Interval, around
+from fl_contract.metrics.measurement import read_floats
 
 _ROUNDING = 1e-9
 """Relative; sums of squares of a spread below this times their size are those of no spread."""
@@ -94,6 +95,18 @@ class RatioSums:
     def interval(self, *, most: float = 1.0, order: int = 1) -> Interval:
         """95 % interval of the ratio, see `fl_contract.metrics.intervals.around` for ``most``."""
         return around(self.ratio, self.standard_error(order=order), most=most)
+
+    @classmethod
+    def read(cls, numbers: Mapping[str, Any], key: str) -> Self:
+        """Take back what `to_list` gave, from a record or a message.
+
+        Raises:
+            ValueError: It is absent or of another type, or as `from_list` raises.
+        """
+        try:
+            return cls.from_list(read_floats(numbers, key))
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
 
     def to_list(self) -> list[float]:
         """The five sums in the order of the attributes, for a record or a message."""

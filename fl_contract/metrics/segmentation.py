@@ -146,7 +146,7 @@ class SegmentationEvaluation(Measurement):
             predicted=np.array(read_ints(numbers, "predicted-pixels"), dtype=np.int64),
             true=np.array(read_ints(numbers, "true-pixels"), dtype=np.int64),
             overlaps=_read_overlaps(numbers),
-            correct=RatioSums.from_list(read_floats(numbers, "correct-sums")),
+            correct=RatioSums.read(numbers, "correct-sums"),
         )
         evaluation.check_sums()
         _check_pixels(evaluation)
@@ -155,6 +155,8 @@ class SegmentationEvaluation(Measurement):
 
 def _read_overlaps(numbers: Mapping[str, Any]) -> tuple[RatioSums, ...]:
     sums = read_floats(numbers, "overlap-sums")
+    if len(sums) % 5:
+        raise ValueError(f"overlap-sums are {len(sums)}; expected five for each class")
     return tuple(RatioSums.from_list(sums[start : start + 5]) for start in range(0, len(sums), 5))
 
 

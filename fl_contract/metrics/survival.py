@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_contract.metrics.intervals import Interval
-from fl_contract.metrics.measurement import Measurement, Numbers, add_exactly, read_float, read_floats, read_int
+from fl_contract.metrics.measurement import Measurement, Numbers, add_exactly, read_float, read_int
 from fl_contract.metrics.ratio import RatioSums
 
 
@@ -139,7 +139,7 @@ class SurvivalEvaluation(Measurement):
             num_examples=read_int(numbers, "num-examples"),
             loss_sum=read_float(numbers, "loss-sum"),
             pairs=PairCounts(**{key: read_int(numbers, key) for key in ("concordant", "tied", "comparable")}),
-            pairs_of_patients=RatioSums.from_list(read_floats(numbers, "pair-sums")),
+            pairs_of_patients=RatioSums.read(numbers, "pair-sums"),
         )
         evaluation.check_sums()
         most = evaluation.num_examples * (evaluation.num_examples - 1) // 2

@@ -12,6 +12,7 @@ from schemas import schema_of
 
 from fl_client.data.outcome_columns import place_outcome
 from fl_client.data.records import Records
+from fl_client.data.table import TableBuilder
 from fl_client.data_check import check_site
 from fl_client.data_rules import schema_refusals, training_refusals
 from fl_client.outcomes import RULES, outcome_rules
@@ -195,9 +196,9 @@ def test_outcomes_that_are_all_alike_are_refused_unless_the_policy_allows_them(
             "expected one of them to name the target's",
         ),
         (
-            TRIPLES.model_copy(update={"classes": ("1", "01")}),
-            {"label": "tail"},
-            "column 'head': the study has two names for it that are the same number",
+            TRIPLES,
+            {"label": "tail", "time": "years"},
+            "source.time='years'; expected none for a study of task 'link-prediction'",
         ),
     ],
 )
@@ -209,6 +210,14 @@ def test_columns_that_do_not_fit_the_task_are_refused(schema: Schema, source: di
 
     assert caught.value.code is RefusalCode.INVALID_DATA
     assert detail in caught.value.detail
+
+
+def test_names_of_a_graph_that_are_the_same_number_are_refused() -> None:
+    schema = TRIPLES.model_copy(update={"classes": ("1", "01")})
+    settings = TableSourceSettings.parse({"kind": "table", "train": "a", "test": "b", "label": "tail"}, origin="test")
+
+    with pytest.raises(RefusalError, match="feature 'head': the study has two categories that are the same number"):
+        TableBuilder(settings, schema.features)
 
 
 def test_a_check_counts_targets_by_the_range_and_doubts_the_unit(tmp_path: Path) -> None:
