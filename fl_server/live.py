@@ -84,11 +84,11 @@ def _progress_line(header: dict[str, Any], rounds: list[dict[str, Any]]) -> Text
     mean_seconds = sum(entry["seconds"] for entry in rounds) / len(rounds)
     left = mean_seconds * (planned - last["round"])
     ended = {"completed": "done", "converged": "converged", "failed": "failed"}.get(header["status"])
-    (measure, name), figures = _measure(last), (last["pooled"] or {}).get("figures", {})
+    pooled, (measure, name) = last["pooled"] or {}, _measure(last)
     return Text.assemble(
         (f"{header['title']}\n", "bold"),
         f"round {last['round']} of {planned}",
-        f" · pooled {name} {_number(figures.get(measure))} · loss {_number((last['pooled'] or {}).get('loss'))}",
+        f" · pooled {name} {_number(pooled.get('figures', {}).get(measure))} · loss {_number(pooled.get('loss'))}",
         f" · {ended}" if ended else f" · about {left:.0f} s left",
     )
 
@@ -128,12 +128,12 @@ def _spent(header: dict[str, Any], entry: dict[str, Any]) -> str:
 
 
 def _round_line(header: dict[str, Any], entry: dict[str, Any]) -> str:
-    (measure, name), figures = _measure(entry), (entry["pooled"] or {}).get("figures", {})
+    pooled, (measure, name) = entry["pooled"] or {}, _measure(entry)
     spent = [site["epsilon"] for site in entry["sites"].values() if site["epsilon"] is not None]
     parts = [
         f"round {entry['round']:>3} of {header['num_rounds']}",
-        f"loss {_number((entry['pooled'] or {}).get('loss'))}",
-        f"{name} {_number(figures.get(measure))}",
+        f"loss {_number(pooled.get('loss'))}",
+        f"{name} {_number(pooled.get('figures', {}).get(measure))}",
     ]
     if spent:
         parts.append(f"ε {max(spent):.3f} of {header['settings']['privacy']['epsilon']:g}")
