@@ -37,9 +37,10 @@ class ImageFolderSource:
         self._schema = schema
 
     def files(self) -> list[Path]:
-        """The index and the images that it names, or all images; raises what `load` does of them."""
+        """The index and the images and masks that it names, or all images; raises what `load` does of them."""
         index, folds = self._settings.index, self._find()
-        images = {entry.path: None for entry in (*folds.train, *folds.test)}
+        entries = (*folds.train, *folds.test)
+        images = {path: None for each in entries for path in (each.path, each.mask) if path is not None}
         return [*([] if index is None else [self._folder / index.table]), *images]
 
     def load(self) -> SiteRecords:

@@ -56,4 +56,4 @@ class SegmentationRules(OutcomeRules):
 
     def labels(self, records: Records) -> Tensor:
         """The masks, uint8 [N, height, width], with the depth before the height for volumes."""
-        return torch.from_numpy(np.zeros(0, np.uint8) if records.masks is None else records.masks)
+        return torch.from_numpy(np.zeros(0, np.uint8) if records.masks is None else records.masks.copy())
