@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from fl_client.column_settings import ChannelSettings, ColumnSettings, LabelCodes
 from fl_contract.errors import SettingError
 from fl_contract.settings import Settings, read_toml
-from fl_contract.study import STUDIES, Scalar, Study, study_from_run_config
+from fl_contract.study import NUM_HOSPITALS, STUDIES, Scalar, Study, study_from_run_config
 
 URL_OPTIONS = {"host", "sslcert", "sslkey", "sslmode", "sslrootcert"}
 """What may follow the question mark of a PostgreSQL address: where its socket is, and how the connection is secured."""
@@ -44,6 +44,31 @@ class SourceSettings(Settings):
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
         check_parts(self.parts, self.num_parts)
+        return self
+
+
+class PublicHospitalsSourceSettings(Settings):
+    """A virtual hospital's patients: those of a real one in a public data set on disk.
+
+    Attributes:
+        dataset: Which data.
+        folder: That holds its files; relative to the folder of ``site.toml``.
+        parts: Which of its hospitals, by their number from 0.
+    """
+
+    kind: Literal["public-hospitals"]
+    dataset: Literal["heart-disease", "tcga-brca"]
+    folder: str = Field(min_length=1)
+    parts: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
+
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient: one row each."""
+        return True
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        check_parts(self.parts, NUM_HOSPITALS[self.dataset])
         return self
 
 
@@ -441,7 +466,12 @@ class PolicySettings(Settings):
 
 
 AnySourceSettings = (
-    SourceSettings | TableSourceSettings | SqlSourceSettings | SeriesSourceSettings | ImageSourceSettings
+    SourceSettings
+    | PublicHospitalsSourceSettings
+    | TableSourceSettings
+    | SqlSourceSettings
+    | SeriesSourceSettings
+    | ImageSourceSettings
 )
 """Kinds of sources."""
 

@@ -170,6 +170,8 @@ def _virtual_settings(name: str, study: Study) -> SiteSettings:
         "unit": "record",
         "require-privacy": simulation.require_privacy,
         "statistics": "exact",
+        "allow-one-class": simulation.has_hospitals,
+        "min-examples": 1 if simulation.has_hospitals else 10,
         "measurements": simulation.measurements,
         "python-models": [study.model.path] if isinstance(study.model, OwnModelSettings) else [],
     }

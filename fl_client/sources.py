@@ -9,6 +9,7 @@ from fl_client.settings import (
     ImageFileSourceSettings,
     ImageSourceSettings,
     MedMnistSourceSettings,
+    PublicHospitalsSourceSettings,
     SeriesSourceSettings,
     SourceSettings,
     SqlSourceSettings,
@@ -33,6 +34,10 @@ def open_source(settings: AnySourceSettings, folder: Path, schema: Schema) -> So
         from fl_client.data.builtin import BuiltInSource
 
         return BuiltInSource(settings)
+    if isinstance(settings, PublicHospitalsSourceSettings):
+        from fl_client.data.public_hospitals import PublicHospitalsSource
+
+        return PublicHospitalsSource(settings, folder=folder)
     if isinstance(settings, ImageSourceSettings) and isinstance(schema, ImageSchema):
         return _image_source(settings, folder, schema)
     if isinstance(settings, SeriesSourceSettings) and isinstance(schema, SeriesSchema):

@@ -4,11 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fl_client.settings import MedMnistSourceSettings, MnistSourceSettings, SourceSettings
+from fl_client.settings import (
+    MedMnistSourceSettings,
+    MnistSourceSettings,
+    PublicHospitalsSourceSettings,
+    SourceSettings,
+)
 from fl_contract.errors import SettingError
 from fl_contract.study import Study
 
-VirtualSource = SourceSettings | MedMnistSourceSettings | MnistSourceSettings
+VirtualSource = SourceSettings | MedMnistSourceSettings | MnistSourceSettings | PublicHospitalsSourceSettings
 
 BREASTMNIST: Mapping[str, Any] = {"file": "breastmnist.npz", "classes": ["malignant", "benign"]}
 """The file's labels 0 and 1, as MedMNIST defines them; normal breasts count as benign."""
@@ -32,6 +37,9 @@ def virtual_source(name: str, study: Study) -> VirtualSource:
         "seed": study.seed,
     }
     folder = Path(simulation.data).resolve()
+    if simulation.has_hospitals:
+        public = {"kind": "public-hospitals", "dataset": simulation.dataset, "folder": str(folder)}
+        return PublicHospitalsSourceSettings.parse({**public, "parts": parts["parts"]}, origin=name)
     if simulation.dataset == "mnist":
         return MnistSourceSettings.parse({"kind": "mnist", "folder": str(folder), **parts}, origin=name)
     if simulation.dataset == "breastmnist":

@@ -173,6 +173,10 @@ class CentralPrivacySettings(Settings):
     clip_norm: float = Field(ge=1e-6, le=1e6)
 
 
+NUM_HOSPITALS = {"heart-disease": 4, "tcga-brca": 6}
+"""Of the public data sets whose patients already are of different hospitals."""
+
+
 class SimulationSettings(Settings):
     """Virtual hospitals, for trying a study on one machine. A real hospital ignores this table.
 
@@ -190,7 +194,9 @@ class SimulationSettings(Settings):
             ``exact`` or ``none``; without privacy they are exact. A real hospital's own policy says it.
     """
 
-    dataset: Literal["breast-cancer", "diabetes", "digits", "mnist", "breastmnist"] | None = None
+    dataset: (
+        Literal["breast-cancer", "diabetes", "digits", "mnist", "breastmnist", "heart-disease", "tcga-brca"] | None
+    ) = None
     data: str = ""
     num_sites: int = Field(ge=1, le=1000)
     alpha: float = Field(gt=0)
@@ -203,7 +209,12 @@ class SimulationSettings(Settings):
     @property
     def needs_files(self) -> bool:
         """Whether the data are in files on this machine, which say what is held out."""
-        return self.dataset in ("mnist", "breastmnist")
+        return self.dataset in ("mnist", "breastmnist", *NUM_HOSPITALS)
+
+    @property
+    def has_hospitals(self) -> bool:
+        """Whether the data's own hospitals take part, instead of a split of one."""
+        return self.dataset in NUM_HOSPITALS
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -212,6 +223,10 @@ class SimulationSettings(Settings):
 
     @model_validator(mode="after")
     def _check_trainers(self) -> Self:
+        if self.dataset in NUM_HOSPITALS and self.num_sites != NUM_HOSPITALS[self.dataset]:
+            raise ValueError(
+                f"num-sites={self.num_sites}; expected {NUM_HOSPITALS[self.dataset]}, the hospitals of {self.dataset}"
+            )
         if self.trainers not in ("all", "pooled", *self.site_names):
             raise ValueError(f"trainers={self.trainers!r}; expected 'all', 'pooled' or one of {self.site_names}")
         return self

@@ -91,10 +91,8 @@ def describe_simulation(study: Study, console: Console) -> None:
     model = study.build_model()
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    sites = study.simulation.num_sites
     lines = [
-        f"{sites} virtual hospitals share {study.simulation.dataset} unequally (alpha {study.simulation.alpha:g}, "
-        f"seed {study.seed}); {_describe_held_out(study.simulation)} held out",
+        _describe_hospitals(study),
         f"{study.model.kind} model of {num_parameters:,} parameters, {study.strategy.name}, at most {study.num_rounds} "
         f"rounds, a quorum of {study.federation.min_sites}",
         f"about {_bytes(3 * size * study.num_rounds)} for each hospital (the model down twice and up once a round)",
@@ -105,6 +103,16 @@ def describe_simulation(study: Study, console: Console) -> None:
     for line in lines:
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print()
+
+
+def _describe_hospitals(study: Study) -> str:
+    simulation = study.simulation
+    if simulation.has_hospitals:
+        return f"the {simulation.num_sites} hospitals of {simulation.dataset}; the data say who is held out"
+    return (
+        f"{simulation.num_sites} virtual hospitals share {simulation.dataset} unequally (alpha {simulation.alpha:g}, "
+        f"seed {study.seed}); {_describe_held_out(simulation)} held out"
+    )
 
 
 def _describe_held_out(simulation: SimulationSettings) -> str:

@@ -75,7 +75,7 @@ def test_an_unknown_study_names_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(
         SettingError,
         match=r"study='heart'; expected one of \['breast-cancer', 'breastmnist', 'digits', 'heart-disease', "
-        r"'mnist', 'tcga-brca'\]",
+        r"'heart-disease-flamby', 'mnist', 'tcga-brca'\]",
     ):
         Federation(tmp_path).run("heart")
 

@@ -43,8 +43,8 @@ def test_every_command_explains_itself(command: list[str]) -> None:
     [
         (
             ["heart"],
-            "study='heart'; expected one of ['breast-cancer', 'breastmnist', 'digits', 'heart-disease', 'mnist', "
-            "'tcga-brca']",
+            "study='heart'; expected one of ['breast-cancer', 'breastmnist', 'digits', 'heart-disease', "
+            "'heart-disease-flamby', 'mnist', 'tcga-brca']",
         ),
         (["/nowhere/heart.toml"], "study='heart'; expected one of [] in nowhere/"),
         (["--set", "num-rounds=0"], "num-rounds=0; expected"),
@@ -296,12 +296,23 @@ def test_a_dry_run_names_the_privacy_of_whole_hospitals() -> None:
     assert "differential privacy per hospital, added by the coordinator: ε at most 8" in result.output
 
 
-def test_a_study_without_data_to_simulate_with_is_refused_before_it_is_described() -> None:
-    result = _run("simulate", "heart-disease", "--dry-run")
+def test_a_study_without_data_to_simulate_with_is_refused_before_it_is_described(tmp_path: Path) -> None:
+    shipped = (STUDIES / "heart-disease.toml").read_text().replace("heart-disease", "own-data")
+    path = tmp_path / "own-data.toml"
+    path.write_text(shipped.replace('dataset = "own-data"\n', ""))
+
+    result = _run("simulate", str(path), "--dry-run")
 
     assert result.exit_code == 2
-    assert "sets no simulation.dataset" in result.output
+    assert "study='own-data' sets no simulation.dataset; it runs at hospitals with a site.toml" in result.output
     assert "None" not in result.output
+
+
+def test_the_hospitals_of_public_data_are_named_by_their_data() -> None:
+    result = _run("simulate", "tcga-brca", "--dry-run", "--set", "simulation.data=/tmp")
+
+    assert result.exit_code == 0
+    assert "the 6 hospitals of tcga-brca; the data say who is held out" in result.output
 
 
 def test_a_dry_run_refuses_a_model_that_cannot_be_private() -> None:
@@ -445,13 +456,6 @@ def test_the_live_table_shows_hospitals_progress_and_who_is_absent() -> None:
     assert "round 4 of 10 · pooled AUROC 0.969 · loss 0.210 · about 12 s left" in text
     assert "1.470 of 8" in text
     assert "budget-exhausted" in text
-
-
-def test_a_study_without_built_in_data_cannot_be_simulated(tmp_path: Path) -> None:
-    result = _run("simulate", "heart-disease", "--dry-run")
-
-    assert result.exit_code == 2
-    assert "study='heart-disease' sets no simulation.dataset; it runs at hospitals with a site.toml" in result.output
 
 
 BREASTMNIST = Path(__file__).parents[3] / "shared" / "data" / "breastmnist"

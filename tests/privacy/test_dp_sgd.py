@@ -750,7 +750,9 @@ def test_the_model_comes_back_as_it_was_apart_from_its_weights(name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "failing", [weighted_mean, weighted_mean_in_parts, lambda *_: torch.ones(10).requires_grad_()], ids=str
+    "failing",
+    [weighted_mean, weighted_mean_in_parts, lambda *_: torch.ones(10).requires_grad_()],
+    ids=["mean", "mean in parts", "no mean"],
 )
 def test_the_model_comes_back_unwrapped_and_usable_after_an_error_in_the_middle(failing: LossPerRecord) -> None:
     inputs, targets = adversarial_records()
