@@ -51,7 +51,8 @@ def test_every_hospital_has_its_own_patients(
 
     assert [(len(site.train), len(site.test)) for site in sites] == list(zip(train, test, strict=True))
     assert (len(everyone.train), len(everyone.test)) == (sum(train), sum(test))
-    patients = [patient for site in sites for fold in (site.train, site.test) for patient in fold.patients.tolist()]
+    folds = [fold for site in sites for fold in (site.train, site.test)]
+    patients = [patient for fold in folds if fold.patients is not None for patient in fold.patients.tolist()]
     assert len(set(patients)) == len(patients) == sum(train) + sum(test)
     assert np.isfinite(everyone.train.features).all()
     assert set(everyone.train.labels) == {"0", "1"}
