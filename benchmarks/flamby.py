@@ -17,7 +17,7 @@ import json
 import logging
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,10 +29,13 @@ import typer
 from flwr.app import Context, RecordDict
 from safetensors.torch import load_file
 
+from fl_client.data.public_hospitals import Tables, read_public_hospitals
 from fl_client.evaluation import evaluate
 from fl_client.preprocessing import prepare
 from fl_client.settings import read_site_settings
 from fl_client.site import Site
+from fl_contract.metrics import merge_measurements
+from fl_contract.metrics.measurement import Measurement
 from fl_contract.study import STUDIES, Scalar, Study, load_study
 from fl_server.app import app as server_app
 from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
@@ -41,20 +44,14 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 SEEDS = (42, 43, 44, 45, 46)
 NUM_FOLDS = 4
 
-Tables = dict[str, pd.DataFrame]
-"""Each hospital's patients: the study's features, ``outcome``, ``time`` for survival, ``fold`` and ``patient``."""
-
-HEART_FILES = ("cleveland", "hungarian", "switzerland", "va")
-HEART_COLUMNS = ["age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak"]
-HEART_CATEGORIES = {"cp": (1, 2, 3, 4), "restecg": (0, 1, 2)}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """A data set and the ways to train on it.
 
     Attributes:
-        study: By its name.
+        study: By its name; a method may take another.
+        dataset: Of its hospitals.
         measure: That models are compared by.
         protocol: What all methods have in common.
         methods: Settings of each method; chosen by ``--tune``.
@@ -63,6 +60,7 @@ class Benchmark:
     """
 
     study: str
+    dataset: str
     measure: str
     protocol: Mapping[str, Scalar]
     methods: Mapping[str, Mapping[str, Scalar]]
@@ -84,6 +82,7 @@ class Benchmark:
 BENCHMARKS = {
     "heart": Benchmark(
         study="heart-disease",
+        dataset="heart-disease",
         measure="accuracy",
         protocol={
             "privacy.mechanism": "none",
@@ -97,19 +96,20 @@ BENCHMARKS = {
             "pooled": {"training.learning-rate": 0.01},
         },
         grid={
-            "fedavg": {"training.learning-rate": (0.003, 0.01, 0.03)},
-            "fedprox": {"training.learning-rate": (0.003, 0.01), "strategy.proximal-mu": (0.1, 1.0)},
-            "scaffold": {"training.learning-rate": (0.003, 0.01, 0.03)},
-            "feddyn": {"training.learning-rate": (0.003, 0.01), "strategy.dynamic-alpha": (0.1, 1.0)},
+            "fedavg": {"study": ("heart-disease", "heart-disease-flamby"), "training.learning-rate": (0.003, 0.01)},
+            "fedprox": {"training.learning-rate": (0.01,), "strategy.proximal-mu": (0.1, 1.0)},
+            "scaffold": {"training.learning-rate": (0.003, 0.01)},
+            "feddyn": {"training.learning-rate": (0.01,), "strategy.dynamic-alpha": (0.1, 1.0)},
             "fedadam": {"training.learning-rate": (0.03,), "strategy.server-learning-rate": (0.03, 0.1)},
             "fedyogi": {"training.learning-rate": (0.03,), "strategy.server-learning-rate": (0.03, 0.1)},
             "fedadagrad": {"training.learning-rate": (0.03,), "strategy.server-learning-rate": (0.03, 0.1)},
-            "cyclic": {"training.learning-rate": (0.001, 0.003, 0.01)},
+            "cyclic": {"training.learning-rate": (0.003, 0.01)},
             "pooled": {"training.learning-rate": (0.003, 0.01, 0.03)},
         },
     ),
     "tcga": Benchmark(
         study="tcga-brca",
+        dataset="tcga-brca",
         measure="c_index",
         protocol={},
         methods={
@@ -121,50 +121,28 @@ BENCHMARKS = {
             "fedavg": {"training.local-steps": (5, 20), "training.learning-rate": (0.1, 0.3)},
             "fedprox": {
                 "training.local-steps": (5, 20),
-                "training.learning-rate": (0.1, 0.3),
+                "training.learning-rate": (0.3,),
                 "strategy.proximal-mu": (0.01, 0.1),
             },
             "scaffold": {"training.local-steps": (5, 20), "training.learning-rate": (0.1, 0.3)},
             "feddyn": {
                 "training.local-steps": (5, 20),
-                "training.learning-rate": (0.1, 0.3),
+                "training.learning-rate": (0.3,),
                 "strategy.dynamic-alpha": (0.01, 0.1),
             },
             "fedadam": {"training.learning-rate": (0.1, 0.3), "strategy.server-learning-rate": (0.03, 0.1)},
             "fedyogi": {"training.learning-rate": (0.1, 0.3), "strategy.server-learning-rate": (0.03, 0.1)},
             "fedadagrad": {"training.learning-rate": (0.1, 0.3), "strategy.server-learning-rate": (0.1, 0.3)},
-            "cyclic": {"training.local-steps": (5, 20), "training.learning-rate": (0.03, 0.1)},
+            "cyclic": {"training.local-steps": (5, 20), "training.learning-rate": (0.1,)},
             "pooled": {"training.learning-rate": (0.1, 0.3)},
         },
     ),
 }
 
 
-def read_heart(data: Path) -> Tables:
-    """The four hospitals of FLamby's split, one column a category."""
-    split = pd.read_csv(data / "heart_disease" / "flamby_split.csv")
-    tables = {}
-    for hospital in HEART_FILES:
-        rows = split[split["center"] == hospital]
-        path = data / "heart_disease" / f"processed.{hospital}.data"
-        raw = pd.read_csv(path, header=None, na_values="?").iloc[rows["file_row"], : len(HEART_COLUMNS)]
-        raw.columns = pd.Index(HEART_COLUMNS)
-        table = raw.drop(columns=list(HEART_CATEGORIES))
-        for name, values in HEART_CATEGORIES.items():
-            table = table.assign(**{f"{name}_{value}": (raw[name] == value).astype(int) for value in values})
-        tables[hospital] = table.assign(
-            outcome=rows["label"].to_numpy(), fold=rows["fold"].to_numpy(), patient=rows["file_row"].to_numpy()
-        )
-    return tables
-
-
-def read_tcga(data: Path) -> Tables:
-    """The six regions of FLamby's split."""
-    patients = pd.read_csv(data / "tcga_brca" / "brca.csv")
-    split = pd.read_csv(data / "tcga_brca" / "train_test_split.csv")
-    table = patients.merge(split, on="pid").rename(columns={"E": "outcome", "T": "time", "pid": "patient"})
-    region = table.pop("fold2").str.rpartition("_")[2]
-    return {f"region-{number}": rows for number, rows in table.groupby(region)}
+def read(name: str, data: Path) -> Tables:
+    """The hospitals of a benchmark, in FLamby's split."""
+    return read_public_hospitals(BENCHMARKS[name].dataset, data / BENCHMARKS[name].dataset.replace("-", "_"))
 
 
 def pool(tables: Tables) -> pd.DataFrame:
@@ -199,17 +177,22 @@ def train(benchmark: Benchmark, tables: Tables, method: Mapping[str, Scalar], se
             grid.close()
         (weights,) = (folder / "run").glob("*/model.safetensors")
         study = load_study(
-            benchmark.study, overrides={key: run_config[key] for key in run_config if key not in ("study", "out")}
+            str(run_config["study"]),
+            overrides={key: run_config[key] for key in run_config if key not in ("study", "out")},
         )
-        paths = {"pooled": everyone, **dict(zip(tables, sites, strict=True))}
-        return {name: _measure(study, path, weights, benchmark.measure) for name, path in paths.items()}
+        measured = {name: _measure(study, path, weights) for name, path in zip(tables, sites, strict=True)}
+        # Pairs of patients are of all hospitals; a share of patients is that of the hospitals added up.
+        is_of_pairs = study.task.IS_OF_PAIRS
+        pooled = _measure(study, everyone, weights) if is_of_pairs else merge_measurements(measured.values())
+        return {name: each.figures()[benchmark.measure] for name, each in {"pooled": pooled, **measured}.items()}
 
 
-def _measure(study: Study, site_file: Path, weights: Path, measure: str) -> float:
+def _measure(study: Study, site_file: Path, weights: Path) -> Measurement:
     site = Site(settings=read_site_settings(site_file), folder=site_file.parent, study=study)
     model = study.build_model()
     model.load_state_dict(load_file(weights))
-    return evaluate(model, prepare(site.load_records().test, study.data_schema), study.task).figures()[measure]
+    records = site.load_records()
+    return evaluate(model, prepare(records.test, study.data_schema, train=records.train), study.task)
 
 
 def _write_site(folder: Path, name: str, table: pd.DataFrame) -> Path:
@@ -246,12 +229,14 @@ def train_method(
     return train(benchmark, tables, {"strategy.name": name, **settings}, seed)
 
 
-def tune(benchmark: Benchmark, tables: Tables) -> None:
+def tune(benchmark: Benchmark, tables: Tables, methods: Sequence[str] = ()) -> None:
     """Print the mean validation figure of every choice, over folds of the training patients alone."""
     generator = np.random.default_rng(0)
     training = {hospital: table[table["fold"] == "train"] for hospital, table in tables.items()}
     parts = {hospital: generator.permutation(len(table)) % NUM_FOLDS for hospital, table in training.items()}
     for name, choices in benchmark.grid.items():
+        if methods and name not in methods:
+            continue
         found = {}
         for values in itertools.product(*choices.values()):
             settings = dict(zip(choices, values, strict=True))
@@ -305,6 +290,7 @@ def compare(
 def main(
     data: Annotated[Path, typer.Option(help="Folder with the data sets and FLamby's figures.")] = SHARED,
     only: Annotated[str, typer.Option(help="heart or tcga; both if empty.")] = "",
+    methods: Annotated[str, typer.Option(help="With --tune: only these, by comma.")] = "",
     tune_only: Annotated[bool, typer.Option("--tune", help="Choose settings on training patients and stop.")] = False,
     results: Annotated[Path | None, typer.Option(help="File to keep the result in.")] = None,
     commit: Annotated[str, typer.Option(help="Said in the result: git rev-parse --short HEAD.")] = "not said",
@@ -313,14 +299,13 @@ def main(
     if not (data / "flamby_reference").is_dir():
         raise SystemExit(f"{data} does not hold the data sets; give their folder with --data")
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    readers = {"heart": read_heart, "tcga": read_tcga}
     chosen = [only] if only else list(BENCHMARKS)
     if tune_only:
         for name in chosen:
-            tune(BENCHMARKS[name], readers[name](data))
+            tune(BENCHMARKS[name], read(name, data), [each for each in methods.split(",") if each])
         return
     rows = {
-        name: compare(name, BENCHMARKS[name], readers[name](data), published(data / "flamby_reference", name))
+        name: compare(name, BENCHMARKS[name], read(name, data), published(data / "flamby_reference", name))
         for name in chosen
     }
     figures = {name: _figures(methods) for name, methods in rows.items()}
@@ -334,7 +319,6 @@ def main(
             "hardware": f"{platform.machine()}, CPU",
             "seeds": list(SEEDS),
             "measure": "final model on all hospitals' held-out patients together",
-            "not_measured": "methods of FLamby that are not built yet: FedProx, SCAFFOLD, FedYogi, FedAdagrad, cyclic",
         }
         results.parent.mkdir(parents=True, exist_ok=True)
         results.write_text(json.dumps({"about": about, "figures": figures, "rows": rows}, indent=2) + "\n")

@@ -20,9 +20,10 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
-from flamby import HEART_FILES, SHARED, read_heart
+from flamby import SHARED
 from flwr.app import Context, RecordDict
 
+from fl_client.data.public_hospitals import HEART_HOSPITALS, read_public_hospitals
 from fl_contract.study import STUDIES, Scalar
 from fl_server.app import app as server_app
 from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
@@ -35,7 +36,7 @@ DELTA = 1e-4
 def write_hospitals(data: Path, folder: Path) -> dict[str, Path]:
     """One folder a hospital: its table and its site.toml, by hospital."""
     sites = {}
-    for hospital, table in read_heart(data).items():
+    for hospital, table in read_public_hospitals("heart-disease", data / "heart_disease").items():
         place = folder / hospital
         place.mkdir()
         table.to_csv(place / "patients.csv", index=False)
@@ -84,7 +85,7 @@ def measure(data: Path, *, epsilon: float, seed: int) -> dict[str, float]:
             grid.close()
         (rounds,) = (folder / "run").glob("*/rounds.jsonl")
         last = json.loads(rounds.read_text().splitlines()[-1])
-        return {hospital: last["sites"][hospital]["accuracy"] for hospital in HEART_FILES}
+        return {hospital: last["sites"][hospital]["accuracy"] for hospital in HEART_HOSPITALS}
 
 
 def published(path: Path) -> dict[float, float]:
