@@ -31,7 +31,7 @@ from pyarrow import csv, parquet
 from fl_client.data.records import Source
 from fl_client.data.sql import SqlSource
 from fl_client.data.table_file import TableFileSource
-from fl_client.settings import SqlSourceSettings, TableSourceSettings
+from fl_client.source_settings import SqlSourceSettings, TableSourceSettings
 from fl_contract.schema import TableSchema
 
 ROOT = Path(__file__).parents[1]

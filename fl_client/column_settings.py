@@ -109,3 +109,30 @@ class ColumnSettings(Settings):
         if both := self.missing_keys & code_meanings(self.codes).keys():
             raise ValueError(f"codes and missing both hold {sorted(map(str, both))}; expected each code in one of them")
         return self
+
+
+class TableColumnSettings(Settings):
+    """What the columns of a table are, wherever it is read from.
+
+    Attributes:
+        fold: Column that says ``train`` or ``test``.
+        label: Column of the class, the event, the target or the tail; none for a study of findings, each of which has
+            a column of its own.
+        time: Column of the times of follow-up, for a study of survival.
+        patient: Column that says whose record a row is, if there can be several of one patient.
+        columns: How the table holds a feature, a finding or the target, by the study's name of it; as the study names
+            and counts it if not set.
+        labels: The study's class for each of the hospital's codes in ``label``; as they are written if not set.
+    """
+
+    fold: str | None = Field(default=None, min_length=1)
+    label: str | None = Field(default=None, min_length=1)
+    time: str | None = Field(default=None, min_length=1)
+    patient: str | None = Field(default=None, min_length=1)
+    columns: dict[str, ColumnSettings] = Field(default_factory=dict)
+    labels: LabelCodes = Field(default_factory=dict)
+
+    @property
+    def has_one_record_a_patient(self) -> bool:
+        """Whether protecting a record protects a patient: nobody can say before the table is read."""
+        return False

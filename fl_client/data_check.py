@@ -7,6 +7,7 @@ refusal code. A warning refuses nothing: a person has to look.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fl_client.column_settings import TableColumnSettings
 from fl_client.data.outcome_columns import outcome_numbers
 from fl_client.data.records import SiteRecords
 from fl_client.data_rules import held_out_refusals
@@ -29,8 +30,8 @@ from fl_client.outcomes import outcome_rules
 from fl_client.outcomes.survival import EVENTS
 from fl_client.policy import check_room, policy_errors
 from fl_client.refusals import gather
-from fl_client.settings import DicomSourceSettings, SeriesSourceSettings, TableColumnSettings
 from fl_client.site import Site
+from fl_client.source_settings import DicomSourceSettings, SeriesSourceSettings
 from fl_client.statistics import check_statistics_allowed
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import ImageSchema, SeriesSchema, TableSchema

@@ -11,15 +11,8 @@ from flwr.app import Context
 
 from fl_client.data.records import SiteRecords, Source
 from fl_client.record_cache import RecordCache, stamp_of
-from fl_client.settings import (
-    PolicySettings,
-    SiteSettings,
-    SqlSourceSettings,
-    partition,
-    read_site_settings,
-    read_study,
-    site_file,
-)
+from fl_client.settings import PolicySettings, SiteSettings, partition, read_site_settings, read_study, site_file
+from fl_client.source_settings import SqlSourceSettings
 from fl_client.sources import open_source
 from fl_client.virtual_source import virtual_source
 from fl_contract.errors import RefusalCode, RefusalError, SettingError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fl_client.data.outcome_columns import outcome_numbers, place_outcome
 from fl_client.data.records import Source
-from fl_client.settings import (
+from fl_client.source_settings import (
     AnySourceSettings,
     ImageFileSourceSettings,
     ImageSourceSettings,

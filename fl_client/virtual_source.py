@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fl_client.settings import (
+from fl_client.source_settings import (
     MedMnistSourceSettings,
     MnistSourceSettings,
     PublicHospitalsSourceSettings,

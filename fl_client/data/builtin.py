@@ -8,7 +8,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 
 from fl_client.data.records import Records, SiteRecords
 from fl_client.data.split import hold_out, split_by_class
-from fl_client.settings import SourceSettings
+from fl_client.source_settings import SourceSettings
 
 
 class BuiltInSource:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fl_client.data.image_stack import ImageEntry, ImageFolds
 from fl_client.data.outcome_columns import IndexedOutcome
-from fl_client.settings import ImageIndexSettings
+from fl_client.source_settings import ImageIndexSettings
 from fl_contract.errors import RefusalCode, RefusalError
 
 FOLDS = ("train", "test")

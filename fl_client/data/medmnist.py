@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fl_client.data.records import SiteRecords
 from fl_client.data.split import deal_images
-from fl_client.settings import MedMnistSourceSettings
+from fl_client.source_settings import MedMnistSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 
 FOLDS = ("train", "val", "test")

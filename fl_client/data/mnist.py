@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fl_client.data.records import SiteRecords
 from fl_client.data.split import deal_images
-from fl_client.settings import MnistSourceSettings
+from fl_client.source_settings import MnistSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 
 FOLDS = ("train", "t10k")

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
+from fl_client.column_settings import TableColumnSettings
 from fl_client.data.mapping import AS_IT_IS
 from fl_client.data.table import invalid_data
-from fl_client.settings import ImageIndexSettings, TableColumnSettings
+from fl_client.source_settings import ImageIndexSettings
 from fl_contract.schema import Outcome
 
 _Columns = TypeVar("_Columns", bound=TableColumnSettings)

@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from fl_client.data.records import Records, SiteRecords
-from fl_client.settings import PublicHospitalsSourceSettings
+from fl_client.source_settings import PublicHospitalsSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 
 Tables = dict[str, pd.DataFrame]

@@ -17,7 +17,7 @@ from fl_client.data.table import check_columns, invalid_data
 from fl_client.data.table_file import TableFileSource, read_rows
 from fl_client.data.windows import WindowGrid
 from fl_client.refusals import refuse_if_any
-from fl_client.settings import SeriesSourceSettings
+from fl_client.source_settings import SeriesSourceSettings
 from fl_contract.schema import SeriesSchema
 
 MICROSECONDS = {"seconds": 10**6, "minutes": 60 * 10**6, "hours": 3600 * 10**6, "days": 86_400 * 10**6}

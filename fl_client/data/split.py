@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_client.data.records import Records, SiteRecords
-from fl_client.settings import PartsSettings
+from fl_client.source_settings import PartsSettings
 
 
 def deal_images(

@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool
 from fl_client.data.credentials import read_credentials
 from fl_client.data.records import SiteRecords
 from fl_client.data.table import TableBuilder, invalid_data
-from fl_client.settings import SqlSourceSettings
+from fl_client.source_settings import SqlSourceSettings
 from fl_contract.features import TableFeature
 
 CHUNK_ROWS = 1_000

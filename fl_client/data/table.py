@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fl_client.column_settings import ColumnSettings
+from fl_client.column_settings import ColumnSettings, TableColumnSettings
 from fl_client.data.mapping import (
     AS_IT_IS,
     code_refusals,
@@ -20,7 +20,6 @@ from fl_client.data.mapping import (
 )
 from fl_client.data.records import Records, SiteRecords
 from fl_client.refusals import refuse_if_any
-from fl_client.settings import TableColumnSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.features import CategoryFeature, TableFeature
 

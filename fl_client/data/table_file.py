@@ -10,7 +10,7 @@ from pyarrow.parquet import ParquetFile
 from fl_client.data.records import SiteRecords
 from fl_client.data.table import TableBuilder, invalid_data
 from fl_client.refusals import gather
-from fl_client.settings import TableSourceSettings
+from fl_client.source_settings import TableSourceSettings
 from fl_contract.errors import RefusalError
 from fl_contract.features import TableFeature
 

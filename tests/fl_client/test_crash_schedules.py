@@ -35,8 +35,9 @@ from fl_client.app import app
 from fl_client.data.builtin import BuiltInSource
 from fl_client.data.records import SiteRecords
 from fl_client.outbox import Outbox
-from fl_client.settings import SourceSettings, read_site_settings
+from fl_client.settings import read_site_settings
 from fl_client.site import held_out_cohort, open_ledger, training_cohort
+from fl_client.source_settings import SourceSettings
 from fl_contract.messages import (
     ARRAYS,
     CONFIG,

@@ -17,8 +17,9 @@ from fl_client.data_check import check_site
 from fl_client.data_rules import schema_refusals, training_refusals
 from fl_client.outcomes import RULES, outcome_rules
 from fl_client.preprocessing import prepare
-from fl_client.settings import SiteSettings, TableSourceSettings
+from fl_client.settings import SiteSettings
 from fl_client.site import Site
+from fl_client.source_settings import TableSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import Schema, TripleSchema
 from fl_contract.study import STUDIES, Study

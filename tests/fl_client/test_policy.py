@@ -10,7 +10,8 @@ from flwr.app import Message
 
 from fl_client.data.builtin import BuiltInSource
 from fl_client.policy import check_plan, check_policy, check_room, make_plan
-from fl_client.settings import SiteSettings, SourceSettings, read_site_settings
+from fl_client.settings import SiteSettings, read_site_settings
+from fl_client.source_settings import SourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import PLAN
 from fl_contract.study import Study

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fl_client.settings import SourceSettings, SqlSourceSettings, partition, read_site_settings, read_study, site_file
+from fl_client.settings import partition, read_site_settings, read_study, site_file
+from fl_client.source_settings import SourceSettings, SqlSourceSettings
 from fl_contract.errors import SettingError
 
 VALID = """

@@ -27,7 +27,7 @@ from fl_client.data.mnist import MnistSource
 from fl_client.data.records import Source
 from fl_client.data.series import SeriesSource
 from fl_client.data.table_file import TableFileSource
-from fl_client.settings import (
+from fl_client.source_settings import (
     DicomSourceSettings,
     ImageFolderSourceSettings,
     MedMnistSourceSettings,

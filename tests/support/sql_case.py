@@ -9,7 +9,7 @@ import pandas as pd
 from schemas import numbers
 
 from fl_client.data.sql import SqlSource
-from fl_client.settings import SqlSourceSettings
+from fl_client.source_settings import SqlSourceSettings
 
 FILE = "patients.sqlite"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fl_client.data.credentials import Credentials, read_credentials
-from fl_client.settings import CredentialsSettings
+from fl_client.source_settings import CredentialsSettings
 from fl_contract.errors import RefusalCode, RefusalError
 
 SECRET = "tell-nobody"

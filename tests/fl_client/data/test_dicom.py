@@ -16,7 +16,7 @@ from fl_client.data.dicom import Window, decode_dicom, identifying_headers
 from fl_client.data.image_folder import ImageFolderSource
 from fl_client.data.image_stack import ImageEntry
 from fl_client.data.records import SiteRecords
-from fl_client.settings import DicomSourceSettings
+from fl_client.source_settings import DicomSourceSettings
 from fl_contract.errors import RefusalError
 from fl_contract.schema import ImageSchema
 

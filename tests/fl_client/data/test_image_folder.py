@@ -18,7 +18,7 @@ from fl_client.data.image_folder import ImageFolderSource
 from fl_client.data.image_stack import ImageEntry
 from fl_client.data.picture import decode_picture
 from fl_client.data.records import SiteRecords
-from fl_client.settings import ImageFolderSourceSettings
+from fl_client.source_settings import ImageFolderSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import ImageSchema
 

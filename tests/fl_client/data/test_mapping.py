@@ -19,7 +19,7 @@ from fl_client.data.mapping import (
     say_unknown_values,
     site_columns,
 )
-from fl_client.settings import TableSourceSettings
+from fl_client.source_settings import TableSourceSettings
 from fl_contract.errors import SettingError
 from fl_contract.features import TableFeature
 

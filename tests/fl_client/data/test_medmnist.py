@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fl_client.data import medmnist
 from fl_client.data.medmnist import MedMnistSource
 from fl_client.data.records import SiteRecords
-from fl_client.settings import MedMnistSourceSettings
+from fl_client.source_settings import MedMnistSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError, SettingError
 
 BREAST = Path(__file__).parents[4] / "shared" / "data" / "breastmnist" / "breastmnist.npz"

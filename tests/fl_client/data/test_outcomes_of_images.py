@@ -14,7 +14,7 @@ from PIL import Image
 from fl_client.data.image_folder import ImageFolderSource
 from fl_client.data.medmnist import MedMnistSource
 from fl_client.data.records import Records, SiteRecords
-from fl_client.settings import ImageFolderSourceSettings, MedMnistSourceSettings, NiftiSourceSettings
+from fl_client.source_settings import ImageFolderSourceSettings, MedMnistSourceSettings, NiftiSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import ImageSchema
 

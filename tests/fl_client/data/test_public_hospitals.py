@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fl_client.data.public_hospitals import HEART_HOSPITALS, PublicHospitalsSource, read_public_hospitals
-from fl_client.settings import PublicHospitalsSourceSettings
+from fl_client.source_settings import PublicHospitalsSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"

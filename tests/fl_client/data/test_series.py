@@ -9,7 +9,7 @@ import pytest
 
 from fl_client.data.records import SiteRecords
 from fl_client.data.series import SeriesSource
-from fl_client.settings import SeriesSourceSettings
+from fl_client.source_settings import SeriesSourceSettings
 from fl_contract.errors import RefusalError, SettingError
 from fl_contract.schema import SeriesSchema
 

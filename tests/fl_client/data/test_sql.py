@@ -22,7 +22,7 @@ from sql_case import FILE, save_sqlite, sql_case
 
 from fl_client.data.records import SiteRecords
 from fl_client.data.sql import CHUNK_ROWS, SqlSource
-from fl_client.settings import SqlSourceSettings
+from fl_client.source_settings import SqlSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.features import TableFeature
 from fl_contract.messages import PLAN

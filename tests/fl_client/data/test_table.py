@@ -8,7 +8,7 @@ import pytest
 from schemas import numbers
 
 from fl_client.data.table import TableBuilder
-from fl_client.settings import TableSourceSettings
+from fl_client.source_settings import TableSourceSettings
 from fl_contract.errors import RefusalError
 
 SETTINGS = TableSourceSettings.parse(

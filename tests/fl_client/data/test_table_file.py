@@ -11,7 +11,7 @@ from schemas import category, numbers
 
 from fl_client.data.records import SiteRecords
 from fl_client.data.table_file import TableFileSource
-from fl_client.settings import TableSourceSettings
+from fl_client.source_settings import TableSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 
 TABLE = pd.DataFrame(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fl_client.data.image_folder import ImageFolderSource
 from fl_client.data.records import Records
-from fl_client.settings import NiftiSourceSettings
+from fl_client.source_settings import NiftiSourceSettings
 from fl_contract.errors import RefusalError, SettingError
 from fl_contract.schema import ImageSchema
 
