@@ -111,6 +111,10 @@ class ColumnSettings(Settings):
         return self
 
 
+AS_IT_IS = ColumnSettings.parse({}, origin="a column that site.toml does not name")
+"""How a column is read that ``site.toml`` does not name."""
+
+
 class TableColumnSettings(Settings):
     """What the columns of a table are, wherever it is read from.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from fl_contract.errors import RefusalError
+from fl_contract.errors import RefusalCode, RefusalError
 
 
 @contextmanager
@@ -23,3 +23,8 @@ def refuse_if_any(refusals: Sequence[RefusalError]) -> None:
     """
     if refusals:
         raise RefusalError(refusals[0].code, "\n".join(refusal.detail for refusal in refusals))
+
+
+def invalid_data(detail: str) -> RefusalError:
+    """The refusal of a hospital whose data cannot be used; the detail stays in its own log."""
+    return RefusalError(RefusalCode.INVALID_DATA, detail)

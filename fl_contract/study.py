@@ -289,8 +289,12 @@ class Study(Settings):
 
     def _check_local_steps(self) -> None:
         name, training = self.strategy.name, self.training
-        if self.strategy.PLAIN_SGD and (training.optimizer != "SGD" or training.optimizer_options):
-            raise ValueError(f"strategy.name={name!r}; its formula needs training.optimizer = 'SGD' without options")
+        if self.strategy.PLAIN_SGD and (
+            training.optimizer != "SGD" or set(training.optimizer_options) - {"weight_decay"}
+        ):
+            raise ValueError(
+                f"strategy.name={name!r}; its formula needs training.optimizer = 'SGD' without options but weight_decay"
+            )
         if self.strategy.FIXED_STEPS and not self.is_private and training.local_steps is None:
             raise ValueError(f"strategy.name={name!r}; its formula needs training.local-steps, alike at every hospital")
         if self.protects_hospitals and name not in LINEAR:

@@ -5,7 +5,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fl_client.data.table import invalid_data
+from fl_client.refusals import invalid_data
 from fl_client.source_settings import CredentialsSettings
 
 PRIVATE = "a file of your own that nobody else can read (chmod 600)"

@@ -10,7 +10,7 @@ from fl_client.data.image_stack import Decode, ImageFolds, load_images
 from fl_client.data.mask import load_masks
 from fl_client.data.outcome_columns import indexed_outcome
 from fl_client.data.records import SiteRecords
-from fl_client.data.table import invalid_data
+from fl_client.refusals import invalid_data
 from fl_client.source_settings import (
     DicomSourceSettings,
     ImageFileSourceSettings,

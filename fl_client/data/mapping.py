@@ -11,11 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fl_client.column_settings import Code, ColumnSettings, code_key, code_meanings
+from fl_client.column_settings import AS_IT_IS, Code, ColumnSettings, code_key, code_meanings
 from fl_contract.features import CategoryFeature, TableFeature
-
-AS_IT_IS = ColumnSettings.parse({}, origin="a column that site.toml does not name")
-"""How a column is read that ``site.toml`` does not name."""
 
 
 def site_columns(features: Iterable[str], columns: Mapping[str, ColumnSettings]) -> dict[str, str]:

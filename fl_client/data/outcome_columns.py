@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fl_client.column_settings import TableColumnSettings
-from fl_client.data.mapping import AS_IT_IS
-from fl_client.data.table import invalid_data
+from fl_client.column_settings import AS_IT_IS, TableColumnSettings
+from fl_client.refusals import invalid_data
 from fl_client.source_settings import ImageIndexSettings
 from fl_contract.schema import Outcome
 

@@ -13,10 +13,10 @@ from fl_client.column_settings import ChannelSettings
 from fl_client.data.mapping import map_column
 from fl_client.data.outcome_columns import outcome_numbers, place_outcome
 from fl_client.data.records import Records, SiteRecords
-from fl_client.data.table import check_columns, invalid_data
+from fl_client.data.table import check_columns
 from fl_client.data.table_file import TableFileSource, read_rows
 from fl_client.data.windows import WindowGrid
-from fl_client.refusals import refuse_if_any
+from fl_client.refusals import invalid_data, refuse_if_any
 from fl_client.source_settings import SeriesSourceSettings
 from fl_contract.schema import SeriesSchema
 

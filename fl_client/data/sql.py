@@ -23,7 +23,8 @@ from sqlalchemy.pool import NullPool
 
 from fl_client.data.credentials import read_credentials
 from fl_client.data.records import SiteRecords
-from fl_client.data.table import TableBuilder, invalid_data
+from fl_client.data.table import TableBuilder
+from fl_client.refusals import invalid_data
 from fl_client.source_settings import SqlSourceSettings
 from fl_contract.features import TableFeature
 

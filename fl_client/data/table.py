@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fl_client.column_settings import ColumnSettings, TableColumnSettings
+from fl_client.column_settings import AS_IT_IS, ColumnSettings, TableColumnSettings
 from fl_client.data.mapping import (
-    AS_IT_IS,
     code_refusals,
     map_column,
     map_features,
@@ -19,8 +18,8 @@ from fl_client.data.mapping import (
     site_columns,
 )
 from fl_client.data.records import Records, SiteRecords
-from fl_client.refusals import refuse_if_any
-from fl_contract.errors import RefusalCode, RefusalError
+from fl_client.refusals import invalid_data, refuse_if_any
+from fl_contract.errors import RefusalError
 from fl_contract.features import CategoryFeature, TableFeature
 
 FOLDS = ("train", "test")
@@ -210,8 +209,3 @@ def check_columns(needed: Sequence[str], found: Sequence[str], *, origin: str) -
 
 def _count_shared(first: NDArray[Any] | None, second: NDArray[Any] | None) -> int:
     return 0 if first is None or second is None else len(set(second.tolist()).intersection(first.flat))
-
-
-def invalid_data(detail: str) -> RefusalError:
-    """The refusal of a hospital whose data cannot be used; the detail stays in its own log."""
-    return RefusalError(RefusalCode.INVALID_DATA, detail)

@@ -8,8 +8,8 @@ import pandas as pd
 from pyarrow.parquet import ParquetFile
 
 from fl_client.data.records import SiteRecords
-from fl_client.data.table import TableBuilder, invalid_data
-from fl_client.refusals import gather
+from fl_client.data.table import TableBuilder
+from fl_client.refusals import gather, invalid_data
 from fl_client.source_settings import TableSourceSettings
 from fl_contract.errors import RefusalError
 from fl_contract.features import TableFeature

@@ -61,7 +61,7 @@ def _count_rounds(folder: Path) -> int:
 
 def _run_here(*arguments: str) -> Result:
     """Run a command of ours in this process, which has imported already what a new one would wait for."""
-    return CliRunner().invoke(app, list(arguments))
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, list(arguments))
 
 
 def _simulate_on_flower(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

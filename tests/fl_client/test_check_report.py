@@ -114,7 +114,9 @@ def test_images_are_shown_with_their_size(run: Callable[..., Result], tmp_path: 
 
 def test_categories_are_shown_with_the_records_of_each(run: Callable[..., Result], tmp_path: Path) -> None:
     pain = 'features = [{ name = "pain", categories = ["[typical]", "none"] }]'
-    study = (STUDIES / "heart-disease.toml").read_text(encoding="utf-8").replace("heart-disease", "pain")
+    study = (
+        (STUDIES / "heart-disease.toml").read_text(encoding="utf-8").replace('name = "heart-disease"', 'name = "pain"')
+    )
     (tmp_path / "pain.toml").write_text(re.sub(r"features = \[.*?\n\]", pain, study, flags=re.DOTALL))
     rows = ["[typical],1,train"] * 9 + ["none,0,train"] * 9 + [",0,test"] * 2 + ["none,1,test"] * 10
     (tmp_path / "patients.csv").write_text("\n".join(["pain,disease,fold", *rows]))

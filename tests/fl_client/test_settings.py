@@ -67,7 +67,11 @@ def test_a_hospital_that_says_nothing_gives_one_study_its_whole_budget_and_prote
         ("declared-examples = 120", "declared-examples = 0", "declared-examples=0; expected at least 1"),
         ("declared-examples = 120", "declared-examples = 9.5", "declared-examples=9.5; expected a whole number"),
         ("declared-examples = 120", "declared-examples = true", "declared-examples=True; expected a whole number"),
-        ('kind = "built-in"', 'kind = "csv"', "source.kind='csv'; expected one of 'built-in', 'table'"),
+        (
+            'kind = "built-in"',
+            'kind = "csv"',
+            "source.kind='csv'; expected one of 'built-in', 'public-hospitals', 'table'",
+        ),
         (
             'dataset = "breast-cancer"',
             'dataset = "mnist"',

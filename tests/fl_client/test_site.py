@@ -279,9 +279,9 @@ def test_a_real_hospital_reads_the_database_that_its_own_file_names(tmp_path: Pa
     assert (records.test.features == 8.5).all()
 
 
-def test_a_study_without_built_in_data_has_no_virtual_hospitals(tmp_path: Path) -> None:
+def test_a_study_whose_files_are_nowhere_has_no_virtual_hospitals(tmp_path: Path) -> None:
     context = context_of(tmp_path)
     context.run_config["study"] = "heart-disease"
 
-    with pytest.raises(SettingError, match=r"simulation\.dataset is missing"):
+    with pytest.raises(SettingError, match=r"simulation\.data is missing; expected the folder of the files of heart"):
         open_sites(context)
