@@ -688,3 +688,40 @@ def test_the_last_round_is_measured_and_then_every_so_many_before_it(
 
     assert {number: measurement for number, measurement in numbers.items() if measurement} == measured
     assert study.num_measurements == len(measured)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rule"),
+    [
+        (
+            {"strategy.name": "scaffold", "privacy.mechanism": "none"},
+            "strategy.name='scaffold'; its formula needs training.local-steps, alike at every hospital",
+        ),
+        (
+            {"strategy.name": "fednova", "training.optimizer": "Adam"},
+            "strategy.name='fednova'; its formula needs training.optimizer = 'SGD' without options but weight_decay",
+        ),
+        ({"strategy.name": "median"}, "weighting='examples'; 'median' counts hospitals; expected 'equal'"),
+        (
+            {"strategy.name": "feddyn", **{f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")}},
+            "strategy.name='feddyn' with central-privacy, which hands on one noised mean of all hospitals; expected",
+        ),
+        (
+            {"strategy.name": "fedprox", "strategy.server-momentum": 0.5},
+            "strategy.server-momentum=0.5 is not a known key; it goes with another strategy.name",
+        ),
+        ({"strategy.name": "fedfast"}, "strategy.name='fedfast'; expected one of 'fedavg', 'fedavgm', 'fedadam'"),
+    ],
+)
+def test_an_algorithm_says_what_it_needs(overrides: dict[str, Scalar], rule: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load_study("breast-cancer", overrides=overrides)
+
+    assert rule in str(caught.value)
+
+
+def test_a_study_that_names_no_algorithm_has_the_mean() -> None:
+    raw = read_toml(STUDIES / "breast-cancer.toml")
+    del raw["strategy"]["name"]
+
+    assert Study.parse(raw, origin="test").strategy.name == "fedavg"
