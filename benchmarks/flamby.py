@@ -92,7 +92,13 @@ BENCHMARKS = {
         },
         methods={
             "fedavg": {"training.learning-rate": 0.003},
+            "fedprox": {"training.learning-rate": 0.01, "strategy.proximal-mu": 0.1},
+            "scaffold": {"training.learning-rate": 0.003},
+            "feddyn": {"training.learning-rate": 0.01, "strategy.dynamic-alpha": 1.0},
             "fedadam": {"training.learning-rate": 0.03, "strategy.server-learning-rate": 0.03},
+            "fedyogi": {"training.learning-rate": 0.03, "strategy.server-learning-rate": 0.03},
+            "fedadagrad": {"training.learning-rate": 0.03, "strategy.server-learning-rate": 0.1},
+            "cyclic": {"training.learning-rate": 0.003},
             "pooled": {"training.learning-rate": 0.01},
         },
         grid={
@@ -114,7 +120,21 @@ BENCHMARKS = {
         protocol={},
         methods={
             "fedavg": {"training.local-steps": 5, "training.learning-rate": 0.3},
+            "fedprox": {
+                "training.local-steps": 5,
+                "training.learning-rate": 0.3,
+                "strategy.proximal-mu": 0.01,
+            },
+            "scaffold": {"training.local-steps": 20, "training.learning-rate": 0.3},
+            "feddyn": {
+                "training.local-steps": 20,
+                "training.learning-rate": 0.3,
+                "strategy.dynamic-alpha": 0.1,
+            },
             "fedadam": {"training.learning-rate": 0.1, "strategy.server-learning-rate": 0.1},
+            "fedyogi": {"training.learning-rate": 0.1, "strategy.server-learning-rate": 0.1},
+            "fedadagrad": {"training.learning-rate": 0.1, "strategy.server-learning-rate": 0.3},
+            "cyclic": {"training.local-steps": 5, "training.learning-rate": 0.1},
             "pooled": {"training.learning-rate": 0.3},
         },
         grid={
@@ -292,7 +312,9 @@ def main(
     only: Annotated[str, typer.Option(help="heart or tcga; both if empty.")] = "",
     methods: Annotated[str, typer.Option(help="With --tune: only these, by comma.")] = "",
     tune_only: Annotated[bool, typer.Option("--tune", help="Choose settings on training patients and stop.")] = False,
-    results: Annotated[Path | None, typer.Option(help="File to keep the result in.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="File to keep the result in; --only adds to one of the same commit.")
+    ] = None,
     commit: Annotated[str, typer.Option(help="Said in the result: git rev-parse --short HEAD.")] = "not said",
 ) -> None:
     """Run all methods, print the tables and the figures."""
@@ -321,6 +343,9 @@ def main(
             "measure": "final model on all hospitals' held-out patients together",
         }
         results.parent.mkdir(parents=True, exist_ok=True)
+        kept = json.loads(results.read_text()) if results.exists() else {"about": {}}
+        if only and kept["about"].get("commit") == commit:
+            figures, rows = kept["figures"] | figures, kept["rows"] | rows
         results.write_text(json.dumps({"about": about, "figures": figures, "rows": rows}, indent=2) + "\n")
     print(json.dumps(figures))
 
