@@ -312,9 +312,7 @@ def main(
     only: Annotated[str, typer.Option(help="heart or tcga; both if empty.")] = "",
     methods: Annotated[str, typer.Option(help="With --tune: only these, by comma.")] = "",
     tune_only: Annotated[bool, typer.Option("--tune", help="Choose settings on training patients and stop.")] = False,
-    results: Annotated[
-        Path | None, typer.Option(help="File to keep the result in; --only adds to one of the same commit.")
-    ] = None,
+    results: Annotated[Path | None, typer.Option(help="Result; --only adds to one of the same commit.")] = None,
     commit: Annotated[str, typer.Option(help="Said in the result: git rev-parse --short HEAD.")] = "not said",
 ) -> None:
     """Run all methods, print the tables and the figures."""
