@@ -13,7 +13,7 @@ from fl_client.guard import guard, log_to_site
 from fl_client.inputs import (
     load_model,
     make_half,
-    model_state,
+    outgoing_arrays,
     record_contents,
     record_refusals,
     training_examples,
@@ -147,7 +147,7 @@ def _answer_plain_round(site: Site, request: Request, received: Arrays, control:
         steps = study.training.steps_for(declared)
     train(model, examples, Recipe(task=study.task, settings=study.training, half=half, steps=steps), generator)
     StrategyState(site.folder, request.run).keep(request.server_round, half.state())
-    reply = TrainReply(site=site.name, arrays=model_state(model), num_examples=declared, spent=None)
+    reply = TrainReply(site=site.name, arrays=outgoing_arrays(site, model, half), num_examples=declared, spent=None)
     return release(reply.to_content(), TRAIN, request, folder=site.folder, model=received)
 
 

@@ -17,6 +17,7 @@ from fl_client.refusals import gather, refuse_if_any
 from fl_client.site import Site
 from fl_client.strategy_state import StrategyState
 from fl_contract.errors import RefusalCode, RefusalError
+from fl_contract.exchanged import exchanged_names
 from fl_contract.messages import Arrays, Request
 from privacy.units import Units
 from strategies.client_half import ClientHalf
@@ -98,15 +99,16 @@ def load_model(site: Site, received: Arrays) -> nn.Module:
     """The study's model with the received weights.
 
     Raises:
-        RefusalError: INVALID_REQUEST: they are not the study's model, or not finite.
+        RefusalError: INVALID_REQUEST: they are not what of the study's model travels, or not finite.
     """
     model = site.study.build_model()
-    expected = {name: (tuple(tensor.shape), str(tensor.numpy().dtype)) for name, tensor in model.state_dict().items()}
+    own = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    expected = {name: (own[name].shape, str(own[name].dtype)) for name in exchanged_names(site.study, model)}
     if {name: (array.shape, str(array.dtype)) for name, array in received.items()} != expected:
         raise _invalid("the received arrays are not the study's model; expected its names and shapes")
     if bad := sorted(name for name, array in received.items() if not np.isfinite(array).all()):
         raise _invalid(f"the received arrays {bad} hold NaN or infinity; expected finite numbers")
-    model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in received.items()})
+    model.load_state_dict({name: torch.from_numpy(np.array({**own, **received}[name])) for name in own})
     return model
 
 
@@ -126,9 +128,10 @@ def make_half(site: Site, request: Request, model: nn.Module, control: Arrays) -
     return make_client_half(site.study, model, control=control, state=state)
 
 
-def model_state(model: nn.Module) -> Arrays:
-    """The model's weights and buffers, as a reply holds them."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
+def outgoing_arrays(site: Site, model: nn.Module, half: ClientHalf) -> Arrays:
+    """What of the trained model a reply holds."""
+    arrays = half.outgoing()
+    return {name: arrays[name] for name in exchanged_names(site.study, model)}
 
 
 def _invalid(detail: str) -> RefusalError:

@@ -13,7 +13,7 @@ reply, settles its charge if a crash left that open, and sends the same bytes.
 from flwr.app import RecordDict
 
 from fl_client.disclosure import release
-from fl_client.inputs import load_model, make_half, model_state, privacy_units, record_contents, training_examples
+from fl_client.inputs import load_model, make_half, outgoing_arrays, privacy_units, record_contents, training_examples
 from fl_client.outbox import Outbox
 from fl_client.policy import check_plan
 from fl_client.site import Site
@@ -90,6 +90,9 @@ def _make_reply(
     StrategyState(site.folder, run).keep(request.server_round, half.state())
     spent = PrivacySpent(epsilon=ledger.spent_by_run(run, delta=plan.delta), delta=plan.delta, steps=steps)
     reply = TrainReply(
-        site=site.name, arrays=model_state(model), num_examples=site.settings.declared_examples, spent=spent
+        site=site.name,
+        arrays=outgoing_arrays(site, model, half),
+        num_examples=site.settings.declared_examples,
+        spent=spent,
     )
     return reply, spent

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from fl_contract.errors import CheckpointError, ConsiliumError, SettingError
+from fl_contract.exchanged import exchanged_names
 from fl_contract.messages import Arrays, Request, SitePlan
 from fl_contract.models import buffer_names
 from fl_contract.study import Study
@@ -123,6 +124,7 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
         plans=plans,
         stopping=stopping,
         average=average,
+        exchanged=exchanged_names(study, torch_model),
     )
     model, evaluations = loop.run(model, last_round=last_round, seconds_before=seconds)
     _write_model(record, model)

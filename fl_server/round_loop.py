@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from logging import INFO
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
@@ -55,6 +55,7 @@ class RoundLoop:
         plans: What each hospital declared before round 1.
         stopping: Watches for convergence.
         average: Of the models so far; what is measured.
+        exchanged: Names of the model's arrays that travel.
         held_out: Held-out patients of each hospital, as it first said, None if it measures with noise; they are the
             same for the whole run, and so is the way it measures.
     """
@@ -68,6 +69,7 @@ class RoundLoop:
     plans: Mapping[str, SitePlan]
     stopping: Stopping
     average: ModelAverage
+    exchanged: tuple[str, ...]
     held_out: dict[str, int | None] = field(default_factory=dict)
 
     def run(self, model: Arrays, *, last_round: int, seconds_before: float) -> tuple[Arrays, dict[str, Measurement]]:
@@ -131,7 +133,7 @@ class RoundLoop:
     def _train(self, model: Arrays, record: RoundRecord) -> Arrays:
         server_round = record.server_round
         config = self.request.to_config()
-        requests = list(self.strategy.configure_train(server_round, to_array_record(model), config, self.grid))
+        requests = list(self.strategy.configure_train(server_round, self._travelling(model), config, self.grid))
         asked = self.strategy.outcome.asked
         try:
             stepped, _ = self.strategy.aggregate_train(server_round, self._train_replies(requests, asked, record))
@@ -140,7 +142,10 @@ class RoundLoop:
                 record.missing[site] = Absence(code=code, reason=reason)
         if stepped is None:
             raise RunError(f"round {server_round}: the strategy gave no model")
-        return from_array_record(stepped)
+        return model | from_array_record(stepped)
+
+    def _travelling(self, model: Arrays) -> ArrayRecord:
+        return to_array_record({name: model[name] for name in self.exchanged})
 
     def _train_replies(self, requests: list[Message], asked: tuple[str, ...], record: RoundRecord) -> Iterator[Message]:
         """Hand on replies that come from whom they should; the strategy's outcome keeps why others are left out."""
@@ -189,7 +194,7 @@ class RoundLoop:
     def _measure(self, model: Arrays, record: RoundRecord) -> dict[str, Measurement]:
         config = self.request.to_config()
         requests = list(
-            self.strategy.configure_evaluate(record.server_round, to_array_record(model), config, self.grid)
+            self.strategy.configure_evaluate(record.server_round, self._travelling(model), config, self.grid)
         )
         sites = [Request.from_message(request).site for request in requests]
         timeout = self.study.federation.round_timeout_seconds

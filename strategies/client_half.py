@@ -46,6 +46,10 @@ class ClientHalf:
         del name, parameter
         return None
 
+    def outgoing(self) -> Arrays:
+        """What the reply holds after the training; the model's weights and buffers."""
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self._model.state_dict().items()}
+
     def state(self) -> Arrays:
         """What is kept at the hospital for its next round of the run, after the training."""
         return {}

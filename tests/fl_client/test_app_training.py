@@ -389,7 +389,7 @@ class TestRetries:
         folder: Path,
     ) -> None:
         ask(PLAN)
-        monkeypatch.setattr("fl_client.private_round.model_state", lambda model: {"patients": np.array([62.0, 71.0])})
+        monkeypatch.setattr("fl_client.private_round.outgoing_arrays", lambda *_: {"patients": np.array([62.0, 71.0])})
 
         assert refusal(train(1)) == "disclosure"
         assert [entry.steps_run for entry in charges()] == [4]

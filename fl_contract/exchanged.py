@@ -1,0 +1,14 @@
+"""The only place that says which arrays of a study's model travel between the coordinator and hospitals."""
+
+from torch import nn
+
+from fl_contract.study import Study
+
+
+def exchanged_names(study: Study, model: nn.Module) -> tuple[str, ...]:
+    """Names of the arrays that requests and replies hold, in the model's order.
+
+    All others stay where they are: at the coordinator as in `Study.build_model`, at a hospital as it keeps them.
+    """
+    del study
+    return tuple(model.state_dict())
