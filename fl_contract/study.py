@@ -295,6 +295,13 @@ class Study(Settings):
             raise ValueError(
                 f"strategy.name={name!r}; its formula needs training.optimizer = 'SGD' without options but weight_decay"
             )
+        if self.strategy.FULL_BATCH:
+            self._check_full_batch()
+        if self.strategy.SENDS_LOSS and self.is_private:
+            raise ValueError(
+                f"strategy.name={name!r} with privacy.mechanism='dp-sgd'; hospitals would send their exact training "
+                "loss; choose another algorithm, or set privacy.mechanism = 'none'"
+            )
         if self.strategy.FIXED_STEPS and not self.is_private and training.local_steps is None:
             raise ValueError(f"strategy.name={name!r}; its formula needs training.local-steps, alike at every hospital")
         if self.protects_hospitals and name not in LINEAR:
@@ -303,14 +310,36 @@ class Study(Settings):
                 f"expected one of {list(LINEAR)}"
             )
 
+    def _check_full_batch(self) -> None:
+        """One gradient a round: nothing may ask for several steps, or change what a gradient is."""
+        name, training = self.strategy.name, self.training
+        if training.optimizer_options:
+            raise ValueError(
+                f"strategy.name={name!r}; hospitals send gradients and take no step; expected no "
+                f"training.optimizer-options, found {sorted(training.optimizer_options)}"
+            )
+        if self.is_private and self.privacy.steps_per_round != 1:
+            raise ValueError(
+                f"privacy.steps-per-round={self.privacy.steps_per_round}; expected 1 for strategy.name={name!r}, whose "
+                "hospitals send one gradient a round"
+            )
+        if training.local_epochs != 1 or training.local_steps not in (None, 1):
+            raise ValueError(
+                f"training.local-epochs={training.local_epochs}, local-steps={training.local_steps}; expected neither "
+                f"for strategy.name={name!r}, whose hospitals send one gradient a round"
+            )
+
+    @property
+    def local_rate(self) -> float:
+        """Learning rate of a hospital's steps."""
+        training = self.training
+        return (self.is_private and training.private_learning_rate) or training.learning_rate
+
     @property
     def local_path(self) -> float:
         """Summed learning rates of a hospital's steps in a round, where all take the same number."""
-        training = self.training
-        if self.is_private:
-            rate = training.private_learning_rate or training.learning_rate
-            return self.privacy.steps_per_round * rate
-        return (training.local_steps or 0) * training.learning_rate
+        steps = self.privacy.steps_per_round if self.is_private else (self.training.local_steps or 0)
+        return steps * self.local_rate
 
     @model_validator(mode="after")
     def _check_every_site_is_asked(self) -> Self:

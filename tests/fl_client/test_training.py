@@ -137,6 +137,41 @@ def test_a_step_moves_the_weights_by_the_rate_times_the_mean_gradient() -> None:
     assert model.bias.item() == 0.0
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 8, 40, 100])
+def test_a_full_batch_is_one_step_by_the_gradient_over_all_records(examples: Examples, batch_size: int) -> None:
+    seen: list[Tensor] = []
+    model, at_once = new_model(), new_model()
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    recipe = Recipe(task=TASK, settings=settings_of(batch_size=batch_size), is_full_batch=True)
+    TASK.batch_loss(at_once(examples.inputs), examples.labels).backward()
+
+    train(model, examples, recipe, round_generator(1, "hospital-1", 1))
+
+    assert torch.equal(torch.cat(seen), examples.inputs)
+    assert max(len(batch) for batch in seen) == min(batch_size, 40)
+    for moved, parameter in zip(model.parameters(), at_once.parameters(), strict=True):
+        assert parameter.grad is not None
+        assert torch.allclose(moved, parameter - 0.1 * parameter.grad, atol=1e-7)
+
+
+def test_a_full_batch_whose_records_are_held_against_each_other_is_not_split() -> None:
+    survival = task_of(schema_of((3,), task="survival", **{"time-unit": "days"}))
+    sizes: list[int] = []
+    model = nn.Linear(3, 1)
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    outcomes = torch.stack([torch.arange(1.0, 41.0), torch.arange(40) % 2], dim=1)
+    examples = Examples(inputs=torch.ones(40, 3), labels=outcomes)
+
+    train(
+        model,
+        examples,
+        Recipe(task=survival, settings=settings_of(), is_full_batch=True),
+        round_generator(1, "hospital-1", 1),
+    )
+
+    assert sizes == [40]
+
+
 @pytest.mark.parametrize(
     ("optimizer", "options"),
     [
