@@ -18,6 +18,7 @@ from fl_contract.tasks.task import Task
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
 from privacy.units import Units
+from strategies.fedsgd import FedSGDClient
 
 
 @pytest.fixture
@@ -152,6 +153,22 @@ def test_a_full_batch_is_one_step_by_the_gradient_over_all_records(examples: Exa
     for moved, parameter in zip(model.parameters(), at_once.parameters(), strict=True):
         assert parameter.grad is not None
         assert torch.allclose(moved, parameter - 0.1 * parameter.grad, atol=1e-7)
+
+
+def test_the_gradient_that_a_private_hospital_sends_is_the_noised_one_of_its_step(
+    examples: Examples, plan: PrivacyPlan
+) -> None:
+    model, received = new_model(), new_model()
+    half = FedSGDClient(model, control={}, state={})
+    recipe = Recipe(task=TASK, settings=settings_of(private_learning_rate=0.25), half=half)
+
+    train_with_privacy(model, examples, Units.records(len(examples)), recipe, plan, 1)
+
+    sent = half.outgoing()
+    for (name, moved), before in zip(model.named_parameters(), received.parameters(), strict=True):
+        assert torch.allclose(moved, before - 0.25 * torch.from_numpy(sent[name]), atol=1e-6)
+    # Noise of 3 * 0.5 / 20 on each number, far above a clipped mean of at most 0.5 over all.
+    assert torch.cat([torch.from_numpy(each).flatten() for each in sent.values()]).std() > 0.05
 
 
 def test_a_full_batch_whose_records_are_held_against_each_other_is_not_split() -> None:
