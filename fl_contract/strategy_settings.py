@@ -20,6 +20,7 @@ class Algorithm(Settings):
         SENDS_CONTROL: Whether the coordinator sends an array for each trained one beside the model.
         COUNTS_HOSPITALS: Whether every hospital counts the same, whatever it declares.
         FULL_BATCH: Whether a hospital computes one gradient over all its records in a round.
+        IS_ENSEMBLE: Whether the result is all hospitals' models, whose predictions are averaged.
         SENDS_LOSS: Whether a hospital sends its exact training loss of the model that it received.
         weighting: A hospital counts by its ``examples``, the same as any other (``equal``), or by ``institution``.
         institution_weights: For ``institution``: a positive weight for every hospital by name.
@@ -32,6 +33,7 @@ class Algorithm(Settings):
     SENDS_CONTROL: ClassVar[bool] = False
     COUNTS_HOSPITALS: ClassVar[bool] = False
     FULL_BATCH: ClassVar[bool] = False
+    IS_ENSEMBLE: ClassVar[bool] = False
     SENDS_LOSS: ClassVar[bool] = False
 
     name: str
@@ -166,6 +168,24 @@ class CyclicSettings(Algorithm):
     name: Literal["cyclic"]
 
 
+class OneShotEnsembleSettings(Algorithm):
+    """One-shot ensemble (Guha 2019): hospitals train once, and their models' predictions are averaged.
+
+    Every member counts the same, and there is no mean to step to.
+    """
+
+    COUNTS_HOSPITALS = True
+    IS_ENSEMBLE = True
+
+    name: Literal["one-shot-ensemble"]
+
+    @model_validator(mode="after")
+    def _check_rate(self) -> Self:
+        if self.server_learning_rate != 1:
+            raise ValueError(f"server-learning-rate={self.server_learning_rate}; an ensemble takes no step; expected 1")
+        return self
+
+
 class RobustSettings(Algorithm):
     """Rules without settings: coordinate-wise ``median`` (Yin 2018), ``geometric-median`` (Pillutla 2022)."""
 
@@ -239,6 +259,7 @@ StrategySettings = Annotated[
     | FedDynSettings
     | FedNovaSettings
     | CyclicSettings
+    | OneShotEnsembleSettings
     | RobustSettings
     | TrimmedMeanSettings
     | KrumSettings

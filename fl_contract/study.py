@@ -21,7 +21,9 @@ from torch import nn
 
 from fl_contract.errors import SettingError
 from fl_contract.models import ModelSettings, build_model
+from fl_contract.models.architecture import ROW_TASKS
 from fl_contract.models.encode import OneHot
+from fl_contract.models.ensemble import Ensemble
 from fl_contract.models.standardise import Standardise
 from fl_contract.private_defaults import fill_private_defaults
 from fl_contract.schema import Schema
@@ -297,6 +299,8 @@ class Study(Settings):
             )
         if self.strategy.FULL_BATCH:
             self._check_full_batch()
+        if self.strategy.IS_ENSEMBLE:
+            self._check_ensemble()
         if self.strategy.SENDS_LOSS and self.is_private:
             raise ValueError(
                 f"strategy.name={name!r} with privacy.mechanism='dp-sgd'; hospitals would send their exact training "
@@ -308,6 +312,18 @@ class Study(Settings):
             raise ValueError(
                 f"strategy.name={name!r} with central-privacy, which hands on one noised mean of all hospitals; "
                 f"expected one of {list(LINEAR)}"
+            )
+
+    def _check_ensemble(self) -> None:
+        name, task = self.strategy.name, self.data_schema.task
+        if self.num_rounds != 1:
+            raise ValueError(
+                f"num-rounds={self.num_rounds}; expected 1 for strategy.name={name!r}, whose hospitals train once; set "
+                "training.local-epochs instead"
+            )
+        if task not in ROW_TASKS:
+            raise ValueError(
+                f"strategy.name={name!r} with schema.task={task!r}; predictions are averaged for {sorted(ROW_TASKS)}"
             )
 
     def _check_full_batch(self) -> None:
@@ -389,6 +405,10 @@ class Study(Settings):
         if any(num_categories):
             parts["encode"] = OneHot(num_categories)
         return nn.Sequential(parts | OrderedDict(network=network)) if parts else network
+
+    def build_ensemble(self, num_members: int) -> Ensemble:
+        """What a study of an ensemble measures, and its result: members as `build_model` gives them."""
+        return Ensemble([self.build_model() for _ in range(num_members)], self.task.combine)
 
     def standardise(self) -> Standardise | None:
         """The model's first layer, without statistics yet; None where the study needs none."""

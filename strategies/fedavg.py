@@ -172,6 +172,10 @@ class FedAvg(Strategy):
         if len(self.outcome.examples) < self.sampling.min_sites:
             raise QuorumError(self.outcome.describe_quorum(self._server_round, self.sampling.min_sites))
 
+    def result(self, arrays: Arrays) -> Arrays:
+        """What is measured, and is a run's result, of the model that travels; the model itself."""
+        return arrays
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:

@@ -17,6 +17,7 @@ from fl_contract.strategy_settings import (
     FedSGDSettings,
     KrumSettings,
     NormBoundingSettings,
+    OneShotEnsembleSettings,
     QFedAvgSettings,
     RobustSettings,
     ScaffoldSettings,
@@ -39,6 +40,7 @@ from strategies.geometric_median import GeometricMedian
 from strategies.krum import Krum
 from strategies.median import Median
 from strategies.norm_bounding import NormBounding
+from strategies.one_shot_ensemble import OneShotEnsemble
 from strategies.participation import Roster, SiteSampling, SiteWeighting
 from strategies.q_fedavg import QFedAvg
 from strategies.scaffold import Scaffold
@@ -107,6 +109,8 @@ def make_strategy(
             return FedNova(local_steps=steps, server_learning_rate=rate, **common)
         case CyclicSettings():
             return Cyclic(server_learning_rate=rate, **common)
+        case OneShotEnsembleSettings():
+            return OneShotEnsemble(**common)
         case RobustSettings():
             kind = Median if settings.name == "median" else GeometricMedian
             return kind(server_learning_rate=rate, **common)

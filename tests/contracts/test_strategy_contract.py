@@ -28,6 +28,7 @@ from strategies.geometric_median import GeometricMedian
 from strategies.krum import Krum
 from strategies.median import Median
 from strategies.norm_bounding import NormBounding
+from strategies.one_shot_ensemble import OneShotEnsemble
 from strategies.participation import Roster, SiteSampling, SiteWeighting
 from strategies.q_fedavg import QFedAvg
 from strategies.scaffold import Scaffold
@@ -55,6 +56,7 @@ STRATEGIES: dict[str, Make] = {
     "scaffold": lambda **common: Scaffold(local_path=0.5, **common),
     "feddyn": lambda **common: FedDyn(alpha=0.5, **common),
     "fednova": lambda **common: FedNova(local_steps=lambda examples: 1 + int(examples) // 16, **common),
+    "one-shot-ensemble": OneShotEnsemble,
     "median": Median,
     "trimmed-mean": lambda **common: TrimmedMean(trim_fraction=0.25, **common),
     "krum": lambda **common: Krum(num_hostile=1, **common),

@@ -123,7 +123,7 @@ def test_every_algorithm_of_a_study_is_listed_above() -> None:
     kinds = get_args(get_args(StrategySettings)[0])
     names = {name for kind in kinds for name in get_args(kind.model_fields["name"].annotation)}
 
-    assert set(ALGORITHMS) == names
+    assert set(ALGORITHMS) | {"one-shot-ensemble"} == names
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -143,6 +143,25 @@ def test_every_algorithm_learns_and_repeats_a_round_that_was_cut_off_to_the_bit(
 
     _assert_same_result(outcome, expected)
     assert outcome.rounds[-1]["pooled"]["loss"] < 0.9 * outcome.rounds[0]["pooled"]["loss"]
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_resumed_ensemble_has_the_same_members_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
+) -> None:
+    """The coordinator stopped after its one round, with or without a checkpoint of it."""
+    overrides = PLAIN | EQUAL | {"num-rounds": 1, "strategy.name": "one-shot-ensemble"}
+    expected = Federation(tmp_path / "whole").run(overrides=overrides)
+    federation = Federation(tmp_path / "stopped")
+    with monkeypatch.context() as patched:
+        _stop_after(1, patched, is_written=is_written)
+        with pytest.raises(_StopError):
+            federation.run(overrides=overrides)
+
+    outcome = federation.run(overrides=overrides, resume=True)
+
+    _assert_same_result(outcome, expected)
+    assert len(outcome.model) == 4 * 2
 
 
 @pytest.mark.parametrize("stopped_after", [1, 2, 3])

@@ -734,6 +734,18 @@ def test_the_last_round_is_measured_and_then_every_so_many_before_it(
             {"strategy.name": "q-fedavg", "privacy.mechanism": "none", "training.optimizer": "Adam"},
             "strategy.name='q-fedavg'; its formula needs training.optimizer = 'SGD' without options but weight_decay",
         ),
+        *(
+            ({"strategy.name": "one-shot-ensemble", "strategy.weighting": "equal", "num-rounds": 1} | change, rule)
+            for change, rule in [
+                ({"num-rounds": 2}, "num-rounds=2; expected 1 for strategy.name='one-shot-ensemble', whose hospitals"),
+                ({"strategy.server-learning-rate": 0.5}, "server-learning-rate=0.5; an ensemble takes no step"),
+                ({"strategy.weighting": "examples"}, "'one-shot-ensemble' counts hospitals; expected 'equal'"),
+                (
+                    {f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")},
+                    "strategy.name='one-shot-ensemble' with central-privacy, which hands on one noised mean",
+                ),
+            ]
+        ),
         ({"strategy.name": "median"}, "weighting='examples'; 'median' counts hospitals; expected 'equal'"),
         (
             {"strategy.name": "feddyn", **{f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")}},
@@ -758,6 +770,15 @@ def test_a_study_whose_hospitals_send_gradients_has_no_options_of_an_optimiser()
     raw |= {"strategy": {"name": "fedsgd"}, "privacy": raw["privacy"] | {"mechanism": "none"}}
 
     with pytest.raises(SettingError, match=r"'fedsgd'; hospitals send gradients .* found \['weight_decay'\]"):
+        Study.parse(raw, origin="test")
+
+
+def test_an_ensemble_is_for_one_row_of_outputs_a_record() -> None:
+    raw = raw_with("strategy", {"name": "one-shot-ensemble", "weighting": "equal"}, study="digits") | {"num-rounds": 1}
+    raw["schema"] |= {"task": "segmentation", "classes": ["no", "yes"]}
+    raw["model"] = {"kind": "unet"}
+
+    with pytest.raises(SettingError, match=r"schema\.task='segmentation'; predictions are averaged for \['classif"):
         Study.parse(raw, origin="test")
 
 

@@ -23,6 +23,7 @@ from strategies.geometric_median import GeometricMedian
 from strategies.krum import Krum
 from strategies.median import Median
 from strategies.norm_bounding import NormBounding
+from strategies.one_shot_ensemble import OneShotEnsemble
 from strategies.participation import Roster
 from strategies.q_fedavg import QFedAvg
 from strategies.registry import make_central_plan, make_central_strategy, make_strategy
@@ -106,6 +107,19 @@ def test_a_study_makes_the_strategy_that_it_names(
     assert strategy.sampling.generator is generator
     assert strategy.weighting.kind == "equal"
     assert {key: getattr(strategy, key) for key in attributes} == attributes
+
+
+def test_a_study_makes_an_ensemble_in_which_every_hospital_counts_the_same(roster_of: Callable[..., Roster]) -> None:
+    named: dict[str, Scalar] = {"strategy.name": "one-shot-ensemble", "strategy.weighting": "equal", "num-rounds": 1}
+    study = load_study("breast-cancer", overrides=named)
+
+    strategy = make_strategy(
+        study, roster=roster_of("a", "b"), generator=np.random.default_rng(1), buffer_names={"running_var"}
+    )
+
+    assert type(strategy) is OneShotEnsemble
+    assert (strategy.weighting.kind, strategy.server_learning_rate) == ("equal", 1.0)
+    assert strategy.buffer_names == {"running_var"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from fl_contract.messages import CONFIG, Arrays, from_array_record, to_array_rec
 from strategies.fedavg import FedAvg, weighted_mean
 from strategies.fedavgm import FedAvgM
 from strategies.fedsgd import FedSGD
+from strategies.one_shot_ensemble import OneShotEnsemble
 from strategies.participation import Roster, SiteSampling, SiteWeighting
 from strategies.q_fedavg import QFedAvg
 
@@ -163,6 +164,29 @@ def test_a_reply_without_a_usable_loss_is_left_out_of_a_fair_round(
     code, reason = strategy.outcome.left_out["a"]
     assert code == "unusable-reply"
     assert "expected a number from 0 to 1e+09" in reason
+
+
+def test_an_ensemble_keeps_the_usable_models_of_its_last_round_by_name_of_hospital(
+    ask: Callable[..., dict[str, Message]], reply_to: Callable[..., Message], roster_of: MakeRoster
+) -> None:
+    strategy = OneShotEnsemble(roster=roster_of("a", "b", "c"))
+    assert strategy.result(model_of(0)) == model_of(0)
+    for server_round, shift in ((1, 10), (2, 0)):
+        requests = ask(strategy, model_of(0), server_round)
+        strategy.aggregate_train(
+            server_round,
+            [
+                reply_to(requests["c"], model_of(3 + shift)),
+                reply_to(requests["b"], model_of(math.nan)),
+                reply_to(requests["a"], model_of(1 + shift)),
+            ],
+        )
+    resumed = OneShotEnsemble(roster=roster_of("a", "b", "c"))
+    resumed.load_state(strategy.state())
+
+    for each in (strategy, resumed):
+        members = {name: array.tolist() for name, array in each.result(model_of(0)).items()}
+        assert members == {"members.0.theta": [1.0], "members.1.theta": [3.0]}
 
 
 def test_institution_weights_and_the_server_rate_step_to_0_996(run_round: RunRound, roster_of: MakeRoster) -> None:
