@@ -8,7 +8,8 @@ from flwr.clientapp import ClientApp
 
 from fl_client.agreements import Agreements
 from fl_client.data.records import Records
-from fl_client.disclosure import release
+from fl_client.disclosure import TRAIN_WITH_LOSS, release
+from fl_client.evaluation import evaluate
 from fl_client.guard import guard, log_to_site
 from fl_client.inputs import (
     load_model,
@@ -145,10 +146,21 @@ def _answer_plain_round(site: Site, request: Request, received: Arrays, control:
     study, steps = site.study, None
     if study.strategy.DECLARED_STEPS:
         steps = study.training.steps_for(declared)
-    train(model, examples, Recipe(task=study.task, settings=study.training, half=half, steps=steps), generator)
+    loss = evaluate(model, examples, study.task).loss if study.strategy.SENDS_LOSS else None
+    recipe = Recipe(
+        task=study.task,
+        settings=study.training,
+        half=half,
+        steps=steps,
+        is_full_batch=study.strategy.FULL_BATCH,
+    )
+    train(model, examples, recipe, generator)
     StrategyState(site.folder, request.run).keep(request.server_round, half.state())
-    reply = TrainReply(site=site.name, arrays=outgoing_arrays(site, model, half), num_examples=declared, spent=None)
-    return release(reply.to_content(), TRAIN, request, folder=site.folder, model=received)
+    reply = TrainReply(
+        site=site.name, arrays=outgoing_arrays(site, model, half), num_examples=declared, spent=None, loss=loss
+    )
+    kind = TRAIN if loss is None else TRAIN_WITH_LOSS
+    return release(reply.to_content(), kind, request, folder=site.folder, model=received)
 
 
 def _refuse(code: RefusalCode, detail: str) -> NoReturn:

@@ -141,7 +141,7 @@ def _train_shadow(study: Study, pool: Examples, rows: NDArray[np.int64]) -> nn.M
     plan, units = None, Units.alone(study.privacy.unit, len(examples))
     if study.is_private:
         plan = calibrate_plan(study, epsilon=study.privacy.epsilon, nominal_units=len(examples))
-    recipe = Recipe(task=study.task, settings=study.training)
+    recipe = Recipe(task=study.task, settings=study.training, is_full_batch=study.strategy.FULL_BATCH)
     for server_round in range(1, study.num_rounds + 1):
         if plan is not None:
             train_with_privacy(model, examples, units, recipe, plan, plan.steps_per_round)

@@ -18,6 +18,7 @@ from fl_contract.messages import (
     ARRAYS,
     CONFIG,
     EVALUATE,
+    LOSS,
     METRICS,
     NUM_EXAMPLES,
     PLAN,
@@ -31,6 +32,9 @@ from fl_contract.messages import (
 NOISED_EVALUATE = "evaluate.noised"
 """An answer to an evaluate request whose counts have noise."""
 
+TRAIN_WITH_LOSS = "train.with-loss"
+"""An answer to a train request with the exact loss of the received model; only for a policy that allows it."""
+
 ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
     ROSTER: {CONFIG: {"sites": list[str]}},
     PLAN: {CONFIG: {"site": str, NUM_EXAMPLES: int, "noise-multiplier": float}},
@@ -39,6 +43,7 @@ ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
         METRICS: {"counts": list[int], "sums": list[float], "square-sums": list[float], "histograms": list[int]},
     },
     TRAIN: {CONFIG: {"site": str}, METRICS: {NUM_EXAMPLES: int, "epsilon": float, "delta": float, "steps": int}},
+    TRAIN_WITH_LOSS: {CONFIG: {"site": str}, METRICS: {NUM_EXAMPLES: int, LOSS: float}},
     EVALUATE: {
         CONFIG: {"site": str},
         METRICS: {
@@ -63,6 +68,9 @@ ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
         },
     },
 }
+
+WITH_MODEL = (TRAIN, TRAIN_WITH_LOSS)
+"""Replies that hold the model's arrays."""
 
 _RECORDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CONFIG: ConfigRecord}
 
@@ -90,7 +98,7 @@ def release(
         DisclosureError: Names what is not allowed, without its value; nothing was logged and nothing may leave.
     """
     allowed = ALLOWED[kind]
-    expected_records = set(allowed) | ({ARRAYS} if kind == TRAIN else set())
+    expected_records = set(allowed) | ({ARRAYS} if kind in WITH_MODEL else set())
     if set(content) != expected_records:
         raise DisclosureError(f"{kind} reply holds {sorted(content)}; allowed are exactly {sorted(expected_records)}")
     if wrong := sorted(name for name, record in content.items() if not isinstance(record, _RECORDS[name])):
@@ -101,7 +109,7 @@ def release(
             raise DisclosureError(
                 f"{kind} reply's {name} hold {odd}, or hold it as another type; allowed are {sorted(fields)}"
             )
-    if kind == TRAIN:
+    if kind in WITH_MODEL:
         _check_arrays(content, model or {})
     _log(content, kind, request, folder / OUTBOUND_LOG)
     return content

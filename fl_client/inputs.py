@@ -3,7 +3,7 @@
 Both are checked first: nothing is charged for a model or for patients with which nothing can be done.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -102,8 +102,24 @@ def load_model(site: Site, received: Arrays) -> nn.Module:
         RefusalError: INVALID_REQUEST: they are not what of the study's model travels, or not finite.
     """
     model = site.study.build_model()
+    return _load(model, received, exchanged_names(site.study, model))
+
+
+def load_measured_model(site: Site, received: Arrays) -> nn.Module:
+    """The model that a request to measure brings: the study's, or an ensemble of as many as came.
+
+    Raises:
+        RefusalError: As `load_model`.
+    """
+    if not site.study.strategy.IS_ENSEMBLE:
+        return load_model(site, received)
+    ensemble = site.study.build_ensemble(max(1, len(received) // len(site.study.build_model().state_dict())))
+    return _load(ensemble, received, tuple(ensemble.state_dict()))
+
+
+def _load(model: nn.Module, received: Arrays, names: Sequence[str]) -> nn.Module:
     own = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    expected = {name: (own[name].shape, str(own[name].dtype)) for name in exchanged_names(site.study, model)}
+    expected = {name: (own[name].shape, str(own[name].dtype)) for name in names}
     if {name: (array.shape, str(array.dtype)) for name, array in received.items()} != expected:
         raise _invalid("the received arrays are not the study's model; expected its names and shapes")
     if bad := sorted(name for name, array in received.items() if not np.isfinite(array).all()):

@@ -37,6 +37,11 @@ def policy_errors(settings: SiteSettings, study: Study) -> Iterator[RefusalError
         yield _refusal("privacy.mechanism='none'; policy.require-privacy asks for differential privacy")
     if study.is_private and privacy.delta > policy.delta:
         yield _refusal(f"privacy.delta={privacy.delta}; policy.delta allows at most {policy.delta}")
+    if study.strategy.SENDS_LOSS and policy.measurements != "exact":
+        yield _refusal(
+            f"strategy.name={study.strategy.name!r} sends the exact training loss of each round; "
+            f"policy.measurements={policy.measurements!r} lets no exact number leave; expected 'exact'"
+        )
     if study.is_private or policy.measurements == "noised":
         yield from _unit_errors(settings, study)
     if study.is_private and privacy.delta >= (largest := 1 / settings.declared_examples):

@@ -37,6 +37,7 @@ class PolicySettings(Settings):
         min_count: Features with fewer values are left out of statistics, and no bin or category in them holds fewer.
         measurements: How held-out patients are measured for a coordinator, once a round of a run that was agreed:
             ``noised`` and charged to their own budget, ``exact`` and outside every epsilon, or not at all (``none``).
+            Only with ``exact`` does a study without privacy get the exact training loss, where its algorithm needs it.
         python_models: Code of others that a study may name as ``model.path`` and that is run here; none if not set.
     """
 

@@ -43,12 +43,14 @@ class Recipe:
         half: The algorithm's client half; none trains as FedAvg.
         steps: Of a round, where the algorithm fixes them; else the study's epochs, or its own number. Under
             differential privacy the plan says it instead.
+        is_full_batch: Whether a round without privacy is one step by the gradient over all records.
     """
 
     task: Task
     settings: TrainingSettings
     half: ClientHalf | None = None
     steps: int | None = None
+    is_full_batch: bool = False
 
     def make_optimizer(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
         """The study's optimiser, whose steps the algorithm's term joins."""
@@ -63,11 +65,27 @@ def train(model: nn.Module, examples: Examples, recipe: Recipe, generator: torch
     settings = recipe.settings
     optimizer = recipe.make_optimizer(model, settings.learning_rate)
     model.train()
+    if recipe.is_full_batch:
+        _take_full_step(model, examples, recipe, optimizer)
+        return
     steps = recipe.steps or settings.steps_for(len(examples))
     for rows in _batches(len(examples), settings.batch_size, steps, generator):
         optimizer.zero_grad()
         recipe.task.batch_loss(model(examples.inputs[rows]), examples.labels[rows]).backward()
         optimizer.step()
+
+
+def _take_full_step(model: nn.Module, examples: Examples, recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
+    """One step by the mean gradient over all records; only a batch of them is in the model at a time.
+
+    A loss that holds records against each other takes them all at once.
+    """
+    optimizer.zero_grad()
+    size = len(examples) if recipe.task.IS_OF_PAIRS else recipe.settings.batch_size
+    for rows in torch.arange(len(examples)).split(size):
+        loss = recipe.task.batch_loss(model(examples.inputs[rows]), examples.labels[rows])
+        (loss * (len(rows) / len(examples))).backward()
+    optimizer.step()
 
 
 def _batches(num_examples: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:

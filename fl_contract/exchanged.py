@@ -8,7 +8,8 @@ from fl_contract.study import Study
 def exchanged_names(study: Study, model: nn.Module) -> tuple[str, ...]:
     """Names of the arrays that requests and replies hold, in the model's order.
 
-    All others stay where they are: at the coordinator as in `Study.build_model`, at a hospital as it keeps them.
+    All others stay where they are: at the coordinator as in `Study.build_model`, at a hospital as it keeps them. Where
+    the result is an ensemble, a request to measure holds these of every member, as in `Study.build_ensemble`.
     """
     del study
     return tuple(model.state_dict())

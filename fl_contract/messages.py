@@ -163,18 +163,22 @@ class TrainReply:
         arrays: New weights and buffers; the names, shapes and types of the request's.
         num_examples: Training records it declares: its weight in an average by examples.
         spent: Under differential privacy.
+        loss: Of the received model on its training records, in nats, where the algorithm needs it.
     """
 
     site: str
     arrays: Arrays
     num_examples: int
     spent: PrivacySpent | None
+    loss: float | None = None
 
     def to_content(self) -> RecordDict:
         """As Flower carries it."""
         metrics: dict[str, Any] = {NUM_EXAMPLES: self.num_examples}
         if self.spent is not None:
             metrics |= {"epsilon": self.spent.epsilon, "delta": self.spent.delta, "steps": self.spent.steps}
+        if self.loss is not None:
+            metrics[LOSS] = self.loss
         return RecordDict(
             {
                 ARRAYS: to_array_record(self.arrays),

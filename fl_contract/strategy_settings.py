@@ -19,6 +19,9 @@ class Algorithm(Settings):
         DECLARED_STEPS: Whether a hospital takes the steps that follow from the number of records it declares.
         SENDS_CONTROL: Whether the coordinator sends an array for each trained one beside the model.
         COUNTS_HOSPITALS: Whether every hospital counts the same, whatever it declares.
+        FULL_BATCH: Whether a hospital computes one gradient over all its records in a round.
+        IS_ENSEMBLE: Whether the result is all hospitals' models, whose predictions are averaged.
+        SENDS_LOSS: Whether a hospital sends its exact training loss of the model that it received.
         weighting: A hospital counts by its ``examples``, the same as any other (``equal``), or by ``institution``.
         institution_weights: For ``institution``: a positive weight for every hospital by name.
         server_learning_rate: Share of the mean update that is applied; 1 replaces the model by the mean.
@@ -29,6 +32,9 @@ class Algorithm(Settings):
     DECLARED_STEPS: ClassVar[bool] = False
     SENDS_CONTROL: ClassVar[bool] = False
     COUNTS_HOSPITALS: ClassVar[bool] = False
+    FULL_BATCH: ClassVar[bool] = False
+    IS_ENSEMBLE: ClassVar[bool] = False
+    SENDS_LOSS: ClassVar[bool] = False
 
     name: str
     weighting: Literal["examples", "equal", "institution"] = "examples"
@@ -57,11 +63,45 @@ class FedAvgMSettings(Algorithm):
         server_momentum: Share of the last step that is kept, in [0, 1).
         server_dampening: Share of the new update that is left out, in [0, 1]. Equal to the momentum it makes the step a
             running mean of updates.
+        server_nesterov: Whether the step looks ahead along the momentum (Sutskever 2013); goes with no dampening.
     """
 
     name: Literal["fedavgm"]
     server_momentum: float = Field(default=0.9, ge=0, lt=1)
     server_dampening: float = Field(default=0.0, ge=0, le=1)
+    server_nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _check_nesterov(self) -> Self:
+        if self.server_nesterov and self.server_dampening:
+            raise ValueError(f"server-dampening={self.server_dampening} with server-nesterov; expected 0")
+        return self
+
+
+class FedSGDSettings(Algorithm):
+    """FedSGD (McMahan 2017): hospitals send the gradient over all their records, and take no step of their own.
+
+    The model moves by ``server_learning_rate`` times the study's own learning rate times the mean gradient.
+    """
+
+    PLAIN_SGD = True
+    FULL_BATCH = True
+
+    name: Literal["fedsgd"]
+
+
+class QFedAvgSettings(Algorithm):
+    """q-FedAvg (Li 2020): hospitals where the model is worse count for more.
+
+    Attributes:
+        fairness: q, in [0, 20]; 0 is FedAvg.
+    """
+
+    PLAIN_SGD = True
+    SENDS_LOSS = True
+
+    name: Literal["q-fedavg"]
+    fairness: float = Field(default=1.0, ge=0, le=20)
 
 
 class AdaptiveSettings(Algorithm):
@@ -126,6 +166,24 @@ class CyclicSettings(Algorithm):
     """Cyclic weight transfer (Chang 2018): each round trains at one hospital, which takes the last one's model."""
 
     name: Literal["cyclic"]
+
+
+class OneShotEnsembleSettings(Algorithm):
+    """One-shot ensemble (Guha 2019): hospitals train once, and their models' predictions are averaged.
+
+    Every member counts the same, and there is no mean to step to.
+    """
+
+    COUNTS_HOSPITALS = True
+    IS_ENSEMBLE = True
+
+    name: Literal["one-shot-ensemble"]
+
+    @model_validator(mode="after")
+    def _check_rate(self) -> Self:
+        if self.server_learning_rate != 1:
+            raise ValueError(f"server-learning-rate={self.server_learning_rate}; an ensemble takes no step; expected 1")
+        return self
 
 
 class RobustSettings(Algorithm):
@@ -193,12 +251,15 @@ class CentredClippingSettings(Algorithm):
 StrategySettings = Annotated[
     FedAvgSettings
     | FedAvgMSettings
+    | FedSGDSettings
+    | QFedAvgSettings
     | AdaptiveSettings
     | FedProxSettings
     | ScaffoldSettings
     | FedDynSettings
     | FedNovaSettings
     | CyclicSettings
+    | OneShotEnsembleSettings
     | RobustSettings
     | TrimmedMeanSettings
     | KrumSettings

@@ -21,7 +21,9 @@ from torch import nn
 
 from fl_contract.errors import SettingError
 from fl_contract.models import ModelSettings, build_model
+from fl_contract.models.architecture import ROW_TASKS
 from fl_contract.models.encode import OneHot
+from fl_contract.models.ensemble import Ensemble
 from fl_contract.models.standardise import Standardise
 from fl_contract.private_defaults import fill_private_defaults
 from fl_contract.schema import Schema
@@ -295,6 +297,15 @@ class Study(Settings):
             raise ValueError(
                 f"strategy.name={name!r}; its formula needs training.optimizer = 'SGD' without options but weight_decay"
             )
+        if self.strategy.FULL_BATCH:
+            self._check_full_batch()
+        if self.strategy.IS_ENSEMBLE:
+            self._check_ensemble()
+        if self.strategy.SENDS_LOSS and self.is_private:
+            raise ValueError(
+                f"strategy.name={name!r} with privacy.mechanism='dp-sgd'; hospitals would send their exact training "
+                "loss; choose another algorithm, or set privacy.mechanism = 'none'"
+            )
         if self.strategy.FIXED_STEPS and not self.is_private and training.local_steps is None:
             raise ValueError(f"strategy.name={name!r}; its formula needs training.local-steps, alike at every hospital")
         if self.protects_hospitals and name not in LINEAR:
@@ -303,14 +314,48 @@ class Study(Settings):
                 f"expected one of {list(LINEAR)}"
             )
 
+    def _check_ensemble(self) -> None:
+        name, task = self.strategy.name, self.data_schema.task
+        if self.num_rounds != 1:
+            raise ValueError(
+                f"num-rounds={self.num_rounds}; expected 1 for strategy.name={name!r}, whose hospitals train once; set "
+                "training.local-epochs instead"
+            )
+        if task not in ROW_TASKS:
+            raise ValueError(
+                f"strategy.name={name!r} with schema.task={task!r}; predictions are averaged for {sorted(ROW_TASKS)}"
+            )
+
+    def _check_full_batch(self) -> None:
+        """One gradient a round: nothing may ask for several steps, or change what a gradient is."""
+        name, training = self.strategy.name, self.training
+        if training.optimizer_options:
+            raise ValueError(
+                f"strategy.name={name!r}; hospitals send gradients and take no step; expected no "
+                f"training.optimizer-options, found {sorted(training.optimizer_options)}"
+            )
+        if self.is_private and self.privacy.steps_per_round != 1:
+            raise ValueError(
+                f"privacy.steps-per-round={self.privacy.steps_per_round}; expected 1 for strategy.name={name!r}, whose "
+                "hospitals send one gradient a round"
+            )
+        if training.local_epochs != 1 or training.local_steps not in (None, 1):
+            raise ValueError(
+                f"training.local-epochs={training.local_epochs}, local-steps={training.local_steps}; expected neither "
+                f"for strategy.name={name!r}, whose hospitals send one gradient a round"
+            )
+
+    @property
+    def local_rate(self) -> float:
+        """Learning rate of a hospital's steps."""
+        training = self.training
+        return (self.is_private and training.private_learning_rate) or training.learning_rate
+
     @property
     def local_path(self) -> float:
         """Summed learning rates of a hospital's steps in a round, where all take the same number."""
-        training = self.training
-        if self.is_private:
-            rate = training.private_learning_rate or training.learning_rate
-            return self.privacy.steps_per_round * rate
-        return (training.local_steps or 0) * training.learning_rate
+        steps = self.privacy.steps_per_round if self.is_private else (self.training.local_steps or 0)
+        return steps * self.local_rate
 
     @model_validator(mode="after")
     def _check_every_site_is_asked(self) -> Self:
@@ -360,6 +405,10 @@ class Study(Settings):
         if any(num_categories):
             parts["encode"] = OneHot(num_categories)
         return nn.Sequential(parts | OrderedDict(network=network)) if parts else network
+
+    def build_ensemble(self, num_members: int) -> Ensemble:
+        """What a study of an ensemble measures, and its result: members as `build_model` gives them."""
+        return Ensemble([self.build_model() for _ in range(num_members)], self.task.combine)
 
     def standardise(self) -> Standardise | None:
         """The model's first layer, without statistics yet; None where the study needs none."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from logging import INFO
 
 import numpy as np
-from flwr.app import ArrayRecord, Message
+from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
@@ -81,7 +81,7 @@ class RoundLoop:
             seconds_before: The run took until now.
 
         Returns:
-            The run's model, averaged where the study is private, and its measurement at each hospital.
+            The run's result, a model averaged where the study is private, and its measurement at each hospital.
 
         Raises:
             QuorumError: A round had too few usable replies; the checkpoint is that of the round before.
@@ -97,7 +97,7 @@ class RoundLoop:
         result = self.average.of(model)
         if not evaluations:
             evaluations = self._measure(result, RoundRecord(server_round=last_round))
-        return result, evaluations
+        return self.strategy.result(result), evaluations
 
     def _run_one(self, server_round: int, model: Arrays) -> tuple[Arrays, dict[str, Measurement]]:
         started = time.monotonic()
@@ -133,7 +133,8 @@ class RoundLoop:
     def _train(self, model: Arrays, record: RoundRecord) -> Arrays:
         server_round = record.server_round
         config = self.request.to_config()
-        requests = list(self.strategy.configure_train(server_round, self._travelling(model), config, self.grid))
+        arrays = to_array_record(self._travelling(model))
+        requests = list(self.strategy.configure_train(server_round, arrays, config, self.grid))
         asked = self.strategy.outcome.asked
         try:
             stepped, _ = self.strategy.aggregate_train(server_round, self._train_replies(requests, asked, record))
@@ -144,8 +145,8 @@ class RoundLoop:
             raise RunError(f"round {server_round}: the strategy gave no model")
         return model | from_array_record(stepped)
 
-    def _travelling(self, model: Arrays) -> ArrayRecord:
-        return to_array_record({name: model[name] for name in self.exchanged})
+    def _travelling(self, model: Arrays) -> Arrays:
+        return {name: model[name] for name in self.exchanged}
 
     def _train_replies(self, requests: list[Message], asked: tuple[str, ...], record: RoundRecord) -> Iterator[Message]:
         """Hand on replies that come from whom they should; the strategy's outcome keeps why others are left out."""
@@ -193,9 +194,8 @@ class RoundLoop:
 
     def _measure(self, model: Arrays, record: RoundRecord) -> dict[str, Measurement]:
         config = self.request.to_config()
-        requests = list(
-            self.strategy.configure_evaluate(record.server_round, self._travelling(model), config, self.grid)
-        )
+        arrays = to_array_record(self.strategy.result(self._travelling(model)))
+        requests = list(self.strategy.configure_evaluate(record.server_round, arrays, config, self.grid))
         sites = [Request.from_message(request).site for request in requests]
         timeout = self.study.federation.round_timeout_seconds
         silent = set(sites)

@@ -186,6 +186,10 @@ class CentralPrivacy(Strategy):
         request = next(iter(self._requests.values()))
         return self.inner.aggregate_train(server_round, [Message(content, reply_to=request)])
 
+    def result(self, arrays: Arrays) -> Arrays:
+        """The model itself."""
+        return arrays
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:

@@ -3,11 +3,12 @@
 from torch import nn
 
 from fl_contract.messages import Arrays
-from fl_contract.strategy_settings import FedDynSettings, FedProxSettings, ScaffoldSettings
+from fl_contract.strategy_settings import FedDynSettings, FedProxSettings, FedSGDSettings, ScaffoldSettings
 from fl_contract.study import Study
 from strategies.client_half import ClientHalf
 from strategies.feddyn import FedDynClient
 from strategies.fedprox import FedProxClient
+from strategies.fedsgd import FedSGDClient
 from strategies.scaffold import ScaffoldClient
 
 
@@ -27,4 +28,6 @@ def make_client_half(study: Study, model: nn.Module, *, control: Arrays, state: 
         return ScaffoldClient(model, control=control, state=state, local_path=study.local_path)
     if isinstance(settings, FedDynSettings):
         return FedDynClient(model, control=control, state=state, alpha=settings.dynamic_alpha)
+    if isinstance(settings, FedSGDSettings):
+        return FedSGDClient(model, control=control, state=state)
     return ClientHalf(model, control=control, state=state)

@@ -172,6 +172,10 @@ class FedAvg(Strategy):
         if len(self.outcome.examples) < self.sampling.min_sites:
             raise QuorumError(self.outcome.describe_quorum(self._server_round, self.sampling.min_sites))
 
+    def result(self, arrays: Arrays) -> Arrays:
+        """What is measured, and is a run's result, of the model that travels; the model itself."""
+        return arrays
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -242,14 +246,31 @@ class FedAvg(Strategy):
             self.outcome.left_out[str(reply.metadata.src_node_id)] = ("unusable-reply", reason)
             return
         try:
-            arrays, num_examples = check_reply(reply, self._global)
-            if (largest := self.sampling.max_update_norm) is not None:
-                check_update_norm(arrays, self._global, trained=self._trained(), largest=largest)
+            arrays, num_examples = self._read(reply)
         except ReplyError as error:
             self.outcome.left_out[site] = ("unusable-reply", str(error))
             return
-        add(site, self._normalise(arrays, num_examples), self.weighting.weigh(site, num_examples))
+        add(site, self._normalise(arrays, num_examples), self._weigh(site, num_examples))
         self.outcome.examples[site] = num_examples
+
+    def _read(self, reply: Message) -> tuple[Arrays, float]:
+        """Arrays and examples of a reply.
+
+        Raises:
+            ReplyError: It may not enter the mean.
+        """
+        arrays, num_examples = check_reply(reply, self._global)
+        if (largest := self.sampling.max_update_norm) is not None:
+            check_update_norm(arrays, self._origin(), trained=self._trained(), largest=largest)
+        return arrays, num_examples
+
+    def _origin(self) -> Arrays:
+        """What a hospital's update is measured from; the model."""
+        return self._global
+
+    def _weigh(self, site: str, num_examples: float) -> float:
+        """How much a reply counts in the mean."""
+        return self.weighting.weigh(site, num_examples)
 
     def _normalise(self, arrays: Arrays, num_examples: float) -> Arrays:
         """What of a hospital's model goes into the mean; the model itself."""

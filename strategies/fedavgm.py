@@ -1,4 +1,8 @@
-"""FedAvgM: FedAvg with momentum at the server (Hsu, Qi and Brown 2019, section 4; arXiv 1909.06335)."""
+"""FedAvgM: FedAvg with momentum at the server (Hsu, Qi and Brown 2019, section 4; arXiv 1909.06335).
+
+Nesterov's form is that of Sutskever, Martens, Dahl and Hinton 2013 (ICML, equations 3 and 4), with the model that
+hospitals get at the point looked ahead to.
+"""
 
 from typing import Unpack
 
@@ -14,9 +18,10 @@ class FedAvgM(FedAvg):
 
     With update u = mean - model, momentum b, dampening d and rate r, the buffer and the model become::
 
-        v = u                      in the first round
-        v = b * v + (1 - d) * u    in later rounds
-        model = model + r * v
+        v = u                            in the first round
+        v = b * v + (1 - d) * u          in later rounds
+        model = model + r * v            or, with Nesterov's momentum,
+        model = model + r * (u + b * v)
 
     which is ``torch.optim.SGD`` on the negative update. d = 0 is the paper's form; d = b makes v a running mean.
 
@@ -24,6 +29,7 @@ class FedAvgM(FedAvg):
         server_learning_rate: r.
         server_momentum: b, in [0, 1).
         server_dampening: d, in [0, 1].
+        server_nesterov: Whether the step looks ahead; goes with d = 0.
         common: See `FedAvg`.
     """
 
@@ -33,11 +39,13 @@ class FedAvgM(FedAvg):
         server_learning_rate: float = 1.0,
         server_momentum: float = 0.9,
         server_dampening: float = 0.0,
+        server_nesterov: bool = False,
         **common: Unpack[Common],
     ) -> None:
         super().__init__(server_learning_rate=server_learning_rate, **common)
         self.server_momentum = server_momentum
         self.server_dampening = server_dampening
+        self.server_nesterov = server_nesterov
         self._velocity: Arrays = {}
 
     def state(self) -> Arrays:
@@ -49,8 +57,9 @@ class FedAvgM(FedAvg):
         self._velocity = dict(state)
 
     def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-        update = mean - old
+        update = velocity = mean - old
         if name in self._velocity:
-            update = self.server_momentum * self._velocity[name] + (1.0 - self.server_dampening) * update
-        self._velocity[name] = update
-        return old + self.server_learning_rate * update
+            velocity = self.server_momentum * self._velocity[name] + (1.0 - self.server_dampening) * update
+        self._velocity[name] = velocity
+        step = update + self.server_momentum * velocity if self.server_nesterov else velocity
+        return old + self.server_learning_rate * step

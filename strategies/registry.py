@@ -14,8 +14,11 @@ from fl_contract.strategy_settings import (
     FedDynSettings,
     FedNovaSettings,
     FedProxSettings,
+    FedSGDSettings,
     KrumSettings,
     NormBoundingSettings,
+    OneShotEnsembleSettings,
+    QFedAvgSettings,
     RobustSettings,
     ScaffoldSettings,
     TrimmedMeanSettings,
@@ -31,12 +34,15 @@ from strategies.fedavg import Common, FedAvg
 from strategies.fedavgm import FedAvgM
 from strategies.feddyn import FedDyn
 from strategies.fednova import FedNova
+from strategies.fedsgd import FedSGD
 from strategies.fedyogi import FedYogi
 from strategies.geometric_median import GeometricMedian
 from strategies.krum import Krum
 from strategies.median import Median
 from strategies.norm_bounding import NormBounding
+from strategies.one_shot_ensemble import OneShotEnsemble
 from strategies.participation import Roster, SiteSampling, SiteWeighting
+from strategies.q_fedavg import QFedAvg
 from strategies.scaffold import Scaffold
 from strategies.trimmed_mean import TrimmedMean
 
@@ -78,7 +84,14 @@ def make_strategy(
                 server_learning_rate=rate,
                 server_momentum=settings.server_momentum,
                 server_dampening=settings.server_dampening,
+                server_nesterov=settings.server_nesterov,
                 **common,
+            )
+        case FedSGDSettings():
+            return FedSGD(learning_rate=study.local_rate, server_learning_rate=rate, **common)
+        case QFedAvgSettings():
+            return QFedAvg(
+                fairness=settings.fairness, learning_rate=study.local_rate, server_learning_rate=rate, **common
             )
         case AdaptiveSettings():
             return ADAPTIVE[settings.name](
@@ -96,6 +109,8 @@ def make_strategy(
             return FedNova(local_steps=steps, server_learning_rate=rate, **common)
         case CyclicSettings():
             return Cyclic(server_learning_rate=rate, **common)
+        case OneShotEnsembleSettings():
+            return OneShotEnsemble(**common)
         case RobustSettings():
             kind = Median if settings.name == "median" else GeometricMedian
             return kind(server_learning_rate=rate, **common)

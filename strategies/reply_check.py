@@ -7,11 +7,14 @@ import numpy as np
 from flwr.app import Message
 
 from fl_contract.errors import MessageError, ReplyError
-from fl_contract.messages import ARRAYS, METRICS, NUM_EXAMPLES, Arrays, from_array_record
+from fl_contract.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES, Arrays, from_array_record
 from fl_contract.metrics.measurement import MAX_EXAMPLES
 
 MAX_WHOLE_NUMBER = 2**50
 """Of a whole-number array; beyond it a mean in float64 could be off by one, or leave the type's range."""
+
+MAX_LOSS = 1e9
+"""In nats, of a model that is good for anything; its powers stay within float64."""
 
 
 def check_reply(message: Message, reference: Arrays) -> tuple[Arrays, float]:
@@ -86,3 +89,15 @@ def read_num_examples(message: Message) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_EXAMPLES:
         raise ReplyError(f"{NUM_EXAMPLES}={value!r}; expected a finite number above 0, at most {MAX_EXAMPLES}")
     return float(value)
+
+
+def read_loss(message: Message) -> float:
+    """The training loss that a reply with a metric record states.
+
+    Raises:
+        ReplyError: It is absent, not a number, or out of range.
+    """
+    value = message.content.metric_records[METRICS].get(LOSS)
+    if not isinstance(value, float) or not 0 <= value <= MAX_LOSS:
+        raise ReplyError(f"{LOSS}={value!r}; expected a number from 0 to {MAX_LOSS:g}, the hospital's training loss")
+    return value

@@ -3,6 +3,8 @@
 Shape legend: B = patients in a batch, K = outputs of the model: 1 for two classes, else one per class.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,6 +27,12 @@ class Classification(Task):
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """See `loss_per_example`."""
         return loss_per_example(outputs, labels)
+
+    def combine(self, outputs: Tensor) -> Tensor:
+        """Log-odds, or logarithms, of the mean probability of each class."""
+        if outputs.shape[2] == 1:
+            return mean_log_odds(outputs)
+        return torch.logsumexp(F.log_softmax(outputs, dim=2), dim=0) - math.log(len(outputs))
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Evaluation:
         """Loss, squared errors, decisions and histograms of scores."""
@@ -62,6 +70,15 @@ def loss_per_example(outputs_BK: Tensor, labels_B: Tensor) -> Tensor:
             outputs_BK.squeeze(1), labels_B.to(outputs_BK.dtype), reduction="none"
         )
     return F.cross_entropy(outputs_BK, labels_B, reduction="none")
+
+
+def mean_log_odds(log_odds: Tensor) -> Tensor:
+    """Log-odds of the mean probability over the first dimension.
+
+    >>> mean_log_odds(torch.tensor([0.0, 0.0])).item()
+    0.0
+    """
+    return torch.logsumexp(F.logsigmoid(log_odds), dim=0) - torch.logsumexp(F.logsigmoid(-log_odds), dim=0)
 
 
 def class_logits(outputs_BK: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fl_contract.metrics.measurement import Measurement
 from fl_contract.metrics.multi_label import MultiLabelEvaluation
+from fl_contract.tasks.classification import mean_log_odds
 from fl_contract.tasks.task import Task
 
 
@@ -26,6 +27,10 @@ class MultiLabel(Task):
         """Mean over the findings of each one's binary cross-entropy, in nats."""
         by_finding = F.binary_cross_entropy_with_logits(outputs, labels.to(outputs.dtype), reduction="none")
         return by_finding.mean(dim=1)
+
+    def combine(self, outputs: Tensor) -> Tensor:
+        """Log-odds of the mean probability of each finding."""
+        return mean_log_odds(outputs)
 
     def measure(self, outputs: Tensor, labels: Tensor) -> MultiLabelEvaluation:
         """Loss, pairs of patient and finding predicted rightly, and histograms of scores."""

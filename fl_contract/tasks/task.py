@@ -48,6 +48,17 @@ class Task(ABC):
         """What a step without privacy makes smaller."""
         return self.losses(outputs, labels).mean()
 
+    def combine(self, outputs: Tensor) -> Tensor:
+        """Outputs of one model that says what several say on average.
+
+        Args:
+            outputs: Of all of them, [members, B, ...].
+
+        Returns:
+            [B, ...]; here the mean of their numbers.
+        """
+        return outputs.mean(dim=0)
+
     @abstractmethod
     def measure(self, outputs: Tensor, labels: Tensor) -> Measurement:
         """Sums over the records; finite outputs of at least one record.

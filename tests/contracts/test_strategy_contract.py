@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr.serverapp.strategy import FedAvgM as FlowerFedAvgM
+from flwr.serverapp.strategy import QFedAvg as FlowerQFedAvg
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fl_contract.errors import QuorumError
@@ -21,28 +22,41 @@ from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
 from strategies.feddyn import FedDyn
 from strategies.fednova import FedNova
+from strategies.fedsgd import FedSGD
 from strategies.fedyogi import FedYogi
 from strategies.geometric_median import GeometricMedian
 from strategies.krum import Krum
 from strategies.median import Median
 from strategies.norm_bounding import NormBounding
-from strategies.participation import Roster, SiteSampling
+from strategies.one_shot_ensemble import OneShotEnsemble
+from strategies.participation import Roster, SiteSampling, SiteWeighting
+from strategies.q_fedavg import QFedAvg
 from strategies.scaffold import Scaffold
 from strategies.trimmed_mean import TrimmedMean
 
 Make = Callable[..., FedAvg]
+
+INSTITUTIONS = {"a": 17.0, "b": 400.0, "c": 0.25, "d": 1.0}
 
 STRATEGIES: dict[str, Make] = {
     "fedavg": FedAvg,
     "fedavgm": lambda **common: FedAvgM(server_momentum=0.9, **common),
     "fedavgm as a running mean": lambda **common: FedAvgM(server_momentum=0.1, server_dampening=0.1, **common),
     "fedavgm without momentum": lambda **common: FedAvgM(server_momentum=0.0, **common),
+    "fedavgm by Nesterov": lambda **common: FedAvgM(server_momentum=0.5, server_nesterov=True, **common),
+    "fedavg by institution": lambda **common: FedAvg(
+        weighting=SiteWeighting(kind="institution", institution_weights=INSTITUTIONS), **common
+    ),
+    "fedsgd": lambda **common: FedSGD(learning_rate=0.5, **common),
+    "q-fedavg": lambda **common: QFedAvg(fairness=1.5, learning_rate=0.5, **common),
+    "q-fedavg at q = 0": lambda **common: QFedAvg(fairness=0.0, learning_rate=0.5, **common),
     "fedadam": FedAdam,
     "fedyogi": FedYogi,
     "fedadagrad": FedAdagrad,
     "scaffold": lambda **common: Scaffold(local_path=0.5, **common),
     "feddyn": lambda **common: FedDyn(alpha=0.5, **common),
     "fednova": lambda **common: FedNova(local_steps=lambda examples: 1 + int(examples) // 16, **common),
+    "one-shot-ensemble": OneShotEnsemble,
     "median": Median,
     "trimmed-mean": lambda **common: TrimmedMean(trim_fraction=0.25, **common),
     "krum": lambda **common: Krum(num_hostile=1, **common),
@@ -113,7 +127,7 @@ def reply_of(request: Message, arrays: Arrays, num_examples: float) -> Message:
     site = request.content.config_records[CONFIG]["site"]
     content: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         ARRAYS: to_array_record(arrays),
-        METRICS: MetricRecord({"num-examples": num_examples}),
+        METRICS: MetricRecord({"num-examples": num_examples, "loss": 0.75}),
         CONFIG: ConfigRecord({"site": site}),
     }
     return Message(RecordDict(content), reply_to=request)
@@ -139,7 +153,10 @@ def bits(arrays: Arrays) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
-MOVES_ON_ITS_OWN = {"fedadam", "fedyogi", "fedadagrad", "feddyn", "norm-bounding", "centred-clipping"}
+MOVES_ON_ITS_OWN = {
+    *("fedavgm by Nesterov", "fedsgd", "q-fedavg", "fedadam", "fedyogi", "fedadagrad", "feddyn"),
+    *("norm-bounding", "centred-clipping"),
+}
 """Algorithms whose first step is not the mean update."""
 
 
@@ -239,6 +256,8 @@ def test_fewer_replies_than_the_quorum_are_an_error(make: Make, num_replies: int
         ("fedavgm", 2.9),  # 1 + (0.9 * 1 + 1)
         ("fedavgm as a running mean", 2.0),  # 1 + (0.1 * 1 + 0.9 * 1)
         ("fedavgm without momentum", 2.0),
+        ("fedavgm by Nesterov", 3.25),  # (1 + 0.5 * 1) + (1 + 0.5 * (0.5 * 1 + 1))
+        ("q-fedavg at q = 0", 2.0),
     ],
 )
 def test_plain_flower_can_run_it(name: str, expected: float, grid: LocalGrid) -> None:
@@ -270,8 +289,12 @@ def test_plain_flower_can_run_it(name: str, expected: float, grid: LocalGrid) ->
             FedAvg(roster=roster_of(SITES), server_learning_rate=0.7),
             FlowerFedAvgM(server_momentum=0.0, server_learning_rate=0.7),
         ),
+        (
+            QFedAvg(roster=roster_of(SITES), fairness=1.5, learning_rate=0.5, weighting=SiteWeighting(kind="equal")),
+            FlowerQFedAvg(client_learning_rate=0.5, q=1.5, train_loss_key="loss"),
+        ),
     ],
-    ids=["fedavg", "fedavgm", "fedavgm with a rate", "fedavg with a rate"],
+    ids=["fedavg", "fedavgm", "fedavgm with a rate", "fedavg with a rate", "q-fedavg"],
 )
 def test_the_models_are_those_of_flowers_own_strategy(ours: FedAvg, flowers: FlowerFedAvg, grid: LocalGrid) -> None:
     start: Arrays = {name: random_model(0)[name] for name in ("weight", "scale")}
@@ -282,6 +305,8 @@ def test_the_models_are_those_of_flowers_own_strategy(ours: FedAvg, flowers: Flo
     for server_round in (1, 2, 3):
         requests = ask(ours, model, grid, server_round)
         sent = {site: {name: random_model(100 * server_round + ord(site))[name] for name in start} for site in SITES}
+        if isinstance(flowers, FlowerQFedAvg):
+            flowers.current_arrays = theirs.copy()
         replies = [[reply_of(requests[s], sent[s], EXAMPLES[s]) for s in SITES] for _ in range(2)]
         stepped, _ = ours.aggregate_train(server_round, replies[0])
         expected, _ = flowers.aggregate_train(server_round, replies[1])

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from federation_harness import PLAIN, PRIVATE, Federation, Outcome
@@ -11,6 +12,7 @@ import fl_server.round_loop as round_loop
 from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
 from fl_contract.errors import CheckpointError
+from fl_contract.strategy_settings import StrategySettings
 from fl_contract.study import Scalar
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from privacy.ledger_book import LedgerEntry
@@ -93,7 +95,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
     _assert_same_result(outcome, expected)
 
 
+EQUAL: dict[str, Scalar] = {"strategy.weighting": "equal"}
+
 ALGORITHMS: dict[str, dict[str, Scalar]] = {
+    "fedavg": {},
+    "fedavgm": {"strategy.server-nesterov": True, "strategy.server-momentum": 0.5},
+    "fedsgd": {"training.learning-rate": 4.0},
+    "q-fedavg": {"strategy.fairness": 0.5},
     "fedprox": {"strategy.proximal-mu": 0.1},
     "scaffold": {"training.local-steps": 3},
     "feddyn": {"strategy.dynamic-alpha": 0.1},
@@ -102,7 +110,20 @@ ALGORITHMS: dict[str, dict[str, Scalar]] = {
     "fedyogi": {},
     "fedadagrad": {},
     "cyclic": {},
+    "median": EQUAL,
+    "geometric-median": EQUAL,
+    "trimmed-mean": EQUAL | {"strategy.trim-fraction": 0.25},
+    "krum": EQUAL | {"strategy.num-chosen": 2},
+    "norm-bounding": EQUAL | {"strategy.update-bound": 4.0},
+    "centred-clipping": EQUAL | {"strategy.clip-radius": 4.0},
 }
+
+
+def test_every_algorithm_of_a_study_is_listed_above() -> None:
+    kinds = get_args(get_args(StrategySettings)[0])
+    names = {name for kind in kinds for name in get_args(kind.model_fields["name"].annotation)}
+
+    assert set(ALGORITHMS) | {"one-shot-ensemble"} == names
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -122,6 +143,25 @@ def test_every_algorithm_learns_and_repeats_a_round_that_was_cut_off_to_the_bit(
 
     _assert_same_result(outcome, expected)
     assert outcome.rounds[-1]["pooled"]["loss"] < 0.9 * outcome.rounds[0]["pooled"]["loss"]
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_resumed_ensemble_has_the_same_members_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
+) -> None:
+    """The coordinator stopped after its one round, with or without a checkpoint of it."""
+    overrides = PLAIN | EQUAL | {"num-rounds": 1, "strategy.name": "one-shot-ensemble"}
+    expected = Federation(tmp_path / "whole").run(overrides=overrides)
+    federation = Federation(tmp_path / "stopped")
+    with monkeypatch.context() as patched:
+        _stop_after(1, patched, is_written=is_written)
+        with pytest.raises(_StopError):
+            federation.run(overrides=overrides)
+
+    outcome = federation.run(overrides=overrides, resume=True)
+
+    _assert_same_result(outcome, expected)
+    assert len(outcome.model) == 4 * 2
 
 
 @pytest.mark.parametrize("stopped_after", [1, 2, 3])

@@ -15,7 +15,7 @@ from fl_client.disclosure import OUTBOUND_LOG
 from fl_client.outbox import Outbox
 from fl_client.training import train_with_privacy
 from fl_contract.errors import RefusalCode
-from fl_contract.messages import ARRAYS, METRICS, PLAN, from_array_record
+from fl_contract.messages import ARRAYS, METRICS, PLAN, Arrays, from_array_record
 from privacy.accounting import compute_epsilon
 from privacy.ledger import Ledger
 from privacy.ledger_book import LedgerEntry
@@ -76,6 +76,53 @@ class TestTrainingWithoutPrivacy:
 
         assert fields_of(reply) == {"arrays.1.weight", "arrays.1.bias", "metrics.num-examples", "config.site"}
         assert sorted(path.name for path in folder.iterdir()) == ["agreements", OUTBOUND_LOG, "site.log", "site.toml"]
+
+
+class TestTrainingLoss:
+    """A reply holds the exact loss of the received model for the one algorithm that needs it."""
+
+    OVERRIDES = NOT_PRIVATE | {"strategy.name": "q-fedavg"}
+
+    def test_it_is_that_of_the_received_model_on_the_training_patients(
+        self, ask: Ask, train: Callable[..., Message], model: Arrays, edit_records: EditRecords, folder: Path
+    ) -> None:
+        labels: list[str] = []
+
+        def note(site: SiteRecords) -> SiteRecords:
+            labels[:] = [str(label) for label in site.train.labels]
+            return site
+
+        edit_records(note)
+        ask(PLAN, overrides=self.OVERRIDES)
+        arrays = {name: np.zeros_like(array) for name, array in model.items()}
+        arrays["1.bias"][:] = 2.0
+
+        reply = train(1, arrays=arrays, overrides=self.OVERRIDES)
+
+        # Every patient's log-odds of being malignant are 2: log(1 + e^2) for the benign, log(1 + e^-2) for the others.
+        share = np.mean([label == "malignant" for label in labels])
+        expected = share * np.log1p(np.exp(-2)) + (1 - share) * np.log1p(np.exp(2))
+        assert reply.content.metric_records[METRICS]["loss"] == pytest.approx(expected, rel=1e-6)
+        assert fields_of(reply) == {
+            *("arrays.1.weight", "arrays.1.bias", "config.site"),
+            *("metrics.num-examples", "metrics.loss"),
+        }
+        logged = json.loads((folder / OUTBOUND_LOG).read_text(encoding="utf-8").splitlines()[-1])
+        assert (logged["kind"], logged["fields"]["metrics"]) == ("train.with-loss", ["loss", "num-examples"])
+
+    def test_a_hospital_that_sends_no_exact_number_refuses_before_and_during_the_run(
+        self, ask: Ask, train: Callable[..., Message], write_site_file: Callable[..., Path]
+    ) -> None:
+        policy = {"require_privacy": "false", "unit": '"record"'}
+        options: dict[str, Any] = {"site": "st-anna", "overrides": self.OVERRIDES}
+        options["node_config"] = {"site-file": str(write_site_file(**policy, measurements='"exact"'))}
+        assert refusal(ask(PLAN, **options)) is None
+        assert refusal(train(1, **options)) is None
+
+        write_site_file(**policy, measurements='"noised"')
+
+        assert refusal(ask(PLAN, run="run-2", **options)) == "policy"
+        assert refusal(train(2, **options)) == "policy"
 
 
 class TestPrivateTraining:

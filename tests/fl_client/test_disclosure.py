@@ -11,7 +11,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fl_client.data.records import SiteRecords
-from fl_client.disclosure import OUTBOUND_LOG, release
+from fl_client.disclosure import OUTBOUND_LOG, TRAIN_WITH_LOSS, WITH_MODEL, release
 from fl_contract.errors import DisclosureError
 from fl_contract.messages import (
     ARRAYS,
@@ -35,7 +35,7 @@ from fl_contract.study import Study
 
 REQUEST = Request(run="run-1", fingerprint="f", site="hospital-1", server_round=2)
 
-KINDS = (ROSTER, PLAN, TRAIN, EVALUATE)
+KINDS = (ROSTER, PLAN, TRAIN, TRAIN_WITH_LOSS, EVALUATE)
 
 
 def model() -> Arrays:
@@ -50,6 +50,8 @@ def reply_of(kind: str) -> RecordDict:
     if kind == TRAIN:
         spent = PrivacySpent(epsilon=0.5, delta=0.001, steps=4)
         return TrainReply(site="hospital-1", arrays=model(), num_examples=80, spent=spent).to_content()
+    if kind == TRAIN_WITH_LOSS:
+        return TrainReply(site="hospital-1", arrays=model(), num_examples=80, spent=None, loss=0.25).to_content()
     measured = Evaluation.of(np.full((7, 1), -2.0), np.zeros(7, dtype=np.int64), loss_sum=3.5)
     return evaluation_content("hospital-1", measured)
 
@@ -102,6 +104,10 @@ FORBIDDEN = [
     (PLAN, with_field(CONFIG, "num-examples", [62, 71])),
     (PLAN, with_field(CONFIG, "site", b"62,71")),
     (TRAIN, with_field(METRICS, "loss", 0.25)),
+    (TRAIN_WITH_LOSS, with_field(METRICS, "loss", [62.0, 71.0])),
+    (TRAIN_WITH_LOSS, with_field(METRICS, "epsilon", 0.5)),
+    (TRAIN_WITH_LOSS, with_array("patients", np.zeros(1, dtype=np.float32))),
+    (TRAIN_WITH_LOSS, without(ARRAYS)),
     (TRAIN, with_field(METRICS, "num-examples", [62, 71])),
     (TRAIN, with_field(METRICS, "epsilon", [62.0, 71.0])),
     (TRAIN, with_record(METRICS, SECRET_ARRAY)),
@@ -135,7 +141,7 @@ def test_what_was_not_agreed_stays_and_leaves_no_line(
     change(content)
 
     with pytest.raises(DisclosureError) as caught:
-        release(content, kind, REQUEST, folder=tmp_path, model=model() if kind == TRAIN else None)
+        release(content, kind, REQUEST, folder=tmp_path, model=model() if kind in WITH_MODEL else None)
 
     assert list(tmp_path.iterdir()) == []
     assert "62" not in str(caught.value)
@@ -146,7 +152,7 @@ def test_what_was_not_agreed_stays_and_leaves_no_line(
 def test_an_agreed_reply_leaves_as_it_is_and_is_logged(tmp_path: Path, kind: str) -> None:
     content = reply_of(kind)
 
-    released = release(content, kind, REQUEST, folder=tmp_path, model=model() if kind == TRAIN else None)
+    released = release(content, kind, REQUEST, folder=tmp_path, model=model() if kind in WITH_MODEL else None)
 
     assert released is content
     (line,) = (tmp_path / OUTBOUND_LOG).read_text(encoding="utf-8").splitlines()
@@ -180,7 +186,7 @@ def test_a_train_reply_without_privacy_leaves_without_a_spend(tmp_path: Path) ->
     ],
 )
 def test_the_log_says_how_many_bytes_left(tmp_path: Path, kind: str, num_bytes: int) -> None:
-    release(reply_of(kind), kind, REQUEST, folder=tmp_path, model=model() if kind == TRAIN else None)
+    release(reply_of(kind), kind, REQUEST, folder=tmp_path, model=model() if kind in WITH_MODEL else None)
 
     assert json.loads((tmp_path / OUTBOUND_LOG).read_text(encoding="utf-8"))["bytes"] == num_bytes
 

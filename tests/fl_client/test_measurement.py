@@ -19,6 +19,7 @@ from fl_client.site import held_out_cohort, open_ledger, training_cohort
 from fl_client.source_settings import SourceSettings
 from fl_contract.errors import RefusalCode
 from fl_contract.messages import EVALUATE, METRICS, PLAN, TRAIN, Arrays, privacy_spent, read_evaluation
+from fl_contract.models.ensemble import join_members
 from privacy.accounting import ExternalSpend, compute_epsilon
 from privacy.ledger_book import LedgerEntry
 
@@ -60,6 +61,36 @@ def test_a_policy_that_says_nothing_sends_noised_counts_only(measure: Ask) -> No
 
     assert set(reply.content[METRICS]) == {"noised-cells", "noise-scale", "threshold", "epsilon", "delta", "steps"}
     assert read_evaluation(reply, TWO_CLASSES).noised is not None
+
+
+ONE_SHOT = {"strategy.name": "one-shot-ensemble", "strategy.weighting": "equal", "num-rounds": 1}
+
+
+@pytest.mark.parametrize("num_members", [1, 2, 5])
+def test_an_ensemble_of_any_number_of_members_is_measured_as_one_model(
+    measure: Ask, model: Arrays, num_members: int
+) -> None:
+    reply = measure(1, arrays=join_members([model] * num_members), overrides=EVERY_ROUND | ONE_SHOT)
+
+    assert read_evaluation(reply, TWO_CLASSES).noised is not None
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"members.0.1.weight": np.zeros((1, 30), np.float32)},
+        {"1.weight": np.zeros((1, 30), np.float32), "1.bias": np.zeros(1, np.float32)},
+        {"members.1.1.weight": np.zeros((1, 30), np.float32), "members.1.1.bias": np.zeros(1, np.float32)},
+        {"members.0.1.weight": np.zeros((2, 30), np.float32), "members.0.1.bias": np.zeros(1, np.float32)},
+        {"members.0.1.weight": np.full((1, 30), np.nan, np.float32), "members.0.1.bias": np.zeros(1, np.float32)},
+    ],
+    ids=["nothing", "half a member", "a model alone", "second without first", "shape", "not finite"],
+)
+def test_what_is_no_ensemble_of_the_studys_models_is_not_measured(measure: Ask, arrays: Arrays) -> None:
+    reply = measure(1, arrays=arrays, overrides=EVERY_ROUND | ONE_SHOT)
+
+    assert RefusalCode(reply.error.code) == RefusalCode.INVALID_REQUEST
 
 
 def test_all_measurements_together_cost_the_studys_measurement_epsilon_and_no_more(

@@ -91,6 +91,20 @@ def test_a_study_by_record_is_refused_where_patients_have_several_and_the_policy
         check_policy(by_patient, study)
 
 
+@pytest.mark.parametrize("measurements", ["noised", "none"])
+def test_a_study_that_takes_the_exact_training_loss_is_refused_where_no_exact_number_leaves(
+    settings_of: SettingsOf, study_of: Callable[..., Study], measurements: str
+) -> None:
+    study = study_of(overrides={"strategy.name": "q-fedavg", "privacy.mechanism": "none"})
+    open_minded = {"require_privacy": "false", "unit": '"record"'}
+    check_policy(settings_of(measurements='"exact"', **open_minded), study)
+
+    with pytest.raises(RefusalError, match=f"exact training loss .* policy.measurements='{measurements}'") as caught:
+        check_policy(settings_of(measurements=f'"{measurements}"', **open_minded), study)
+
+    assert caught.value.code == RefusalCode.POLICY
+
+
 def test_a_delta_as_large_as_one_patient_is_refused_with_the_number(
     settings_of: SettingsOf, study_of: Callable[..., Study]
 ) -> None:

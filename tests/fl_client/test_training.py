@@ -18,6 +18,7 @@ from fl_contract.tasks.task import Task
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan
 from privacy.units import Units
+from strategies.fedsgd import FedSGDClient
 
 
 @pytest.fixture
@@ -135,6 +136,57 @@ def test_a_step_moves_the_weights_by_the_rate_times_the_mean_gradient() -> None:
     # Their means are -0.125 and 0.
     assert model.weight.item() == 0.25
     assert model.bias.item() == 0.0
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 8, 40, 100])
+def test_a_full_batch_is_one_step_by_the_gradient_over_all_records(examples: Examples, batch_size: int) -> None:
+    seen: list[Tensor] = []
+    model, at_once = new_model(), new_model()
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    recipe = Recipe(task=TASK, settings=settings_of(batch_size=batch_size), is_full_batch=True)
+    TASK.batch_loss(at_once(examples.inputs), examples.labels).backward()
+
+    train(model, examples, recipe, round_generator(1, "hospital-1", 1))
+
+    assert torch.equal(torch.cat(seen), examples.inputs)
+    assert max(len(batch) for batch in seen) == min(batch_size, 40)
+    for moved, parameter in zip(model.parameters(), at_once.parameters(), strict=True):
+        assert parameter.grad is not None
+        assert torch.allclose(moved, parameter - 0.1 * parameter.grad, atol=1e-7)
+
+
+def test_the_gradient_that_a_private_hospital_sends_is_the_noised_one_of_its_step(
+    examples: Examples, plan: PrivacyPlan
+) -> None:
+    model, received = new_model(), new_model()
+    half = FedSGDClient(model, control={}, state={})
+    recipe = Recipe(task=TASK, settings=settings_of(private_learning_rate=0.25), half=half)
+
+    train_with_privacy(model, examples, Units.records(len(examples)), recipe, plan, 1)
+
+    sent = half.outgoing()
+    for (name, moved), before in zip(model.named_parameters(), received.parameters(), strict=True):
+        assert torch.allclose(moved, before - 0.25 * torch.from_numpy(sent[name]), atol=1e-6)
+    # Noise of 3 * 0.5 / 20 on each number, far above a clipped mean of at most 0.5 over all.
+    assert torch.cat([torch.from_numpy(each).flatten() for each in sent.values()]).std() > 0.05
+
+
+def test_a_full_batch_whose_records_are_held_against_each_other_is_not_split() -> None:
+    survival = task_of(schema_of((3,), task="survival", **{"time-unit": "days"}))
+    sizes: list[int] = []
+    model = nn.Linear(3, 1)
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    outcomes = torch.stack([torch.arange(1.0, 41.0), torch.arange(40) % 2], dim=1)
+    examples = Examples(inputs=torch.ones(40, 3), labels=outcomes)
+
+    train(
+        model,
+        examples,
+        Recipe(task=survival, settings=settings_of(), is_full_batch=True),
+        round_generator(1, "hospital-1", 1),
+    )
+
+    assert sizes == [40]
 
 
 @pytest.mark.parametrize(

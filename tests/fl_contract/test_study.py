@@ -509,6 +509,7 @@ CHANGES: dict[str, Scalar] = {
     "strategy.server-learning-rate": 0.7,
     "strategy.server-momentum": 0.7,
     "strategy.server-dampening": 0.7,
+    "strategy.server-nesterov": True,
     "federation.min-sites": 2,
     "federation.fraction-sites": 0.7,
     "federation.max-update-norm": 3.5,
@@ -546,6 +547,7 @@ UNCHANGEABLE = {
     "strategy.server-tau",
     "strategy.proximal-mu",
     "strategy.dynamic-alpha",
+    "strategy.fairness",
     "strategy.trim-fraction",
     "strategy.num-hostile",
     "strategy.num-chosen",
@@ -604,10 +606,13 @@ def test_overrides_of_another_algorithm_change_the_fingerprint() -> None:
         {"name": "centred-clipping", "clip-radius": 1.0},
     ]
     named += [{"weighting": "equal", **each} for each in robust]
-    overrides = [{f"strategy.{key}": value for key, value in each.items()} for each in named]
-    studies = [load_study("breast-cancer", overrides=each) for each in overrides]
+    fair: list[dict[str, Scalar]] = [{"name": "q-fedavg"}, {"name": "q-fedavg", "fairness": 2.0}, {"name": "fedsgd"}]
+    overrides = [{f"strategy.{key}": value for key, value in each.items()} for each in named + fair]
+    plain: dict[str, Scalar] = {"privacy.mechanism": "none"}
+    studies = [load_study("breast-cancer", overrides=each) for each in overrides[: len(named)]]
+    studies += [load_study("breast-cancer", overrides=plain | each) for each in overrides[len(named) :]]
 
-    assert len({study.fingerprint for study in studies}) == len(named)
+    assert len({study.fingerprint for study in studies}) == len(overrides)
 
 
 def test_overrides_of_central_privacy_change_the_fingerprint() -> None:
@@ -701,6 +706,46 @@ def test_the_last_round_is_measured_and_then_every_so_many_before_it(
             {"strategy.name": "fednova", "training.optimizer": "Adam"},
             "strategy.name='fednova'; its formula needs training.optimizer = 'SGD' without options but weight_decay",
         ),
+        (
+            {"strategy.name": "fedavgm", "strategy.server-nesterov": True, "strategy.server-dampening": 0.5},
+            "server-dampening=0.5 with server-nesterov; expected 0",
+        ),
+        (
+            {"strategy.name": "fedsgd", "training.optimizer": "Adam", "privacy.steps-per-round": 1},
+            "strategy.name='fedsgd'; its formula needs training.optimizer = 'SGD' without options but weight_decay",
+        ),
+        (
+            {"strategy.name": "fedsgd", "privacy.steps-per-round": 4},
+            "privacy.steps-per-round=4; expected 1 for strategy.name='fedsgd', whose hospitals send one gradient a",
+        ),
+        (
+            {"strategy.name": "fedsgd", "privacy.mechanism": "none", "training.local-epochs": 2},
+            "training.local-epochs=2, local-steps=None; expected neither for strategy.name='fedsgd'",
+        ),
+        (
+            {"strategy.name": "fedsgd", "privacy.mechanism": "none", "training.local-steps": 3},
+            "local-steps=3; expected neither for strategy.name='fedsgd'",
+        ),
+        (
+            {"strategy.name": "q-fedavg"},
+            "strategy.name='q-fedavg' with privacy.mechanism='dp-sgd'; hospitals would send their exact training loss",
+        ),
+        (
+            {"strategy.name": "q-fedavg", "privacy.mechanism": "none", "training.optimizer": "Adam"},
+            "strategy.name='q-fedavg'; its formula needs training.optimizer = 'SGD' without options but weight_decay",
+        ),
+        *(
+            ({"strategy.name": "one-shot-ensemble", "strategy.weighting": "equal", "num-rounds": 1} | change, rule)
+            for change, rule in [
+                ({"num-rounds": 2}, "num-rounds=2; expected 1 for strategy.name='one-shot-ensemble', whose hospitals"),
+                ({"strategy.server-learning-rate": 0.5}, "server-learning-rate=0.5; an ensemble takes no step"),
+                ({"strategy.weighting": "examples"}, "'one-shot-ensemble' counts hospitals; expected 'equal'"),
+                (
+                    {f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")},
+                    "strategy.name='one-shot-ensemble' with central-privacy, which hands on one noised mean",
+                ),
+            ]
+        ),
         ({"strategy.name": "median"}, "weighting='examples'; 'median' counts hospitals; expected 'equal'"),
         (
             {"strategy.name": "feddyn", **{f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")}},
@@ -710,7 +755,7 @@ def test_the_last_round_is_measured_and_then_every_so_many_before_it(
             {"strategy.name": "fedprox", "strategy.server-momentum": 0.5},
             "strategy.server-momentum=0.5 is not a known key; it goes with another strategy.name",
         ),
-        ({"strategy.name": "fedfast"}, "strategy.name='fedfast'; expected one of 'fedavg', 'fedavgm', 'fedadam'"),
+        ({"strategy.name": "fedfast"}, "strategy.name='fedfast'; expected one of 'fedavg', 'fedavgm', 'fedsgd'"),
     ],
 )
 def test_an_algorithm_says_what_it_needs(overrides: dict[str, Scalar], rule: str) -> None:
@@ -718,6 +763,23 @@ def test_an_algorithm_says_what_it_needs(overrides: dict[str, Scalar], rule: str
         load_study("breast-cancer", overrides=overrides)
 
     assert rule in str(caught.value)
+
+
+def test_a_study_whose_hospitals_send_gradients_has_no_options_of_an_optimiser() -> None:
+    raw = raw_with("training.optimizer-options", {"weight_decay": 0.5})
+    raw |= {"strategy": {"name": "fedsgd"}, "privacy": raw["privacy"] | {"mechanism": "none"}}
+
+    with pytest.raises(SettingError, match=r"'fedsgd'; hospitals send gradients .* found \['weight_decay'\]"):
+        Study.parse(raw, origin="test")
+
+
+def test_an_ensemble_is_for_one_row_of_outputs_a_record() -> None:
+    raw = raw_with("strategy", {"name": "one-shot-ensemble", "weighting": "equal"}, study="digits") | {"num-rounds": 1}
+    raw["schema"] |= {"task": "segmentation", "classes": ["no", "yes"]}
+    raw["model"] = {"kind": "unet"}
+
+    with pytest.raises(SettingError, match=r"schema\.task='segmentation'; predictions are averaged for \['classif"):
+        Study.parse(raw, origin="test")
 
 
 def test_a_study_that_names_no_algorithm_has_the_mean() -> None:

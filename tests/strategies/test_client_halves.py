@@ -14,6 +14,7 @@ from strategies.client_half import ClientHalf
 from strategies.feddyn import FedDyn, FedDynClient
 from strategies.fednova import FedNova
 from strategies.fedprox import FedProxClient
+from strategies.fedsgd import FedSGD, FedSGDClient
 from strategies.participation import Roster, SiteSampling, SiteWeighting
 from strategies.scaffold import Scaffold, ScaffoldClient
 
@@ -141,6 +142,52 @@ def test_three_rounds_of_feddyn_follow_the_paper(run_round: RunRound, roster_of:
 
         assert model["weight"][0, 0] == pytest.approx(w, rel=1e-9)
         assert {site: kept[site]["weight"][0, 0] for site in TARGETS} == pytest.approx(g, rel=1e-9)
+
+
+def take_one_step(model: nn.Module, half: ClientHalf, loss: Callable[[], torch.Tensor]) -> None:
+    optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=RATE)
+    half.attach(optimizer)
+    loss().backward()
+    optimizer.step()
+
+
+def test_three_rounds_of_fedsgd_follow_the_paper(run_round: RunRound, roster_of: MakeRoster) -> None:
+    server = FedSGD(learning_rate=RATE, server_learning_rate=0.5, roster=roster_of("a", "b"))
+    model, w = arrays_of(0.25), 0.25
+    for server_round in (1, 2, 3):
+        sent = {}
+        for site, target in TARGETS.items():
+            local = one_weight(float(model["weight"][0, 0]))
+            half = FedSGDClient(local, control={}, state={})
+            (weight,) = local.parameters()
+            take_one_step(local, half, lambda each=weight, to=target: ((each - to) ** 2 / 2).sum())
+            sent[site] = half.outgoing()
+            assert half.state() == {}
+        w -= 0.5 * RATE * (3 * gradient(w, target=TARGETS["a"]) + gradient(w, target=TARGETS["b"])) / 4
+
+        model = run_round(server, model, sent, {"a": 3, "b": 1}, server_round=server_round)
+
+        assert model["weight"][0, 0] == pytest.approx(w, rel=1e-12)
+
+
+def test_a_gradient_is_zero_where_training_does_not_reach_and_buffers_travel_as_they_are() -> None:
+    model = nn.ModuleDict({"used": nn.Linear(1, 1, bias=False), "frozen": nn.Linear(1, 1), "norm": nn.BatchNorm1d(1)})
+    model["frozen"].requires_grad_(False)
+    half = FedSGDClient(model, control={}, state={})
+    model["norm"](torch.tensor([[1.0], [3.0]]))
+
+    take_one_step(model, half, lambda: 5 * model["used"].weight.sum())
+
+    outgoing = half.outgoing()
+    assert list(outgoing) == list(model.state_dict())
+    assert {name: array.dtype for name, array in outgoing.items()} == {
+        name: each.numpy().dtype for name, each in model.state_dict().items()
+    }
+    assert outgoing["used.weight"].tolist() == [[5.0]]
+    assert [outgoing[name].tolist() for name in ("frozen.weight", "frozen.bias", "norm.weight")] == [[[0]], [0], [0]]
+    # Momentum 0.1: 0.9 * 0 + 0.1 * 2 of the mean 2.
+    assert outgoing["norm.running_mean"] == pytest.approx([0.2])
+    assert outgoing["norm.num_batches_tracked"] == 1
 
 
 def test_fednova_takes_the_mean_of_updates_by_step(run_round: RunRound, roster_of: MakeRoster) -> None:

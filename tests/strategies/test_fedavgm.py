@@ -43,16 +43,23 @@ def test_three_rounds_follow_the_formula(run_round: RunRound, roster_of: MakeRos
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("momentum", "dampening", "rate"), [(0.9, 0.0, 1.0), (0.1, 0.1, 0.3), (0.0, 0.0, 0.5)])
+@pytest.mark.parametrize(
+    ("momentum", "dampening", "rate", "nesterov"),
+    [(0.9, 0.0, 1.0, False), (0.1, 0.1, 0.3, False), (0.0, 0.0, 0.5, False), (0.9, 0.0, 0.3, True)],
+)
 def test_the_steps_are_those_of_torch_sgd_on_the_negative_update(
-    momentum: float, dampening: float, rate: float, run_round: RunRound, roster_of: MakeRoster
+    momentum: float, dampening: float, rate: float, nesterov: bool, run_round: RunRound, roster_of: MakeRoster
 ) -> None:
     strategy = FedAvgM(
-        server_learning_rate=rate, server_momentum=momentum, server_dampening=dampening, roster=roster_of("a")
+        server_learning_rate=rate,
+        server_momentum=momentum,
+        server_dampening=dampening,
+        server_nesterov=nesterov,
+        roster=roster_of("a"),
     )
     model: Arrays = {"w": np.array([1.0, -2.0, 0.5])}
     parameter = torch.tensor(model["w"].copy(), requires_grad=True)
-    reference = torch.optim.SGD([parameter], lr=rate, momentum=momentum, dampening=dampening)
+    reference = torch.optim.SGD([parameter], lr=rate, momentum=momentum, dampening=dampening, nesterov=nesterov)
     generator = np.random.default_rng(5)
 
     for server_round in range(1, 6):

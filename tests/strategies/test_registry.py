@@ -17,12 +17,15 @@ from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
 from strategies.feddyn import FedDyn
 from strategies.fednova import FedNova
+from strategies.fedsgd import FedSGD
 from strategies.fedyogi import FedYogi
 from strategies.geometric_median import GeometricMedian
 from strategies.krum import Krum
 from strategies.median import Median
 from strategies.norm_bounding import NormBounding
+from strategies.one_shot_ensemble import OneShotEnsemble
 from strategies.participation import Roster
+from strategies.q_fedavg import QFedAvg
 from strategies.registry import make_central_plan, make_central_strategy, make_strategy
 from strategies.scaffold import Scaffold
 from strategies.trimmed_mean import TrimmedMean
@@ -36,6 +39,13 @@ OVERRIDES: dict[str, Scalar] = {
 }
 
 
+LOCAL: dict[str, dict[str, Scalar]] = {
+    "fedsgd": {"privacy.steps-per-round": 1},
+    "q-fedavg": {"privacy.mechanism": "none", "training.learning-rate": 0.0625},
+}
+"""What some algorithms need of local training."""
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "kind", "attributes"),
     [
@@ -45,8 +55,9 @@ OVERRIDES: dict[str, Scalar] = {
             "fedavgm",
             {"server-momentum": 0.25, "server-dampening": 0.125},
             FedAvgM,
-            {"server_momentum": 0.25, "server_dampening": 0.125},
+            {"server_momentum": 0.25, "server_dampening": 0.125, "server_nesterov": False},
         ),
+        ("fedavgm", {"server-nesterov": True}, FedAvgM, {"server_nesterov": True}),
         *(
             (
                 kind.__name__.lower(),
@@ -56,6 +67,8 @@ OVERRIDES: dict[str, Scalar] = {
             )
             for kind in (FedAdam, FedYogi, FedAdagrad)
         ),
+        ("fedsgd", {}, FedSGD, {"learning_rate": 0.75}),
+        ("q-fedavg", {"fairness": 2.5}, QFedAvg, {"fairness": 2.5, "learning_rate": 0.0625}),
         ("scaffold", {}, Scaffold, {"local_path": 4 * 0.75}),
         ("feddyn", {"dynamic-alpha": 0.25}, FedDyn, {"alpha": 0.25}),
         ("fednova", {}, FedNova, {}),
@@ -78,6 +91,7 @@ def test_a_study_makes_the_strategy_that_it_names(
     named: dict[str, Scalar] = {f"strategy.{key}": settings[key] for key in settings}
     named["strategy.name"] = name
     local: dict[str, Scalar] = {"training.private-learning-rate": 0.75, "privacy.steps-per-round": 4}
+    local |= LOCAL.get(name, {})
     study = load_study("breast-cancer", overrides={**OVERRIDES, **local, **named})
     generator = np.random.default_rng(1)
     roster = roster_of("a", "b")
@@ -93,6 +107,19 @@ def test_a_study_makes_the_strategy_that_it_names(
     assert strategy.sampling.generator is generator
     assert strategy.weighting.kind == "equal"
     assert {key: getattr(strategy, key) for key in attributes} == attributes
+
+
+def test_a_study_makes_an_ensemble_in_which_every_hospital_counts_the_same(roster_of: Callable[..., Roster]) -> None:
+    named: dict[str, Scalar] = {"strategy.name": "one-shot-ensemble", "strategy.weighting": "equal", "num-rounds": 1}
+    study = load_study("breast-cancer", overrides=named)
+
+    strategy = make_strategy(
+        study, roster=roster_of("a", "b"), generator=np.random.default_rng(1), buffer_names={"running_var"}
+    )
+
+    assert type(strategy) is OneShotEnsemble
+    assert (strategy.weighting.kind, strategy.server_learning_rate) == ("equal", 1.0)
+    assert strategy.buffer_names == {"running_var"}
 
 
 @pytest.mark.parametrize(
