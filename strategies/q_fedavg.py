@@ -62,7 +62,7 @@ class QFedAvg(FedAvg):
 
     def _weigh(self, site: str, num_examples: float) -> float:
         """P F^q."""
-        return super()._weigh(site, num_examples) * self._losses[site] ** self.fairness
+        return super()._weigh(site, num_examples) * math.pow(self._losses[site], self.fairness)
 
     def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
         return old - self.server_learning_rate * self._share() * (old - mean)

@@ -1,5 +1,6 @@
 """A one-shot study's result is every hospital's model, measured as one at every hospital."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ ONE_SHOT: dict[str, Scalar] = {
 LONG: dict[str, Scalar] = {**PLAIN, **ONE_SHOT, "training.learning-rate": 0.5, "training.local-epochs": 20}
 
 
-def keep_models(sent: dict[str, Arrays], *, refusing: str = "") -> object:
+def keep_models(sent: dict[str, Arrays], *, refusing: str = "") -> Callable[[Handler], Handler]:
     """Hospitals whose train replies are noted; one of them may refuse to train."""
 
     def wrap(app: Handler) -> Handler:
@@ -61,7 +62,7 @@ def test_the_result_is_the_models_of_those_that_answered_in_the_order_of_their_n
 ) -> None:
     sent: dict[str, Arrays] = {}
 
-    outcome = Federation(tmp_path).run(overrides=LONG, wrap=keep_models(sent, refusing=refusing))  # type: ignore[arg-type]
+    outcome = Federation(tmp_path).run(overrides=LONG, wrap=keep_models(sent, refusing=refusing))
 
     answered = [name for name in (f"hospital-{number}" for number in range(1, 5)) if name != refusing]
     members = [sent[site] for site in answered]

@@ -695,6 +695,13 @@ def test_the_last_round_is_measured_and_then_every_so_many_before_it(
     assert study.num_measurements == len(measured)
 
 
+ONE_SHOT: dict[str, Scalar] = {
+    "strategy.name": "one-shot-ensemble",
+    "strategy.weighting": "equal",
+    "num-rounds": 1,
+}
+
+
 @pytest.mark.parametrize(
     ("overrides", "rule"),
     [
@@ -734,17 +741,15 @@ def test_the_last_round_is_measured_and_then_every_so_many_before_it(
             {"strategy.name": "q-fedavg", "privacy.mechanism": "none", "training.optimizer": "Adam"},
             "strategy.name='q-fedavg'; its formula needs training.optimizer = 'SGD' without options but weight_decay",
         ),
-        *(
-            ({"strategy.name": "one-shot-ensemble", "strategy.weighting": "equal", "num-rounds": 1} | change, rule)
-            for change, rule in [
-                ({"num-rounds": 2}, "num-rounds=2; expected 1 for strategy.name='one-shot-ensemble', whose hospitals"),
-                ({"strategy.server-learning-rate": 0.5}, "server-learning-rate=0.5; an ensemble takes no step"),
-                ({"strategy.weighting": "examples"}, "'one-shot-ensemble' counts hospitals; expected 'equal'"),
-                (
-                    {f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")},
-                    "strategy.name='one-shot-ensemble' with central-privacy, which hands on one noised mean",
-                ),
-            ]
+        (ONE_SHOT | {"num-rounds": 2}, "num-rounds=2; expected 1 for strategy.name='one-shot-ensemble', whose"),
+        (ONE_SHOT | {"strategy.server-learning-rate": 0.5}, "server-learning-rate=0.5; an ensemble takes no step"),
+        (
+            ONE_SHOT | {"strategy.weighting": "examples"},
+            "weighting='examples'; 'one-shot-ensemble' counts hospitals; expected 'equal'",
+        ),
+        (
+            ONE_SHOT | {f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")},
+            "strategy.name='one-shot-ensemble' with central-privacy, which hands on one noised mean",
         ),
         ({"strategy.name": "median"}, "weighting='examples'; 'median' counts hospitals; expected 'equal'"),
         (

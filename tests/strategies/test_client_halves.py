@@ -144,10 +144,10 @@ def test_three_rounds_of_feddyn_follow_the_paper(run_round: RunRound, roster_of:
         assert {site: kept[site]["weight"][0, 0] for site in TARGETS} == pytest.approx(g, rel=1e-9)
 
 
-def take_one_step(model: nn.Module, half: ClientHalf, loss: Callable[[], torch.Tensor]) -> None:
+def take_one_step(model: nn.Module, half: ClientHalf, loss: torch.Tensor) -> None:
     optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=RATE)
     half.attach(optimizer)
-    loss().backward()
+    loss.backward()
     optimizer.step()
 
 
@@ -160,7 +160,7 @@ def test_three_rounds_of_fedsgd_follow_the_paper(run_round: RunRound, roster_of:
             local = one_weight(float(model["weight"][0, 0]))
             half = FedSGDClient(local, control={}, state={})
             (weight,) = local.parameters()
-            take_one_step(local, half, lambda each=weight, to=target: ((each - to) ** 2 / 2).sum())
+            take_one_step(local, half, ((weight - target) ** 2 / 2).sum())
             sent[site] = half.outgoing()
             assert half.state() == {}
         w -= 0.5 * RATE * (3 * gradient(w, target=TARGETS["a"]) + gradient(w, target=TARGETS["b"])) / 4
@@ -171,12 +171,12 @@ def test_three_rounds_of_fedsgd_follow_the_paper(run_round: RunRound, roster_of:
 
 
 def test_a_gradient_is_zero_where_training_does_not_reach_and_buffers_travel_as_they_are() -> None:
-    model = nn.ModuleDict({"used": nn.Linear(1, 1, bias=False), "frozen": nn.Linear(1, 1), "norm": nn.BatchNorm1d(1)})
-    model["frozen"].requires_grad_(False)
+    used, frozen, norm = nn.Linear(1, 1, bias=False), nn.Linear(1, 1).requires_grad_(False), nn.BatchNorm1d(1)
+    model = nn.ModuleDict({"used": used, "frozen": frozen, "norm": norm})
     half = FedSGDClient(model, control={}, state={})
-    model["norm"](torch.tensor([[1.0], [3.0]]))
+    norm(torch.tensor([[1.0], [3.0]]))
 
-    take_one_step(model, half, lambda: 5 * model["used"].weight.sum())
+    take_one_step(model, half, 5 * used.weight.sum())
 
     outgoing = half.outgoing()
     assert list(outgoing) == list(model.state_dict())
