@@ -1,4 +1,4 @@
-"""The only place that says which model a hospital measures: the received one, or its own of a personalised algorithm."""
+"""The only place that says which model a hospital measures: the received one, or one of its own."""
 
 import hashlib
 import logging

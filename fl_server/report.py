@@ -130,7 +130,10 @@ def _say_joint(folder: RunFolder, joint: str) -> str:
     trained = f"the model that the hospitals trained jointly{how} reaches"
     if folder.variants[joint].run.personal:
         trained = f"the hospitals' personal models, trained jointly{how} and each measured at its own hospital, reach"
-    return f"On all {about}{evaluation.num_examples:,} held-out {words.records} together, {trained} {words.figure} of {write_figure(folder.figure(joint))}{margin}."
+    return (
+        f"On all {about}{evaluation.num_examples:,} held-out {words.records} together, {trained} {words.figure} of "
+        f"{write_figure(folder.figure(joint))}{margin}."
+    )
 
 
 def _say_meaning(folder: RunFolder, words: OutcomeWords) -> str:
