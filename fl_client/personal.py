@@ -49,11 +49,12 @@ def keep_personal_model(site: Site, request: Request, received: Arrays) -> None:
     path = folder / f"{hashlib.sha256(request.run.encode()).hexdigest()[:16]}.safetensors"
     arrays = {key: np.asarray(tensor.numpy(), order="C") for key, tensor in model.state_dict().items()}
     about = {"study": site.study.name, "run": request.run, "round": str(request.server_round), "model": name}
+    if not path.exists():
+        logger.warning(
+            "run %s: this hospital's own model is in %s/%s, and anew after each measured round; nothing sends it",
+            *(request.run, FOLDER, path.name),
+        )
     write_durably(path, save(arrays, metadata=about))
-    logger.warning(
-        "this hospital's own model (%s) of run %s after round %d is in %s/%s; it leaves only by your hand",
-        *(name, request.run, request.server_round, FOLDER, path.name),
-    )
 
 
 def _state(site: Site, request: Request) -> Arrays:

@@ -5,7 +5,7 @@ With w the shared model as it is trained here, v the hospital's own, a its share
     m = a * v + (1 - a) * w
     local step     w = w - e * gradient of f at w
                    v = v - e * a * gradient of f at m
-    once a round   a = a - e * <v - w, gradient of f at m>, kept within [0, 1]; if a is learned (equation 9)
+    once a round   a = a - e * <v - w, gradient of f at m>, kept within [0, 1]; if a is learned
 
 all by the values before the step; a is learned on the first batch of a round and counts from the second one on. The
 hospital measures the mixture with the received model. The server's half is FedAvg's.
