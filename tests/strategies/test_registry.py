@@ -95,6 +95,17 @@ def test_a_study_makes_the_strategy_that_it_names(
     assert {key: getattr(strategy, key) for key in attributes} == attributes
 
 
+@pytest.mark.parametrize("name", ["fedper", "fedrep", "ditto", "apfl", "fine-tuning"])
+def test_the_coordinator_of_a_personalised_study_takes_the_mean(name: str, roster_of: Callable[..., Roster]) -> None:
+    personal: dict[str, Scalar] = {"strategy.name": name, "model.kind": "mlp", "privacy.mechanism": "none"}
+    study = load_study("breast-cancer", overrides={**OVERRIDES, **personal})
+
+    strategy = make_strategy(study, roster=roster_of("a", "b"), generator=np.random.default_rng(1), buffer_names=())
+
+    assert type(strategy) is FedAvg
+    assert strategy.server_learning_rate == 0.5
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
