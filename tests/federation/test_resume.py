@@ -102,6 +102,11 @@ ALGORITHMS: dict[str, dict[str, Scalar]] = {
     "fedyogi": {},
     "fedadagrad": {},
     "cyclic": {},
+    "fedper": {"model.kind": "mlp"},
+    "fedrep": {"model.kind": "mlp"},
+    "ditto": {},
+    "apfl": {"strategy.adaptive-mixture": True},
+    "fine-tuning": {},
 }
 
 
