@@ -42,6 +42,9 @@ Scalar = str | int | float | bool
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
+_looked_at: set[str] = set()
+"""Fingerprints of personalised studies whose model has what stays; a hospital reads its study for every request."""
+
 LINEAR = ("fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi", "fedadagrad")
 """Algorithms that need no more of a round than the weighted mean of all hospitals."""
 
@@ -300,9 +303,11 @@ class Study(Settings):
         steps = self.privacy.steps_per_round if self.is_private else self.training.local_steps
         if self.strategy.TAKES_TURNS and steps == 1:
             raise ValueError(f"strategy.name={name!r} and one local step a round; expected 2 or more, to take turns")
-        if self.strategy.PERSONAL and not isinstance(self.model, OwnModelSettings):  # a path is not imported unasked
+        is_path = isinstance(self.model, OwnModelSettings)  # which is not imported unasked
+        if self.strategy.PERSONAL and not is_path and self.fingerprint not in _looked_at:
             with torch.device("meta"):
                 self.strategy.kept_names(self.build_model())
+            _looked_at.add(self.fingerprint)
         return self
 
     def _check_local_steps(self) -> None:

@@ -1,5 +1,6 @@
-"""Whole runs of personalised algorithms: what stays never travels, every hospital ends with a model of its own, and
-where hospitals contradict each other those models are the better ones.
+"""Whole runs of personalised algorithms: what stays never travels, and every hospital ends with a model of its own.
+
+Where hospitals contradict each other, those models are the better ones.
 """
 
 import json
@@ -115,7 +116,7 @@ def test_the_figures_of_a_run_are_those_of_the_models_that_hospitals_have(tmp_pa
 def test_a_run_that_was_cut_off_gives_the_same_own_models_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, measured_every: int
 ) -> None:
-    """Round 3 was trained, its state was kept and it was measured, when the coordinator stopped without a checkpoint."""
+    """Round 3 was trained, its state kept, and it was measured, when the coordinator stopped without a checkpoint."""
     overrides = overrides_of(name, **{"num-rounds": 4, "federation.measure-every": measured_every})
     expected = Federation(tmp_path / "whole").run(overrides=overrides)
 

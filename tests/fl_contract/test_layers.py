@@ -9,7 +9,8 @@ from torch import nn
 from fl_contract.errors import SettingError
 from fl_contract.exchanged import exchanged_names, kept_names
 from fl_contract.models.layers import head_names, norm_names
-from fl_contract.study import Scalar, load_study
+from fl_contract.settings import read_toml
+from fl_contract.study import STUDIES, Scalar, Study, load_study
 
 
 class Shared(nn.Module):
@@ -113,3 +114,19 @@ def test_what_stays_does_not_travel(overrides: dict[str, Scalar], kept: list[str
 
     assert sorted(kept_names(study, model)) == kept
     assert travelling == tuple(name for name in model.state_dict() if name not in kept)
+
+
+@pytest.mark.parametrize("name", ["fedbn", "fedper", "fedrep"])
+def test_reading_a_study_imports_no_model_to_look_for_what_stays(name: str) -> None:
+    raw = read_toml(STUDIES / "breast-cancer.toml")
+    raw["strategy"], raw["model"] = {"name": name}, {"kind": "python", "path": "no_such_module:build"}
+
+    assert Study.parse(raw, origin="test").is_personal
+
+
+def test_a_model_of_one_s_own_says_its_head_like_any_other() -> None:
+    raw = read_toml(STUDIES / "breast-cancer.toml")
+    raw["strategy"], raw["model"] = {"name": "fedper"}, {"kind": "python", "path": "own_models:build"}
+    study = Study.parse(raw, origin="test")
+
+    assert kept_names(study, study.build_model()) == {"3.weight", "3.bias"}
