@@ -20,6 +20,7 @@ from fl_client.inputs import (
     training_examples,
 )
 from fl_client.measurement import agree_on_measurement, measure
+from fl_client.personal import keep_personal_model
 from fl_client.policy import check_policy, check_room, make_plan
 from fl_client.private_round import answer_private_round
 from fl_client.refusals import refuse_if_any
@@ -100,10 +101,12 @@ def answer_train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def answer_evaluate(message: Message, context: Context) -> Message:
-    """Measure the received model on this hospital's held-out patients, once a round; a retry gets the same answer."""
+    """Measure a model on this hospital's held-out patients, once a round; a retry gets the same answer."""
     site, request = _open(message, context)
     _check_agreed(site, request)
-    content, kind = measure(site, request, request_arrays(message))
+    received = request_arrays(message)
+    keep_personal_model(site, request, received)
+    content, kind = measure(site, request, received)
     release(content, kind, request, folder=site.folder)
     return Message(content, reply_to=message)
 

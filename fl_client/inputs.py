@@ -16,6 +16,7 @@ from fl_client.preprocessing import Examples, prepare
 from fl_client.refusals import gather, refuse_if_any
 from fl_client.site import Site
 from fl_client.strategy_state import StrategyState
+from fl_client.validation import fitting_records
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.exchanged import exchanged_names
 from fl_contract.messages import Arrays, Request
@@ -33,12 +34,13 @@ def record_refusals(site: Site, records: SiteRecords) -> list[RefusalError]:
     schema, train = study.data_schema, records.train
     refusals = schema_refusals(schema, train, *([] if policy.measurements == "none" else [records.test]))
     if not outcome_rules(schema).num_unknown(train):
-        refusals += training_refusals(
-            schema,
-            train,
-            min_examples=policy.min_examples,
-            allow_one_class=study.is_private or policy.allow_one_class,
-        )
+        with gather(refusals):
+            refusals += training_refusals(
+                schema,
+                fitting_records(site, train),
+                min_examples=policy.min_examples,
+                allow_one_class=study.is_private or policy.allow_one_class,
+            )
     if study.is_private or policy.measurements == "noised":
         with gather(refusals):
             privacy_units(site, train)
@@ -46,16 +48,17 @@ def record_refusals(site: Site, records: SiteRecords) -> list[RefusalError]:
 
 
 def training_examples(site: Site, records: Records) -> Examples:
-    """The patients that the hospital trains on.
+    """The patients that the hospital trains on; those by whom it chooses a model are left out.
 
     Raises:
         RefusalError: They break the study's schema, are too few, or their outcomes are all alike.
     """
     schema = site.study.data_schema
-    examples = prepare(records, schema, train=records)
+    fitting = fitting_records(site, records)
+    examples = prepare(fitting, schema, train=records)
     policy = site.settings.policy
     one_class = site.study.is_private or policy.allow_one_class
-    refuse_if_any(training_refusals(schema, records, min_examples=policy.min_examples, allow_one_class=one_class))
+    refuse_if_any(training_refusals(schema, fitting, min_examples=policy.min_examples, allow_one_class=one_class))
     return examples
 
 

@@ -8,8 +8,9 @@ from fl_client.agreements import Agreements
 from fl_client.data.records import Records
 from fl_client.disclosure import NOISED_EVALUATE
 from fl_client.evaluation import contributions, evaluate
-from fl_client.inputs import held_out_examples, load_measured_model, privacy_units, record_contents
+from fl_client.inputs import held_out_examples, privacy_units, record_contents
 from fl_client.outbox import Outbox
+from fl_client.personal import model_to_measure
 from fl_client.policy import check_plan, check_room, make_measurement_plan
 from fl_client.site import Site
 from fl_contract.errors import RefusalCode, RefusalError
@@ -90,7 +91,7 @@ def _measure_exactly(site: Site, request: Request, received: Arrays) -> Measurem
         if (evaluation := agreements.measured(request)) is None:
             examples = held_out_examples(site, site.load_records())
             try:
-                evaluation = evaluate(load_measured_model(site, received), examples, site.study.task)
+                evaluation = evaluate(model_to_measure(site, request, received), examples, site.study.task)
             except ValueError:
                 agreements.keep_measurement(request, None)  # that it failed tells something of somebody: once is enough
                 raise
@@ -130,7 +131,7 @@ def _draw(
     records = site.load_records()
     held_out = records.test
     rows = privacy_units(site, held_out).mean(
-        contributions(load_measured_model(site, received), held_out_examples(site, records))
+        contributions(model_to_measure(site, request, received), held_out_examples(site, records))
     )
     ledger.reserve(
         run=request.run,

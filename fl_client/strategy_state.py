@@ -34,7 +34,7 @@ class StrategyState:
             return
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_durably(
-            self._path(server_round), save({name: np.ascontiguousarray(each) for name, each in state.items()})
+            self._path(server_round), save({name: np.asarray(each, order="C") for name, each in state.items()})
         )
         for number in sorted(self._rounds())[:-2]:
             self._path(number).unlink()

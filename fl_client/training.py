@@ -1,8 +1,9 @@
 """The only place where a hospital trains a model on its patients."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -52,26 +53,31 @@ class Recipe:
     steps: int | None = None
     is_full_batch: bool = False
 
-    def make_optimizer(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-        """The study's optimiser, whose steps the algorithm's term joins."""
+    def make_optimizer(self, model: nn.Module, learning_rate: float, num_steps: int) -> torch.optim.Optimizer:
+        """The study's optimiser for so many steps, which the algorithm's term joins."""
         optimizer = make_optimizer(model, self.settings, learning_rate)
         if self.half is not None:
-            self.half.attach(optimizer)
+            self.half.attach(optimizer, num_steps=num_steps)
+            if (personal := self.half.personal) is not None:
+                self.half.attach_personal(make_optimizer(personal.train(), self.settings, learning_rate))
         return optimizer
 
 
 def train(model: nn.Module, examples: Examples, recipe: Recipe, generator: torch.Generator) -> None:
     """Train in place by mini-batches, each record once an epoch, without differential privacy."""
     settings = recipe.settings
-    optimizer = recipe.make_optimizer(model, settings.learning_rate)
+    steps = 1 if recipe.is_full_batch else recipe.steps or settings.steps_for(len(examples))
+    optimizer = recipe.make_optimizer(model, settings.learning_rate, steps)
     model.train()
     if recipe.is_full_batch:
         _take_full_step(model, examples, recipe, optimizer)
         return
-    steps = recipe.steps or settings.steps_for(len(examples))
     for rows in _batches(len(examples), settings.batch_size, steps, generator):
+        loss_of = partial(_loss_of, recipe.task, examples.inputs[rows], examples.labels[rows])
+        if recipe.half is not None:
+            recipe.half.step_beside(loss_of)
         optimizer.zero_grad()
-        recipe.task.batch_loss(model(examples.inputs[rows]), examples.labels[rows]).backward()
+        loss_of(model).backward()
         optimizer.step()
 
 
@@ -86,6 +92,10 @@ def _take_full_step(model: nn.Module, examples: Examples, recipe: Recipe, optimi
         loss = recipe.task.batch_loss(model(examples.inputs[rows]), examples.labels[rows])
         (loss * (len(rows) / len(examples))).backward()
     optimizer.step()
+
+
+def _loss_of(task: Task, inputs: Tensor, labels: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+    return task.batch_loss(network(inputs), labels)
 
 
 def _batches(num_examples: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -117,5 +127,5 @@ def train_with_privacy(
         return examples.inputs[rows], examples.labels[rows]
 
     settings = recipe.settings
-    optimizer = recipe.make_optimizer(model, settings.private_learning_rate or settings.learning_rate)
+    optimizer = recipe.make_optimizer(model, settings.private_learning_rate or settings.learning_rate, steps)
     return train_privately(model, optimizer, plan, units, fetch, recipe.task.losses, steps).steps_run

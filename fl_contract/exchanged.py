@@ -11,5 +11,14 @@ def exchanged_names(study: Study, model: nn.Module) -> tuple[str, ...]:
     All others stay where they are: at the coordinator as in `Study.build_model`, at a hospital as it keeps them. Where
     the result is an ensemble, a request to measure holds these of every member, as in `Study.build_ensemble`.
     """
-    del study
-    return tuple(model.state_dict())
+    kept = kept_names(study, model)
+    return tuple(name for name in model.state_dict() if name not in kept)
+
+
+def kept_names(study: Study, model: nn.Module) -> frozenset[str]:
+    """Names of the arrays that every hospital has for itself, none where all measure one model.
+
+    Raises:
+        SettingError: The model has none of those that the algorithm is about.
+    """
+    return study.strategy.kept_names(model) if study.is_personal else frozenset()

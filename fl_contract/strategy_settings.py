@@ -6,7 +6,9 @@ Source and formula of each stand in ``strategies/<name>.py``.
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
+from torch import nn
 
+from fl_contract.models.layers import head_names, norm_names
 from fl_contract.settings import Settings
 
 
@@ -22,6 +24,9 @@ class Algorithm(Settings):
         FULL_BATCH: Whether a hospital computes one gradient over all its records in a round.
         IS_ENSEMBLE: Whether the result is all hospitals' models, whose predictions are averaged.
         SENDS_LOSS: Whether a hospital sends its exact training loss of the model that it received.
+        PERSONAL: Whether each hospital ends with a model of its own, which is what it measures.
+        NOISELESS: Whether a hospital's own model follows from gradients that differential privacy would not cover.
+        TAKES_TURNS: Whether a round's steps are divided, so that it needs two or more.
         weighting: A hospital counts by its ``examples``, the same as any other (``equal``), or by ``institution``.
         institution_weights: For ``institution``: a positive weight for every hospital by name.
         server_learning_rate: Share of the mean update that is applied; 1 replaces the model by the mean.
@@ -35,6 +40,9 @@ class Algorithm(Settings):
     FULL_BATCH: ClassVar[bool] = False
     IS_ENSEMBLE: ClassVar[bool] = False
     SENDS_LOSS: ClassVar[bool] = False
+    PERSONAL: ClassVar[bool] = False
+    NOISELESS: ClassVar[bool] = False
+    TAKES_TURNS: ClassVar[bool] = False
 
     name: str
     weighting: Literal["examples", "equal", "institution"] = "examples"
@@ -48,6 +56,15 @@ class Algorithm(Settings):
         if self.COUNTS_HOSPITALS and self.weighting != "equal":
             raise ValueError(f"weighting={self.weighting!r}; {self.name!r} counts hospitals; expected 'equal'")
         return self
+
+    def kept_names(self, model: nn.Module) -> frozenset[str]:
+        """Names of the model's arrays that every hospital keeps for itself; most algorithms share all.
+
+        Raises:
+            SettingError: The model has none of those that the algorithm is about.
+        """
+        del model
+        return frozenset()
 
 
 class FedAvgSettings(Algorithm):
@@ -248,6 +265,103 @@ class CentredClippingSettings(Algorithm):
     clip_radius: float = Field(gt=0)
 
 
+class FedBNSettings(Algorithm):
+    """FedBN (Li 2021): normalisation layers stay at the hospital."""
+
+    PERSONAL = True
+
+    name: Literal["fedbn"]
+
+    def kept_names(self, model: nn.Module) -> frozenset[str]:
+        """Weights and statistics of normalisation layers."""
+        return norm_names(model)
+
+
+class FedPerSettings(Algorithm):
+    """FedPer (Arivazhagan 2019): the head stays at the hospital.
+
+    Attributes:
+        head: The part of the model that is the head, by the name before the dot of its arrays; the last layer with
+            weights if it is empty.
+    """
+
+    PERSONAL = True
+
+    name: Literal["fedper"]
+    head: str = ""
+
+    def kept_names(self, model: nn.Module) -> frozenset[str]:
+        """All arrays of the head."""
+        return head_names(model, self.head)
+
+
+class FedRepSettings(Algorithm):
+    """FedRep (Collins 2021): as FedPer, but the head is trained first and the body after it.
+
+    Attributes:
+        head: As `FedPerSettings.head`.
+        head_share: Share of a round's local steps, the first ones, that train the head, in (0, 1); at least one step
+            is left for the body.
+    """
+
+    PERSONAL = True
+    TAKES_TURNS = True
+
+    name: Literal["fedrep"]
+    head: str = ""
+    head_share: float = Field(default=0.5, gt=0, lt=1)
+
+    def kept_names(self, model: nn.Module) -> frozenset[str]:
+        """All arrays of the head."""
+        return head_names(model, self.head)
+
+
+class DittoSettings(Algorithm):
+    """Ditto (Li 2021).
+
+    Attributes:
+        personal_pull: lambda, the pull of a hospital's own model towards the received one: lambda / 2 times the squared
+            distance is added to its loss; 0 trains it on its own.
+    """
+
+    PERSONAL = True
+    NOISELESS = True
+
+    name: Literal["ditto"]
+    personal_pull: float = Field(default=0.1, ge=0)
+
+
+class APFLSettings(Algorithm):
+    """APFL (Deng 2020).
+
+    Attributes:
+        mixture: alpha, the share of the hospital's own model in the mixture with the shared one, in [0, 1].
+        adaptive_mixture: Whether each hospital learns its alpha, from that value on, by one step a round.
+    """
+
+    PERSONAL = True
+    NOISELESS = True
+
+    name: Literal["apfl"]
+    mixture: float = Field(default=0.5, ge=0, le=1)
+    adaptive_mixture: bool = False
+
+
+class FineTuningSettings(Algorithm):
+    """Fine-tuning, after which each hospital chooses among the shared, the fine-tuned and a model trained alone.
+
+    Attributes:
+        validation_share: Share of a hospital's training patients, in (0, 1), that nothing is trained on and by which it
+            chooses.
+    """
+
+    PERSONAL = True
+    NOISELESS = True
+
+    name: Literal["fine-tuning"]
+    validation_share: float = Field(default=0.2, gt=0, lt=1)
+
+
 StrategySettings = Annotated[
     FedAvgSettings
     | FedAvgMSettings
@@ -264,6 +378,12 @@ StrategySettings = Annotated[
     | TrimmedMeanSettings
     | KrumSettings
     | NormBoundingSettings
-    | CentredClippingSettings,
+    | CentredClippingSettings
+    | FedBNSettings
+    | FedPerSettings
+    | FedRepSettings
+    | DittoSettings
+    | APFLSettings
+    | FineTuningSettings,
     Field(discriminator="name"),
 ]

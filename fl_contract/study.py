@@ -24,6 +24,7 @@ from fl_contract.models import ModelSettings, build_model
 from fl_contract.models.architecture import ROW_TASKS
 from fl_contract.models.encode import OneHot
 from fl_contract.models.ensemble import Ensemble
+from fl_contract.models.own_model import OwnModelSettings
 from fl_contract.models.standardise import Standardise
 from fl_contract.private_defaults import fill_private_defaults
 from fl_contract.schema import Schema
@@ -42,6 +43,9 @@ Scalar = str | int | float | bool
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
+
+_looked_at: set[str] = set()
+"""Fingerprints of personalised studies whose model has what stays; a hospital reads its study for every request."""
 
 LINEAR = ("fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi", "fedadagrad")
 """Algorithms that need no more of a round than the weighted mean of all hospitals."""
@@ -289,6 +293,25 @@ class Study(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_personal(self) -> Self:
+        name = self.strategy.name
+        if self.is_private and self.strategy.NOISELESS:
+            raise ValueError(
+                f"strategy.name={name!r} with privacy.mechanism='dp-sgd'; each hospital's own model would be trained "
+                "without noise, and its measurements leave; choose 'fedbn', 'fedper' or 'fedrep', whose own parts are "
+                "trained by the noisy steps, or set privacy.mechanism = 'none'"
+            )
+        steps = self.privacy.steps_per_round if self.is_private else self.training.local_steps
+        if self.strategy.TAKES_TURNS and steps == 1:
+            raise ValueError(f"strategy.name={name!r} and one local step a round; expected 2 or more, to take turns")
+        is_path = isinstance(self.model, OwnModelSettings)  # which is not imported unasked
+        if self.strategy.PERSONAL and not is_path and self.fingerprint not in _looked_at:
+            with torch.device("meta"):
+                self.strategy.kept_names(self.build_model())
+            _looked_at.add(self.fingerprint)
+        return self
+
     def _check_local_steps(self) -> None:
         name, training = self.strategy.name, self.training
         if self.strategy.PLAIN_SGD and (
@@ -375,6 +398,11 @@ class Study(Settings):
     def protects_hospitals(self) -> bool:
         """Whether the coordinator adds differential privacy for whole hospitals."""
         return self.central_privacy is not None and self.central_privacy.mechanism != "none"
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether each hospital measures a model of its own; not where one alone trains, whose model all measure."""
+        return self.strategy.PERSONAL and self.simulation.trainers == "all"
 
     @property
     def task(self) -> Task:

@@ -16,8 +16,11 @@ _SUM = "sum/"
 
 
 def first_averaged_round(study: Study) -> int | None:
-    """The first round whose model counts: the last half of the planned ones; None without privacy."""
-    return study.num_rounds // 2 + 1 if study.is_private else None
+    """The first round whose model counts: the last half of the planned ones; None without privacy.
+
+    None too where hospitals have parts of their own, which fit the last model and are not averaged.
+    """
+    return study.num_rounds // 2 + 1 if study.is_private and not study.is_personal else None
 
 
 class ModelAverage:

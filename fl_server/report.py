@@ -127,9 +127,12 @@ def _say_joint(folder: RunFolder, joint: str) -> str:
     margin = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
     about = "" if evaluation.noised is None else "about "
     how = " with privacy" if joint == "private" and folder.variants[joint].is_private else ""
+    trained = f"the model that the hospitals trained jointly{how} reaches"
+    if folder.variants[joint].run.personal:
+        trained = f"the hospitals' personal models, trained jointly{how} and each measured at its own hospital, reach"
     return (
-        f"On all {about}{evaluation.num_examples:,} held-out {words.records} together, the model that the hospitals "
-        f"trained jointly{how} reaches {words.figure} of {write_figure(folder.figure(joint))}{margin}."
+        f"On all {about}{evaluation.num_examples:,} held-out {words.records} together, {trained} {words.figure} of "
+        f"{write_figure(folder.figure(joint))}{margin}."
     )
 
 
@@ -285,6 +288,11 @@ def _list_notes(folder: RunFolder) -> list[str]:
         )
         if not any(each.is_private for each in alone.values()):
             notes.append("Models trained alone were trained without noise: a hospital that shares nothing needs none.")
+    if any(each.run.personal for each in folder.variants.values()):
+        notes.append(
+            "Figures of personal models are of as many models as there are hospitals, each measured on its own "
+            "hospital's patients only: no single model reaches them, and model.safetensors holds only what is shared."
+        )
     if folder.joint and alone:
         notes.append(f"A change of less than {NO_CLEAR_CHANGE} is called no clear change.")
     if few := [site for site in folder.sites if site in folder.own and _has_few_patients(folder.own[site])]:

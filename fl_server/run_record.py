@@ -169,6 +169,7 @@ class RunRecord:
             "num_parameters": num_parameters,
             "clipping": clipping,
             "averaged_from_round": first_averaged_round(study),
+            "personal": study.is_personal,
             "versions": {"consilium": _own_version(), **{name: version(name) for name in ("flwr", "torch", "opacus")}},
             "sites": {},
             "refused": {},

@@ -83,6 +83,7 @@ class Run(_Record):
     num_parameters: int
     clipping: str | None = None
     averaged_from_round: int | None = None
+    personal: bool = False
     versions: dict[str, str]
     sites: dict[str, Declared]
     refused: dict[str, Absence]
@@ -287,6 +288,7 @@ def summarise_variants(variants: Mapping[str, Variant]) -> Figures:
     figures = {kind: _figures_of_kind(kind, variants) for kind in KINDS}
     return {
         "study": main.run.study,
+        "personal": main.run.personal,
         "measure": next((next(iter(figure)) for figure in figures.values() if figure), "auroc"),
         "rounds": len({each.round for each in main.rounds}) if has_federation else 0,
         "seconds": sum(variant.run.seconds for variant in variants.values()),
@@ -363,12 +365,14 @@ class RunFolder:
         has_privacy = private is None or private.is_private
         federated = self.variants.get("federated")
         protects_hospitals = federated is not None and federated.central_spend is not None
-        return {
+        labels = {
             "local": "Alone",
             "private": "Together, with privacy" if has_privacy else "Together (study has no privacy)",
             "federated": "Together, hospitals protected" if protects_hospitals else "Together, without privacy",
             "pooled": "All data in one place",
         }
+        personal = {kind for kind, variant in self.variants.items() if variant.run.personal}
+        return {kind: f"{label}, personal models" if kind in personal else label for kind, label in labels.items()}
 
     @property
     def joint(self) -> str | None:

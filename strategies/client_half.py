@@ -1,5 +1,6 @@
 """The client half of an algorithm: what it changes in a hospital's local training."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fl_contract.messages import Arrays
+
+LossOf = Callable[[Callable[[Tensor], Tensor]], Tensor]
+"""The loss of a batch, by what makes outputs of its inputs."""
 
 
 class ClientHalf:
@@ -31,8 +35,9 @@ class ClientHalf:
         """The parameters that training moves, by name."""
         return {name: each for name, each in self._model.named_parameters() if each.requires_grad}
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the algorithm's term join every gradient that this optimiser steps by."""
+    def attach(self, optimizer: torch.optim.Optimizer, *, num_steps: int = 1) -> None:
+        """Let the algorithm's term join every gradient that this optimiser steps by, so many times in the round."""
+        del num_steps
         optimizer.register_step_pre_hook(self._adjust)
 
     def _adjust(self, *_: Any) -> None:
@@ -45,6 +50,24 @@ class ClientHalf:
         """What is added to the gradient of one parameter; None for nothing."""
         del name, parameter
         return None
+
+    @property
+    def personal(self) -> nn.Module | None:
+        """What is trained beside the model, on the same batches; nothing."""
+        return None
+
+    def attach_personal(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the optimiser of `personal`, which has the settings of the model's."""
+
+    def step_beside(self, loss_of: LossOf) -> None:
+        """Train `personal` on a batch, before the model's own step; never called under differential privacy."""
+
+    def candidates(self) -> dict[str, nn.Module]:
+        """Models of which the hospital measures the one that is best for its validation patients, the first of equals.
+
+        Asked of a half that was made of the model after the round, and of what was kept in it.
+        """
+        return {"global": self._model}
 
     def outgoing(self) -> Arrays:
         """What the reply holds after the training; the model's weights and buffers."""

@@ -7,14 +7,20 @@ import numpy as np
 from fl_contract.errors import SettingError
 from fl_contract.strategy_settings import (
     AdaptiveSettings,
+    APFLSettings,
     CentredClippingSettings,
     CyclicSettings,
+    DittoSettings,
     FedAvgMSettings,
     FedAvgSettings,
+    FedBNSettings,
     FedDynSettings,
     FedNovaSettings,
+    FedPerSettings,
     FedProxSettings,
+    FedRepSettings,
     FedSGDSettings,
+    FineTuningSettings,
     KrumSettings,
     NormBoundingSettings,
     OneShotEnsembleSettings,
@@ -78,6 +84,10 @@ def make_strategy(
     }
     match settings:
         case FedAvgSettings() | FedProxSettings():
+            return FedAvg(server_learning_rate=rate, **common)
+        case FedBNSettings() | FedPerSettings() | FedRepSettings():
+            return FedAvg(server_learning_rate=rate, **common)
+        case DittoSettings() | APFLSettings() | FineTuningSettings():
             return FedAvg(server_learning_rate=rate, **common)
         case FedAvgMSettings():
             return FedAvgM(

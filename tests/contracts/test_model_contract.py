@@ -15,6 +15,7 @@ from torchvision.ops import StochasticDepth
 from fl_contract.errors import SettingError
 from fl_contract.messages import from_array_record, to_array_record
 from fl_contract.models import ModelSettings, buffer_names, build_model
+from fl_contract.models.layers import head_names
 from fl_contract.schema import Schema
 from fl_contract.settings import read_toml
 from fl_contract.study import STUDIES, Study
@@ -237,6 +238,30 @@ def test_building_leaves_the_random_state_alone(name: str, monkeypatch: pytest.M
 
     assert torch.equal(torch.get_rng_state(), before)
     assert seeded_accelerators == []
+
+
+ONE_LAYER = ["logistic", "logistic, images", "logistic, two classes", "linear", "cox"]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in [*ONE_LAYER, "transe"]])
+def test_the_last_layer_with_weights_is_the_head_that_gives_the_outputs(name: str) -> None:
+    model, given = build(name).eval(), []
+    (layer,) = {array.rpartition(".")[0] for array in head_names(model, "")}
+    model.get_submodule(layer).register_forward_hook(lambda *called: given.append(called[2]))
+
+    outputs = model(inputs_of(CASES[name]))
+
+    assert torch.equal(given[0], outputs)
+
+
+@pytest.mark.parametrize("name", ONE_LAYER)
+def test_a_model_of_one_layer_is_all_head(name: str) -> None:
+    with pytest.raises(SettingError, match="would share nothing"):
+        head_names(build(name), "")
+
+
+def test_hospitals_with_triples_share_entities_and_keep_relations() -> None:
+    assert head_names(build("transe"), "") == {"relations.weight"}  # as FedE, Chen et al., arXiv 2010.12882
 
 
 # --- travelling ------------------------------------------------------------------------------------------------------

@@ -116,6 +116,11 @@ ALGORITHMS: dict[str, dict[str, Scalar]] = {
     "krum": EQUAL | {"strategy.num-chosen": 2},
     "norm-bounding": EQUAL | {"strategy.update-bound": 4.0},
     "centred-clipping": EQUAL | {"strategy.clip-radius": 4.0},
+    "fedper": {"model.kind": "mlp"},
+    "fedrep": {"model.kind": "mlp"},
+    "ditto": {},
+    "apfl": {"strategy.adaptive-mixture": True},
+    "fine-tuning": {},
 }
 
 

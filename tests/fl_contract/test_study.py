@@ -553,6 +553,12 @@ UNCHANGEABLE = {
     "strategy.num-chosen",
     "strategy.update-bound",
     "strategy.clip-radius",
+    "strategy.head",
+    "strategy.head-share",
+    "strategy.personal-pull",
+    "strategy.mixture",
+    "strategy.adaptive-mixture",
+    "strategy.validation-share",
     "model.latent-size",
     "model.growth-rate",
     "model.patch-size",
@@ -606,11 +612,26 @@ def test_overrides_of_another_algorithm_change_the_fingerprint() -> None:
         {"name": "centred-clipping", "clip-radius": 1.0},
     ]
     named += [{"weighting": "equal", **each} for each in robust]
-    fair: list[dict[str, Scalar]] = [{"name": "q-fedavg"}, {"name": "q-fedavg", "fairness": 2.0}, {"name": "fedsgd"}]
-    overrides = [{f"strategy.{key}": value for key, value in each.items()} for each in named + fair]
-    plain: dict[str, Scalar] = {"privacy.mechanism": "none"}
-    studies = [load_study("breast-cancer", overrides=each) for each in overrides[: len(named)]]
-    studies += [load_study("breast-cancer", overrides=plain | each) for each in overrides[len(named) :]]
+    named += [
+        {"name": "q-fedavg"},
+        {"name": "q-fedavg", "fairness": 2.0},
+        {"name": "fedsgd"},
+        {"name": "fedper"},
+        {"name": "fedper", "head": "1"},
+        {"name": "fedrep"},
+        {"name": "fedrep", "head": "1"},
+        {"name": "fedrep", "head-share": 0.7},
+        {"name": "ditto"},
+        {"name": "ditto", "personal-pull": 0.7},
+        {"name": "apfl"},
+        {"name": "apfl", "mixture": 0.7},
+        {"name": "apfl", "adaptive-mixture": True},
+        {"name": "fine-tuning"},
+        {"name": "fine-tuning", "validation-share": 0.3},
+    ]
+    overrides = [{f"strategy.{key}": value for key, value in each.items()} for each in named]
+    base: dict[str, Scalar] = {"model.kind": "mlp", "privacy.mechanism": "none"}
+    studies = [load_study("breast-cancer", overrides=base | each) for each in overrides]
 
     assert len({study.fingerprint for study in studies}) == len(overrides)
 
@@ -761,6 +782,38 @@ ONE_SHOT: dict[str, Scalar] = {
             "strategy.server-momentum=0.5 is not a known key; it goes with another strategy.name",
         ),
         ({"strategy.name": "fedfast"}, "strategy.name='fedfast'; expected one of 'fedavg', 'fedavgm', 'fedsgd'"),
+        *(
+            (
+                {"strategy.name": name},
+                f"strategy.name='{name}' with privacy.mechanism='dp-sgd'; each hospital's own model would be trained "
+                "without noise, and its measurements leave; choose 'fedbn', 'fedper' or 'fedrep'",
+            )
+            for name in ("ditto", "apfl", "fine-tuning")
+        ),
+        ({"strategy.name": "fedbn"}, "the model has no normalisation layer that could stay at a hospital; choose"),
+        ({"strategy.name": "fedper"}, "all weights of the model are in its head, so that hospitals would share"),
+        (
+            {"strategy.name": "fedrep", "strategy.head": "fc", "model.kind": "mlp"},
+            "strategy.head='fc' is no layer with weights of the model; expected one of ['1', '3']",
+        ),
+        (
+            {"strategy.name": "fedrep", "model.kind": "mlp", "privacy.steps-per-round": 1},
+            "strategy.name='fedrep' and one local step a round; expected 2 or more, to take turns",
+        ),
+        (
+            {
+                **{"strategy.name": "fedrep", "model.kind": "mlp"},
+                **{"privacy.mechanism": "none", "training.local-steps": 1},
+            },
+            "strategy.name='fedrep' and one local step a round; expected 2 or more, to take turns",
+        ),
+        (
+            {
+                **{"strategy.name": "fedper", "model.kind": "mlp"},
+                **{f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")},
+            },
+            "strategy.name='fedper' with central-privacy, which hands on one noised mean of all hospitals; expected",
+        ),
     ],
 )
 def test_an_algorithm_says_what_it_needs(overrides: dict[str, Scalar], rule: str) -> None:

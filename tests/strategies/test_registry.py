@@ -122,6 +122,17 @@ def test_a_study_makes_an_ensemble_in_which_every_hospital_counts_the_same(roste
     assert strategy.buffer_names == {"running_var"}
 
 
+@pytest.mark.parametrize("name", ["fedper", "fedrep", "ditto", "apfl", "fine-tuning"])
+def test_the_coordinator_of_a_personalised_study_takes_the_mean(name: str, roster_of: Callable[..., Roster]) -> None:
+    personal: dict[str, Scalar] = {"strategy.name": name, "model.kind": "mlp", "privacy.mechanism": "none"}
+    study = load_study("breast-cancer", overrides={**OVERRIDES, **personal})
+
+    strategy = make_strategy(study, roster=roster_of("a", "b"), generator=np.random.default_rng(1), buffer_names=())
+
+    assert type(strategy) is FedAvg
+    assert strategy.server_learning_rate == 0.5
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
