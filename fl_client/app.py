@@ -7,6 +7,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_client.agreements import Agreements
+from fl_client.capacity import capacity_of, check_asked_steps, steps_of
 from fl_client.data.records import Records
 from fl_client.disclosure import release
 from fl_client.guard import guard, log_to_site
@@ -74,6 +75,7 @@ def answer_plan(message: Message, context: Context) -> Message:
         site=site.name,
         num_examples=site.settings.declared_examples,
         noise_multiplier=plan.noise_multiplier if plan else 0.0,
+        capacity=capacity_of(site),
     )
     return Message(release(answer.to_content(), PLAN, request, folder=site.folder), reply_to=message)
 
@@ -92,6 +94,7 @@ def answer_train(message: Message, context: Context) -> Message:
     """Train the received model on this hospital's patients for one round."""
     site, request = _open(message, context)
     _check_agreed(site, request)
+    check_asked_steps(site, request)
     received, control = request_arrays(message), request_control(message)
     answer = answer_private_round if site.study.is_private else _answer_plain_round
     return Message(answer(site, request, received, control), reply_to=message)
@@ -142,10 +145,9 @@ def _answer_plain_round(site: Site, request: Request, received: Arrays, control:
     generator = round_generator(site.study.seed, site.name, request.server_round)
     examples = training_examples(site, site.load_records().train)
     half, declared = make_half(site, request, model, control), site.settings.declared_examples
-    study, steps = site.study, None
-    if study.strategy.DECLARED_STEPS:
-        steps = study.training.steps_for(declared)
-    train(model, examples, Recipe(task=study.task, settings=study.training, half=half, steps=steps), generator)
+    study = site.study
+    recipe = Recipe(task=study.task, settings=study.training, half=half, steps=steps_of(site, request))
+    train(model, examples, recipe, generator)
     StrategyState(site.folder, request.run).keep(request.server_round, half.state())
     reply = TrainReply(site=site.name, arrays=outgoing_arrays(site, model, half), num_examples=declared, spent=None)
     return release(reply.to_content(), TRAIN, request, folder=site.folder, model=received)

@@ -248,12 +248,12 @@ class FedAvg(Strategy):
         except ReplyError as error:
             self.outcome.left_out[site] = ("unusable-reply", str(error))
             return
-        add(site, self._normalise(arrays, num_examples), self.weighting.weigh(site, num_examples))
+        add(site, self._normalise(site, arrays, num_examples), self.weighting.weigh(site, num_examples))
         self.outcome.examples[site] = num_examples
 
-    def _normalise(self, arrays: Arrays, num_examples: float) -> Arrays:
+    def _normalise(self, site: str, arrays: Arrays, num_examples: float) -> Arrays:
         """What of a hospital's model goes into the mean; the model itself."""
-        del num_examples
+        del site, num_examples
         return arrays
 
     def _site(self, reply: Message) -> str:
