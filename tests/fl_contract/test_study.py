@@ -627,9 +627,9 @@ def test_overrides_of_central_privacy_change_the_fingerprint() -> None:
 def test_overrides_of_balance_change_the_fingerprint() -> None:
     plain: dict[str, Scalar] = {"privacy.mechanism": "none"}
 
-    balanced = load_study("digits", overrides={**plain, "federation.balance": True})
+    balanced = load_study("breast-cancer", overrides={**plain, "federation.balance": True})
 
-    assert balanced.fingerprint != load_study("digits", overrides=plain).fingerprint
+    assert balanced.fingerprint != load_study("breast-cancer", overrides=plain).fingerprint
 
 
 def test_a_change_of_the_minimum_per_region_changes_the_fingerprint() -> None:
