@@ -1,5 +1,6 @@
 """Hospitals that answer late, never or wrongly do not stop a run, cost it no more than they must, and are named."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
 from fl_contract.errors import QuorumError, RefusalCode
 from fl_contract.messages import ARRAYS, Arrays, Request, from_array_record
-from fl_contract.study import Scalar
+from fl_contract.study import STUDIES, Scalar
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.late_replies import MAX_STALENESS
 
@@ -38,9 +39,10 @@ class _StopError(Exception):
     pass
 
 
-def _stop_after(server_round: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def _stop_after(server_round: int, monkeypatch: pytest.MonkeyPatch, *, is_written: bool = True) -> None:
     def write_then_stop(folder: Path, checkpoint: Checkpoint) -> None:
-        write_checkpoint(folder, checkpoint)
+        if is_written or checkpoint.server_round < server_round:
+            write_checkpoint(folder, checkpoint)
         if checkpoint.server_round == server_round:
             raise _StopError
 
@@ -253,3 +255,87 @@ def test_a_quorum_that_is_missed_names_every_hospital_and_why(tmp_path: Path, mo
     assert text.startswith("round 3: 1 usable replies; expected at least 2 (federation.min-sites).")
     assert "hospital-2: deadline (No reply within 600 s.); hospital-3: deadline" in text
     assert "hospital-4: set-aside (It gave no usable reply 2 times in a row" in text
+
+
+def test_late_replies_go_with_privacy_for_whole_hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Network(hold=lambda site, number: (site, number) == (LAST, 1)).install(monkeypatch)
+    central = {f"central-privacy.{key}": value for key, value in (("epsilon", 8.0), ("delta", 0.1), ("clip-norm", 1.0))}
+
+    outcome = Federation(tmp_path).run(overrides={**FOLD, "num-rounds": 3, **central})
+
+    assert outcome.rounds[1]["sites"][LAST]["staleness"] == 1
+    assert [line["central"]["rounds"] for line in outcome.rounds] == [1, 2, 3]
+
+
+def test_every_round_asks_the_minimum_of_each_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network().install(monkeypatch)
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    text = (STUDIES / "breast-cancer.toml").read_text()
+    regions = 'regions = {hospital-1 = "north", hospital-2 = "north", hospital-3 = "north", hospital-4 = "south"}'
+    (studies / "breast-cancer.toml").write_text(
+        text.replace("[federation]\n", f"[federation]\n{regions}\nmin-per-region = 1\nfraction-sites = 0.5\n")
+    )
+
+    Federation(tmp_path / "run").run(overrides={**PLAIN, "federation.min-sites": 2}, studies=studies)
+
+    assert [len(sites) for sites in network.asked.values()] == [2, 2, 2]
+    assert _rounds_of(network.asked, LAST) == [1, 2, 3]  # the only one of the south
+
+
+BALANCED: dict[str, Scalar] = {**PLAIN, "num-rounds": 4, "training.local-steps": 8, "federation.balance": True}
+
+
+class _Slow:
+    """Hospitals that need so many seconds a step; keeps what each was asked for and how long it took."""
+
+    def __init__(self, seconds_a_step: dict[str, float]) -> None:
+        self._seconds_a_step = seconds_a_step
+        self.steps: list[tuple[int, str, int | None]] = []
+        self.seconds: dict[int, dict[str, float]] = {}
+
+    def wrap(self, app: Handler) -> Handler:
+        def handle(message: Message, context: Context) -> Message:
+            request, started = Request.from_message(message), time.monotonic()
+            if message.metadata.message_type != "train":
+                return app(message, context)
+            self.steps.append((request.server_round, request.site, request.local_steps))
+            time.sleep(self._seconds_a_step[request.site] * (request.local_steps or 0))
+            reply = app(message, context)
+            self.seconds.setdefault(request.server_round, {})[request.site] = time.monotonic() - started
+            return reply
+
+        return handle
+
+
+@pytest.mark.slow
+def test_slower_hospitals_are_asked_for_fewer_steps_until_all_finish_together(tmp_path: Path) -> None:
+    slow = _Slow(dict(zip(ALL, (0.06, 0.06, 0.12, 0.2), strict=True)))
+
+    outcome = Federation(tmp_path).run(overrides=BALANCED, wrap=slow.wrap)
+
+    first, last = slow.seconds[1], slow.seconds[4]
+    assert max(first.values()) / min(first.values()) > 2.5
+    assert max(last.values()) / min(last.values()) < 1.7
+    steps = [{site: entry["local_steps"] for site, entry in line["sites"].items()} for line in outcome.rounds]
+    assert steps[0] == dict.fromkeys(ALL, 8)
+    assert all(2 <= asked <= 8 for each in steps for asked in each.values())
+    assert steps[3]["hospital-4"] < steps[3]["hospital-3"] < 8
+    assert outcome.rounds[-1]["pooled"]["loss"] < 0.9 * outcome.rounds[0]["pooled"]["loss"]
+
+
+@pytest.mark.slow
+def test_a_round_that_is_repeated_asks_for_the_same_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = _Slow(dict(zip(ALL, (0.01, 0.01, 0.02, 0.05), strict=True)))
+    federation = Federation(tmp_path)
+    with monkeypatch.context() as patched:
+        _stop_after(3, patched, is_written=False)
+        with pytest.raises(_StopError):
+            federation.run(overrides=BALANCED, wrap=slow.wrap)
+    before = [each for each in slow.steps if each[0] == 3]
+    slow.steps.clear()
+
+    federation.run(overrides=BALANCED, wrap=slow.wrap, resume=True)
+
+    assert [each for each in slow.steps if each[0] == 3] == before
+    assert {steps for _, _, steps in before} != {8}
