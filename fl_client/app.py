@@ -7,6 +7,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_client.agreements import Agreements
+from fl_client.capacity import capacity_of, check_asked_steps, steps_of
 from fl_client.data.records import Records
 from fl_client.disclosure import TRAIN_WITH_LOSS, release
 from fl_client.evaluation import evaluate
@@ -76,6 +77,7 @@ def answer_plan(message: Message, context: Context) -> Message:
         site=site.name,
         num_examples=site.settings.declared_examples,
         noise_multiplier=plan.noise_multiplier if plan else 0.0,
+        capacity=capacity_of(site),
     )
     return Message(release(answer.to_content(), PLAN, request, folder=site.folder), reply_to=message)
 
@@ -94,6 +96,7 @@ def answer_train(message: Message, context: Context) -> Message:
     """Train the received model on this hospital's patients for one round."""
     site, request = _open(message, context)
     _check_agreed(site, request)
+    check_asked_steps(site, request)
     received, control = request_arrays(message), request_control(message)
     answer = answer_private_round if site.study.is_private else _answer_plain_round
     return Message(answer(site, request, received, control), reply_to=message)
@@ -146,15 +149,13 @@ def _answer_plain_round(site: Site, request: Request, received: Arrays, control:
     generator = round_generator(site.study.seed, site.name, request.server_round)
     examples = training_examples(site, site.load_records().train)
     half, declared = make_half(site, request, model, control), site.settings.declared_examples
-    study, steps = site.study, None
-    if study.strategy.DECLARED_STEPS:
-        steps = study.training.steps_for(declared)
+    study = site.study
     loss = evaluate(model, examples, study.task).loss if study.strategy.SENDS_LOSS else None
     recipe = Recipe(
         task=study.task,
         settings=study.training,
         half=half,
-        steps=steps,
+        steps=steps_of(site, request),
         is_full_batch=study.strategy.FULL_BATCH,
     )
     train(model, examples, recipe, generator)

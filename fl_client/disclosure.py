@@ -37,7 +37,7 @@ TRAIN_WITH_LOSS = "train.with-loss"
 
 ALLOWED: dict[str, dict[str, dict[str, type | GenericAlias]]] = {
     ROSTER: {CONFIG: {"sites": list[str]}},
-    PLAN: {CONFIG: {"site": str, NUM_EXAMPLES: int, "noise-multiplier": float}},
+    PLAN: {CONFIG: {"site": str, NUM_EXAMPLES: int, "noise-multiplier": float, "num-cores": int, "has-gpu": bool}},
     STATISTICS: {
         CONFIG: {"site": str},
         METRICS: {"counts": list[int], "sums": list[float], "square-sums": list[float], "histograms": list[int]},

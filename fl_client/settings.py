@@ -38,6 +38,8 @@ class PolicySettings(Settings):
         measurements: How held-out patients are measured for a coordinator, once a round of a run that was agreed:
             ``noised`` and charged to their own budget, ``exact`` and outside every epsilon, or not at all (``none``).
             Only with ``exact`` does a study without privacy get the exact training loss, where its algorithm needs it.
+        share_capacity: Say before round 1, in a study that balances local steps, how many cores train here and whether
+            there is a GPU. Not said if not set: a study needs it for its first round only.
         python_models: Code of others that a study may name as ``model.path`` and that is run here; none if not set.
     """
 
@@ -53,6 +55,7 @@ class PolicySettings(Settings):
     statistics: Literal["exact", "none"] = "none"
     min_count: int = Field(default=10, ge=1)
     measurements: Literal["noised", "exact", "none"] = "noised"
+    share_capacity: bool = False
     python_models: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
     @property

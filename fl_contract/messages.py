@@ -30,6 +30,9 @@ Arrays = dict[str, NDArray[Any]]
 ARRAYS, CONFIG, CONTROL, METRICS = "arrays", "config", "control", "metrics"
 NUM_EXAMPLES = "num-examples"
 LOSS = "loss"
+LOCAL_STEPS = "local-steps"
+
+MAX_CORES = 4096
 
 MAX_SITES = 1000
 """Hospitals that one node may speak for, in a simulation."""
@@ -63,18 +66,23 @@ class Request:
         fingerprint: Of the coordinator's study.
         site: The hospital asked; empty in a roster request, which asks a node for its hospitals.
         server_round: From 1; 0 before the first round.
+        local_steps: Asked for in a train request of a balanced study; None asks for the study's own.
     """
 
     run: str
     fingerprint: str
     site: str = ""
     server_round: int = 0
+    local_steps: int | None = None
 
     def to_config(self) -> ConfigRecord:
         """As Flower carries it."""
-        return ConfigRecord(
+        config = ConfigRecord(
             {"run": self.run, "fingerprint": self.fingerprint, "site": self.site, "server-round": self.server_round}
         )
+        if self.local_steps is not None:
+            config[LOCAL_STEPS] = self.local_steps
+        return config
 
     @classmethod
     def from_message(cls, message: Message) -> "Request":
@@ -89,11 +97,25 @@ class Request:
             fingerprint=_field(config, "fingerprint", str),
             site=_field(config, "site", str),
             server_round=_field(config, "server-round", int),
+            local_steps=_field(config, LOCAL_STEPS, int) if LOCAL_STEPS in config else None,
         )
         for key, text in (("run", request.run), ("fingerprint", request.fingerprint), ("site", request.site or "-")):
             if not _IDENTITY.fullmatch(text):
                 raise MessageError(f"{key}={reprlib.repr(text)}; expected 1 to 64 letters, digits, '-' or '_'")
         return request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """A hint of how quickly a hospital trains.
+
+    Attributes:
+        num_cores: That train; 1 to `MAX_CORES`.
+        has_gpu: Whether there is a GPU.
+    """
+
+    num_cores: int
+    has_gpu: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +126,13 @@ class SitePlan:
         site: Its name.
         num_examples: Training records it declares; a public, rounded number.
         noise_multiplier: Of its DP-SGD, 0 without privacy.
+        capacity: What it says of its machine; None from a hospital whose policy keeps that to itself.
     """
 
     site: str
     num_examples: int
     noise_multiplier: float
+    capacity: Capacity | None = None
 
     def to_content(self) -> RecordDict:
         """As Flower carries it."""
@@ -117,6 +141,8 @@ class SitePlan:
             NUM_EXAMPLES: self.num_examples,
             "noise-multiplier": self.noise_multiplier,
         }
+        if self.capacity is not None:
+            values |= {"num-cores": self.capacity.num_cores, "has-gpu": self.capacity.has_gpu}
         return RecordDict({CONFIG: ConfigRecord(values)})
 
     @classmethod
@@ -131,6 +157,7 @@ class SitePlan:
             site=_field(config, "site", str),
             num_examples=_field(config, NUM_EXAMPLES, int),
             noise_multiplier=_field(config, "noise-multiplier", float),
+            capacity=_read_capacity(config),
         )
         if not 1 <= plan.num_examples <= MAX_EXAMPLES:
             raise MessageError(f"{NUM_EXAMPLES}={plan.num_examples}; expected 1 to {MAX_EXAMPLES}")
@@ -378,6 +405,20 @@ def request_control(message: Message) -> Arrays:
     """What a strategy sends beside the model; empty where there is none."""
     record = message.content.array_records.get(CONTROL)
     return {} if record is None else from_array_record(record)
+
+
+def ask_local_steps(request: Message, steps: int) -> None:
+    """Ask for this many local steps in a train request that was made."""
+    _config(request)[LOCAL_STEPS] = steps
+
+
+def _read_capacity(config: ConfigRecord) -> Capacity | None:
+    if "num-cores" not in config and "has-gpu" not in config:
+        return None
+    capacity = Capacity(num_cores=_field(config, "num-cores", int), has_gpu=_field(config, "has-gpu", bool))
+    if not 1 <= capacity.num_cores <= MAX_CORES:
+        raise MessageError(f"num-cores={capacity.num_cores}; expected 1 to {MAX_CORES}")
+    return capacity
 
 
 def _config(message: Message) -> ConfigRecord:

@@ -50,6 +50,12 @@ _looked_at: set[str] = set()
 LINEAR = ("fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi", "fedadagrad")
 """Algorithms that need no more of a round than the weighted mean of all hospitals."""
 
+BALANCED = ("fedavg", "fedprox", "fednova")
+"""Algorithms whose mean can count each hospital's update by step, so that hospitals may take different numbers."""
+
+LEAST_SHARE_OF_STEPS = 4
+"""A balanced round takes at least a whole round's steps divided by this."""
+
 UNUSABLE_OPTIMIZERS = {
     "LBFGS": "it evaluates the loss several times a step, which neither mini-batches nor DP-SGD allow",
     "Muon": "it trains matrices only, and every model here has biases",
@@ -85,6 +91,10 @@ class TrainingSettings(Settings):
         """Local steps of a round with so many records, without privacy."""
         return self.local_steps or self.local_epochs * math.ceil(num_examples / self.batch_size)
 
+    def least_steps_for(self, num_examples: float) -> int:
+        """Fewest steps that a coordinator may ask of a hospital with so many records, a quarter of the study's own."""
+        return -(-self.steps_for(num_examples) // LEAST_SHARE_OF_STEPS)
+
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:
         optimizer = getattr(torch.optim, self.optimizer, None)
@@ -109,7 +119,14 @@ class FederationSettings(Settings):
         fraction_sites: Share of the hospitals that is asked in a round, in (0, 1]; never fewer than ``min_sites``.
         max_update_norm: Largest accepted L2 norm of a hospital's update over all trained arrays, in weight units; a
             larger one is left out. No bound if it is not set.
-        round_timeout_seconds: Deadline for the replies of a round; later ones are dropped.
+        round_timeout_seconds: Deadline for the replies of a round.
+        late_replies: Replies after the deadline are dropped (``drop``), or go into the round in which they arrive, as
+            updates of the model that they were trained from (``fold``).
+        set_aside_after: Rounds in a row without a usable reply after which a hospital is not asked for a while.
+        regions: Region by hospital, of every hospital that trains.
+        min_per_region: Hospitals of each region that are asked in a round at least; 0 without regions.
+        balance: Ask slower hospitals for fewer local steps, so that a round's hospitals finish together. How long they
+            took is then part of what a run depends on.
         measure_every: Rounds from one measurement on held-out patients to the next; the last round is always measured.
             Fewer measurements get less noise each where a hospital sends them with noise.
     """
@@ -118,7 +135,21 @@ class FederationSettings(Settings):
     fraction_sites: float = Field(default=1.0, gt=0, le=1)
     max_update_norm: float | None = Field(default=None, gt=0)
     round_timeout_seconds: float = Field(default=3600.0, gt=0)
+    late_replies: Literal["drop", "fold"] = "drop"
+    set_aside_after: int = Field(default=3, ge=1)
+    regions: dict[str, str] = Field(default_factory=dict)
+    min_per_region: int = Field(default=0, ge=0)
+    balance: bool = False
     measure_every: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _check_regions(self) -> Self:
+        if bool(self.regions) != bool(self.min_per_region):
+            raise ValueError(
+                f"min-per-region={self.min_per_region} with {len(self.regions)} entries in federation.regions; "
+                "they go together"
+            )
+        return self
 
 
 class StoppingSettings(Settings):
@@ -373,6 +404,40 @@ class Study(Settings):
         """Learning rate of a hospital's steps."""
         training = self.training
         return (self.is_private and training.private_learning_rate) or training.learning_rate
+
+    @model_validator(mode="after")
+    def _check_participation(self) -> Self:
+        name, federation = self.strategy.name, self.federation
+        if federation.late_replies == "fold" and name not in LINEAR:
+            raise ValueError(
+                f"federation.late-replies='fold' with strategy.name={name!r}, which needs more of a round than the "
+                f"mean of updates; expected one of {list(LINEAR)}, or late-replies = 'drop'"
+            )
+        if federation.regions and name == "cyclic":
+            raise ValueError(
+                "federation.min-per-region with strategy.name='cyclic', which asks one hospital a round; leave it out"
+            )
+        if federation.balance:
+            self._check_balance()
+        return self
+
+    def _check_balance(self) -> None:
+        training, name = self.training, self.strategy.name
+        if name not in BALANCED:
+            raise ValueError(f"federation.balance with strategy.name={name!r}; expected one of {list(BALANCED)}")
+        if self.is_private:
+            raise ValueError(
+                "federation.balance with privacy.mechanism='dp-sgd', whose plan fixes the steps; leave it out"
+            )
+        if self.protects_hospitals:
+            raise ValueError(
+                "federation.balance with central-privacy, which hands on no hospital's steps; leave it out"
+            )
+        if training.optimizer != "SGD" or set(training.optimizer_options) - {"weight_decay"}:
+            raise ValueError(
+                "federation.balance counts updates by step (Wang 2020), which needs training.optimizer = 'SGD' without "
+                "options but weight_decay"
+            )
 
     @property
     def local_path(self) -> float:

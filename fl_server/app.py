@@ -29,6 +29,7 @@ from fl_server.settings import RunSettings, read_run_settings, variant_of
 from fl_server.statistics import standardise_by_all
 from fl_server.stopping import Stopping
 from fl_server.summary import write_evaluations
+from fl_server.turnout import Turnout
 from privacy.book_keeping import is_covered
 from privacy.clipping import Method
 from privacy.errors import PrivacyError
@@ -102,7 +103,10 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
     plans, refused = call_plans(grid, study, request, roster)
     record.agree(_site_table(plans), silent | refused)
     generator = np.random.default_rng(study.seed)
-    strategy = _make_strategy(study, roster.of_those(plans), plans, generator, torch_model, record)
+    turnout = Turnout.of_study(
+        study, plans, buffer_names=buffer_names(torch_model), answers_in_turn=isinstance(grid, LocalGrid)
+    )
+    strategy = _make_strategy(study, roster.of_those(plans), plans, turnout, generator, torch_model, record)
     stopping, average = Stopping(study.stopping), ModelAverage(first_averaged_round(study))
     if checkpoint is None:
         model = standardise_by_all(model, grid, study, request, roster.of_those(plans))
@@ -111,6 +115,7 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
         strategy.load_state(checkpoint.strategy)
         stopping.load_state(checkpoint.stopping)
         average.load_state(checkpoint.average)
+        turnout.load_state(checkpoint.turnout, checkpoint.late, request, roster.of_those(plans).nodes)
         generator.bit_generator.state = checkpoint.generator
     last_round, seconds = (checkpoint.server_round, checkpoint.seconds) if checkpoint else (0, 0.0)
     record.keep_rounds(last_round)
@@ -125,6 +130,7 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
         stopping=stopping,
         average=average,
         exchanged=exchanged_names(study, torch_model),
+        turnout=turnout,
     )
     model, evaluations = loop.run(model, last_round=last_round, seconds_before=seconds)
     _write_model(record, model)
@@ -140,6 +146,7 @@ def _make_strategy(
     study: Study,
     roster: Roster,
     plans: Mapping[str, SitePlan],
+    turnout: Turnout,
     generator: np.random.Generator,
     model: nn.Module,
     record: RunRecord,
@@ -153,10 +160,23 @@ def _make_strategy(
         num_coordinates=sum(tensor.numel() for tensor in model.state_dict().values()),
     )
     if plan is None:
-        return make_strategy(study, roster=roster, generator=generator, buffer_names=buffers)
+        return make_strategy(
+            study,
+            roster=roster,
+            generator=generator,
+            buffer_names=buffers,
+            attendance=turnout.attendance,
+            balance=turnout.balance,
+        )
     spent_rounds = SpentRounds(count=record.noised_rounds(), store=record.keep_noised_rounds)
     return make_central_strategy(
-        study, plan, roster=roster, generator=generator, buffer_names=buffers, spent_rounds=spent_rounds
+        study,
+        plan,
+        roster=roster,
+        generator=generator,
+        buffer_names=buffers,
+        spent_rounds=spent_rounds,
+        attendance=turnout.attendance,
     )
 
 
@@ -170,6 +190,7 @@ def _clipping_method(study: Study, model: nn.Module) -> Method | None:
 def _site_table(plans: Mapping[str, SitePlan]) -> dict[str, dict[str, float]]:
     return {
         site: {"num_examples": plan.num_examples, "noise_multiplier": plan.noise_multiplier}
+        | ({"num_cores": plan.capacity.num_cores, "has_gpu": plan.capacity.has_gpu} if plan.capacity else {})
         for site, plan in sorted(plans.items())
     }
 

@@ -29,6 +29,8 @@ class Checkpoint:
         generator: State of the generator that draws hospitals.
         stopping: State of `fl_server.stopping.Stopping`.
         average: State of `fl_server.averaging.ModelAverage`.
+        turnout: State of `fl_server.turnout.Turnout`.
+        late: Models that replies of earlier rounds are awaited to.
     """
 
     run: str
@@ -40,6 +42,8 @@ class Checkpoint:
     generator: dict[str, Any]
     stopping: dict[str, Any]
     average: Arrays
+    turnout: dict[str, Any]
+    late: Arrays
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -47,9 +51,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     arrays = {f"model/{name}": array for name, array in checkpoint.model.items()}
     arrays |= {f"strategy/{name}": array for name, array in checkpoint.strategy.items()}
     arrays |= {f"average/{name}": array for name, array in checkpoint.average.items()}
+    arrays |= {f"late/{name}": array for name, array in checkpoint.late.items()}
     header = {
         key: getattr(checkpoint, key)
-        for key in ("run", "fingerprint", "server_round", "seconds", "generator", "stopping")
+        for key in ("run", "fingerprint", "server_round", "seconds", "generator", "stopping", "turnout")
     }
     header["names"] = list(checkpoint.model)
     write_atomically(folder / CHECKPOINT_FILE, save(arrays, metadata={"checkpoint": json.dumps(header)}))
@@ -74,6 +79,7 @@ def read_checkpoint(folder: Path, *, fingerprint: str) -> Checkpoint | None:
             model={name: arrays[f"model/{name}"] for name in names},
             strategy=_with_prefix(arrays, "strategy/"),
             average=_with_prefix(arrays, "average/"),
+            late=_with_prefix(arrays, "late/"),
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

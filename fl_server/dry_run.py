@@ -11,14 +11,15 @@ from fl_contract.exchanged import exchanged_names
 from fl_contract.study import SimulationSettings, Study
 from privacy.model_check import check_dp_compatible
 from privacy.plan import PrivacyPlan
+from strategies.regions import Regions
 
 
 def check_simulation(study: Study) -> None:
     """Raise what a simulation of the study would stop for before its first round.
 
     Raises:
-        SettingError: There are no data to simulate with, the quorum cannot be reached, or the weights do not name the
-            virtual hospitals.
+        SettingError: There are no data to simulate with, the quorum cannot be reached, or the weights or regions do not
+            name the virtual hospitals.
         PrivacyError: The study is private and its model cannot be.
     """
     simulation = study.simulation
@@ -40,8 +41,18 @@ def check_simulation(study: Study) -> None:
                 f"strategy.institution-weights names {sorted(named)}; expected exactly the virtual hospitals, "
                 f"{list(trainers)}"
             )
+    _check_regions(study, trainers)
     if study.is_private:
         check_dp_compatible(study.build_model())
+
+
+def _check_regions(study: Study, trainers: tuple[str, ...]) -> None:
+    federation = study.federation
+    if not federation.regions or len(trainers) == 1:
+        return
+    if unknown := sorted(set(federation.regions) - set(trainers)):
+        raise SettingError(f"federation.regions names {unknown}; expected only the virtual hospitals, {list(trainers)}")
+    Regions.for_sites(federation.regions, federation.min_per_region, trainers)
 
 
 def _check_files(simulation: SimulationSettings) -> None:

@@ -110,9 +110,14 @@ def _sites(header: dict[str, Any], last: dict[str, Any]) -> Table:
             _number(entry.get("loss")),
             _number(entry.get("figures", {}).get(measure)),
             _spent(header, entry),
-            Text(absent[name]["code"], style="yellow") if name in absent else "",
+            Text(absent[name]["code"] if name in absent else _lateness(entry), style="yellow"),
         )
     return table
+
+
+def _lateness(site: dict[str, Any]) -> str:
+    """How old a reply was that was folded in; empty for one of its own round."""
+    return f"{site['staleness']} late" if site.get("staleness") else ""
 
 
 def _measure(entry: dict[str, Any]) -> tuple[str, str]:
@@ -138,6 +143,7 @@ def _round_line(header: dict[str, Any], entry: dict[str, Any]) -> str:
     if spent:
         parts.append(f"ε {max(spent):.3f} of {header['settings']['privacy']['epsilon']:g}")
     parts += [f"{name}: {absence['code']}" for name, absence in entry["missing"].items()]
+    parts += [f"{name}: {late}" for name, site in entry["sites"].items() if (late := _lateness(site))]
     return "  ".join(parts)
 
 

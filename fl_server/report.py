@@ -81,6 +81,7 @@ def _build_view(folder: RunFolder) -> dict[str, Any]:
             name for name, each in folder.variants.items() if not each.is_private and each.central_spend is None
         ],
         "statistics": _has_statistics(folder),
+        "told_capacity": [site for site, each in folder.main.run.sites.items() if each.num_cores is not None],
         "dataset": simulation.get("dataset", ""),
     }
 
@@ -386,6 +387,10 @@ def _list_absences(name: str, variant: Variant) -> list[dict[str, str]]:
     for each in variant.rounds:
         for site, absence in each.missing.items():
             rounds[site, absence].append(each.round)
+        for site, entry in each.sites.items():
+            if entry.staleness:
+                late = f"Its reply to an earlier round was folded in, {entry.staleness} round(s) late."
+                rounds[site, Absence(code="late", reason=late)].append(each.round)
     found = [(site, absence, "before round 1") for site, absence in variant.run.refused.items()]
     found += [(site, absence, write_rounds(numbers)) for (site, absence), numbers in rounds.items()]
     return [

@@ -273,7 +273,8 @@ The updates that hospitals sent were not noised, and nothing bounds what they te
 <p>Released exactly: every update; in every round the number of held-out {{ words.records }}, the sum of their losses,
 {{ words.released }};
 {{ "before round 1 counts, sums, sums of squares and histograms of features of training records; " if statistics }}the
-number of training records that each hospital declared.</p>
+number of training records that each hospital declared{{ "; how many cores train and whether there is a GPU at " ~
+told_capacity | join(", ") if told_capacity }}.</p>
 {% endif %}
 
 {% if central %}

@@ -10,7 +10,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
-from fl_contract.errors import MessageError, RunError
+from fl_contract.errors import MessageError, ReplyError, RunError
 from fl_contract.messages import (
     ARRAYS,
     METRICS,
@@ -31,9 +31,10 @@ from fl_contract.metrics.measurement import Measurement
 from fl_contract.study import Study
 from fl_server.averaging import ModelAverage
 from fl_server.checkpoint import Checkpoint, write_checkpoint
-from fl_server.exchange import exchange
+from fl_server.late_replies import LateReply
 from fl_server.run_record import Absence, RoundRecord, RunRecord
 from fl_server.stopping import Stopping
+from fl_server.turnout import Turnout
 from strategies.central_privacy import CentralPrivacy
 from strategies.fedavg import FedAvg
 
@@ -56,6 +57,7 @@ class RoundLoop:
         stopping: Watches for convergence.
         average: Of the models so far; what is measured.
         exchanged: Names of the model's arrays that travel.
+        turnout: Who is asked, and what still comes of earlier rounds.
         held_out: Held-out patients of each hospital, as it first said, None if it measures with noise; they are the
             same for the whole run, and so is the way it measures.
     """
@@ -70,6 +72,7 @@ class RoundLoop:
     stopping: Stopping
     average: ModelAverage
     exchanged: tuple[str, ...]
+    turnout: Turnout
     held_out: dict[str, int | None] = field(default_factory=dict)
 
     def run(self, model: Arrays, *, last_round: int, seconds_before: float) -> tuple[Arrays, dict[str, Measurement]]:
@@ -127,55 +130,91 @@ class RoundLoop:
             generator=dict(self.generator.bit_generator.state),
             stopping=self.stopping.state(),
             average=self.average.state(),
+            turnout=self.turnout.state(),
+            late=self.turnout.late.arrays(),
         )
         write_checkpoint(self.record.folder, checkpoint)
 
     def _train(self, model: Arrays, record: RoundRecord) -> Arrays:
         server_round = record.server_round
         config = self.request.to_config()
-        arrays = to_array_record(self._travelling(model))
-        requests = list(self.strategy.configure_train(server_round, arrays, config, self.grid))
-        asked = self.strategy.outcome.asked
+        self.turnout.begin(server_round)
+        travelling = to_array_record(self._select(model))
+        requests = list(self.strategy.configure_train(server_round, travelling, config, self.grid))
+        self.turnout.ask(requests, self.strategy.outcome.asked)
+        outcome = self.strategy.outcome
+        outcome.left_out |= self.turnout.not_asked(outcome.asked)
         try:
-            stepped, _ = self.strategy.aggregate_train(server_round, self._train_replies(requests, asked, record))
+            stepped, _ = self.strategy.aggregate_train(server_round, self._train_replies(requests, travelling, record))
         finally:
-            for site, (code, reason) in self.strategy.outcome.left_out.items():
+            for site, (code, reason) in outcome.left_out.items():
                 record.missing[site] = Absence(code=code, reason=reason)
+        self.turnout.end(server_round, outcome)
         if stepped is None:
             raise RunError(f"round {server_round}: the strategy gave no model")
         return model | from_array_record(stepped)
 
-    def _travelling(self, model: Arrays) -> Arrays:
+    def _select(self, model: Arrays) -> Arrays:
         return {name: model[name] for name in self.exchanged}
 
-    def _train_replies(self, requests: list[Message], asked: tuple[str, ...], record: RoundRecord) -> Iterator[Message]:
+    def _train_replies(
+        self, requests: list[Message], travelling: ArrayRecord, record: RoundRecord
+    ) -> Iterator[Message]:
         """Hand on replies that come from whom they should; the strategy's outcome keeps why others are left out."""
         started = time.monotonic()
-        timeout = self.study.federation.round_timeout_seconds
-        left_out = self.strategy.outcome.left_out
-        silent = set(asked)
-        for position, reply in exchange(self.grid, requests, timeout_seconds=timeout):
+        asked = self.strategy.outcome.asked
+        silent = dict(zip(asked, requests, strict=True))
+        for position, reply in self.turnout.exchange(self.grid, requests, is_enough=self._has_quorum):
             site = asked[position]
-            silent.discard(site)
+            request = silent.pop(site)
+            self.turnout.observe_time(site, reply)
             entry = record.site(site)
             entry.seconds = time.monotonic() - started
-            records = requests[position].content.array_records.values()
-            entry.bytes_down += sum(arrays.count_bytes() for arrays in records)
-            if reply.has_error():
-                left_out[site] = refusal_of_reply(reply)
-                continue
+            entry.local_steps = Request.from_message(request).local_steps
+            entry.bytes_down += sum(arrays.count_bytes() for arrays in request.content.array_records.values())
+            if self._take_in(reply, site, record):
+                yield reply
+        for late in self.turnout.late.take():
+            yield from self._fit_late(late, travelling, record)
+        for site, request in silent.items():
+            self.strategy.outcome.left_out[site] = self.turnout.miss(site, request)
+
+    def _has_quorum(self) -> bool:
+        usable = len(self.strategy.outcome.examples) + self.turnout.late.num_arrived
+        return usable >= self.study.federation.min_sites
+
+    def _take_in(self, reply: Message, site: str, record: RoundRecord) -> bool:
+        """Note what came from a hospital; whether it may be used."""
+        left_out, entry = self.strategy.outcome.left_out, record.site(site)
+        if reply.has_error():
+            left_out[site] = refusal_of_reply(reply)
+            return False
+        try:
+            spent = self._check_sender(reply, site)
+        except MessageError as error:
+            left_out[site] = ("unusable-reply", str(error))
+            return False
+        entry.num_examples = self.plans[site].num_examples
+        entry.bytes_up += sum(arrays.count_bytes() for arrays in reply.content.array_records.values())
+        if spent is not None:
+            entry.epsilon, entry.delta, entry.steps = spent.epsilon, spent.delta, spent.steps
+        return True
+
+    def _fit_late(self, late: LateReply, travelling: ArrayRecord, record: RoundRecord) -> Iterator[Message]:
+        """Hand on a reply to an earlier round, if it may be used, as an update of this round's model."""
+        outcome = self.strategy.outcome
+        outcome.asked = (*outcome.asked, late.site)
+        del outcome.left_out[late.site]
+        entry = record.site(late.site)
+        entry.local_steps = Request.from_message(late.request).local_steps
+        if self._take_in(late.reply, late.site, record):
             try:
-                spent = self._check_sender(reply, site)
-            except MessageError as error:
-                left_out[site] = ("unusable-reply", str(error))
-                continue
-            entry.num_examples = self.plans[site].num_examples
-            entry.bytes_up += sum(arrays.count_bytes() for arrays in reply.content.array_records.values())
-            if spent is not None:
-                entry.epsilon, entry.delta, entry.steps = spent.epsilon, spent.delta, spent.steps
-            yield reply
-        for site in silent:
-            left_out[site] = ("deadline", f"No reply within {timeout:g} s.")
+                fitted = self.turnout.late.fit(late, from_array_record(travelling))
+            except ReplyError as error:
+                outcome.left_out[late.site] = ("unusable-reply", str(error))
+            else:
+                entry.staleness = record.server_round - late.server_round
+                yield fitted
 
     def _check_sender(self, reply: Message, site: str) -> PrivacySpent | None:
         spent = privacy_spent(reply)
@@ -194,14 +233,15 @@ class RoundLoop:
 
     def _measure(self, model: Arrays, record: RoundRecord) -> dict[str, Measurement]:
         config = self.request.to_config()
-        arrays = to_array_record(self.strategy.result(self._travelling(model)))
-        requests = list(self.strategy.configure_evaluate(record.server_round, arrays, config, self.grid))
+        arrays = to_array_record(self.strategy.result(self._select(model)))
+        everybody = self.strategy.configure_evaluate(record.server_round, arrays, config, self.grid)
+        requests = [each for each in everybody if self.turnout.can_measure(Request.from_message(each).site)]
         sites = [Request.from_message(request).site for request in requests]
         timeout = self.study.federation.round_timeout_seconds
         silent = set(sites)
         evaluations: dict[str, Measurement] = {}
         absences: dict[str, Absence] = {}
-        for position, reply in exchange(self.grid, requests, timeout_seconds=timeout):
+        for position, reply in self.turnout.exchange(self.grid, requests):
             site = sites[position]
             silent.discard(site)
             record.site(site).bytes_down += requests[position].content.array_records[ARRAYS].count_bytes()

@@ -30,7 +30,7 @@ class Absence:
     """Why a hospital's reply was not used.
 
     Attributes:
-        code: A `fl_contract.errors.RefusalCode` in words, ``deadline``, or ``unusable-reply``.
+        code: A `fl_contract.errors.RefusalCode` in words, ``unusable-reply``, or one of `fl_server.turnout`.
         reason: One sentence.
     """
 
@@ -56,6 +56,8 @@ class SiteRound:
         delta: Of the same guarantee.
         steps: Noisy steps of this round, as the hospital reports them.
         measured: Spent on held-out patients by this run's measurements so far; None where they are exact.
+        local_steps: Asked for where the study balances them.
+        staleness: Rounds that its reply was late by, where it was folded in.
     """
 
     num_examples: int | None = None
@@ -67,6 +69,8 @@ class SiteRound:
     delta: float | None = None
     steps: int | None = None
     measured: PrivacySpent | None = None
+    local_steps: int | None = None
+    staleness: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """For the record."""
@@ -84,6 +88,8 @@ class SiteRound:
             "steps": self.steps,
             "noise_scale": noised.noise_scale if noised else None,
             "measured_epsilon": self.measured.epsilon if self.measured else None,
+            "local_steps": self.local_steps,
+            "staleness": self.staleness,
         }
 
 
@@ -133,7 +139,10 @@ class RoundRecord:
         privacy = "" if spent is None else f", epsilon {spent:.2f}"
         privacy += f", hospital-level epsilon {self.central.epsilon:.2f}" if self.central else ""
         missing = "".join(f"; {name}: {absence.code}" for name, absence in sorted(self.missing.items()))
-        return f"round {self.server_round} of {num_rounds}: {measured}{privacy}{missing}"
+        late = "".join(
+            f"; {name}: {each.staleness} late" for name, each in sorted(self.sites.items()) if each.staleness
+        )
+        return f"round {self.server_round} of {num_rounds}: {measured}{privacy}{missing}{late}"
 
 
 class RunRecord:

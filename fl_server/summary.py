@@ -45,10 +45,11 @@ class Absence(_Record):
 
 
 class Declared(_Record):
-    """What a hospital said before round 1: its training records, and the noise of its plan."""
+    """What a hospital said before round 1: its training records, the noise of its plan, perhaps its machine."""
 
     num_examples: int
     noise_multiplier: float | None = None
+    num_cores: int | None = None
 
 
 class PrivacyTerms(_Record):
@@ -98,7 +99,8 @@ class Run(_Record):
 class SiteRound(_Record):
     """One hospital in one round: no ``num_examples`` if it did not train; epsilon and delta as spent up to here.
 
-    ``noise_scale`` and ``measured_epsilon`` are those of a measurement that was sent with noise.
+    ``noise_scale`` and ``measured_epsilon`` are those of a measurement that was sent with noise; ``staleness`` is the
+    rounds that a folded reply was late by.
     """
 
     num_examples: int | None
@@ -113,6 +115,7 @@ class SiteRound(_Record):
     steps: int | None
     noise_scale: float | None = None
     measured_epsilon: float | None = None
+    staleness: int = 0
 
 
 class PooledRound(_Record):

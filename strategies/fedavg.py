@@ -250,7 +250,7 @@ class FedAvg(Strategy):
         except ReplyError as error:
             self.outcome.left_out[site] = ("unusable-reply", str(error))
             return
-        add(site, self._normalise(arrays, num_examples), self._weigh(site, num_examples))
+        add(site, self._normalise(site, arrays, num_examples), self._weigh(site, num_examples))
         self.outcome.examples[site] = num_examples
 
     def _read(self, reply: Message) -> tuple[Arrays, float]:
@@ -272,9 +272,9 @@ class FedAvg(Strategy):
         """How much a reply counts in the mean."""
         return self.weighting.weigh(site, num_examples)
 
-    def _normalise(self, arrays: Arrays, num_examples: float) -> Arrays:
+    def _normalise(self, site: str, arrays: Arrays, num_examples: float) -> Arrays:
         """What of a hospital's model goes into the mean; the model itself."""
-        del num_examples
+        del site, num_examples
         return arrays
 
     def _site(self, reply: Message) -> str:

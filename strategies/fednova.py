@@ -30,9 +30,14 @@ class FedNova(FedAvg):
         super().__init__(server_learning_rate=server_learning_rate, **common)
         self.local_steps = local_steps
 
-    def _normalise(self, arrays: Arrays, num_examples: float) -> Arrays:
+    def _steps(self, site: str, num_examples: float) -> float:
+        """The t of a hospital in this round."""
+        del site
+        return self.local_steps(num_examples)
+
+    def _normalise(self, site: str, arrays: Arrays, num_examples: float) -> Arrays:
         """The model moved by the hospital's update of one step."""
-        steps, trained = self.local_steps(num_examples), self._trained()
+        steps, trained = self._steps(site, num_examples), self._trained()
         normalised = dict(arrays)
         for name in trained:
             old = self._global[name].astype(np.float64)
@@ -42,5 +47,5 @@ class FedNova(FedAvg):
     def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
         replied = sorted(self.outcome.examples.items())
         weights = [self.weighting.weigh(site, examples) for site, examples in replied]
-        steps = sum(weight * self.local_steps(examples) for weight, (_, examples) in zip(weights, replied, strict=True))
+        steps = sum(weight * self._steps(*each) for weight, each in zip(weights, replied, strict=True))
         return old + self.server_learning_rate * steps / sum(weights) * (mean - old)

@@ -9,6 +9,8 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from fl_contract.errors import SettingError
+from strategies.attendance import Attendance, Presence
+from strategies.regions import Regions, draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +51,34 @@ class SiteSampling:
         max_update_norm: Largest accepted L2 norm of an update, in weight units; None accepts any finite one.
         fraction: Share of the hospitals asked, in (0, 1]; never fewer than the quorum.
         generator: Draws the hospitals; its state is part of a checkpoint.
+        regions: How many of each region are asked at least; None asks whoever is drawn.
+        attendance: Who may be asked in the round; None asks all.
     """
 
     min_sites: int
     generator: np.random.Generator
     fraction: float = 1.0
     max_update_norm: float | None = None
+    regions: Regions | None = None
+    attendance: Attendance | None = None
 
     def choose(self, sites: Sequence[str]) -> tuple[str, ...]:
-        """Hospitals for one round, sorted by name; draws nothing when all are asked."""
+        """Hospitals for one round, sorted by name; draws nothing when all are asked.
+
+        The share is of all hospitals. Those that are set aside are never drawn: whoever of them is due, or needed by a
+        region, is asked beside those drawn.
+        """
         ordered = sorted(sites)
+        presence = self.attendance.sort(ordered) if self.attendance else Presence(here=tuple(ordered))
         share = math.ceil(round(self.fraction * len(ordered), 9))  # 0.28 * 25 is 7.000000000000001 in floating point
-        count = min(len(ordered), max(self.min_sites, share))
-        if count == len(ordered):
-            return tuple(ordered)
-        drawn = self.generator.choice(len(ordered), size=count, replace=False)
-        return tuple(ordered[index] for index in sorted(drawn))
+        count = min(len(presence.here), max(self.min_sites, share))
+        beside = {*presence.due, *(self.regions.short_of(presence.here, presence.aside) if self.regions else ())}
+        return tuple(sorted({*self._draw(presence.here, count), *beside}))
+
+    def _draw(self, sites: Sequence[str], count: int) -> list[str]:
+        if count == len(sites) or self.regions is None:
+            return draw(sites, count, self.generator)
+        return self.regions.draw(sites, count, self.generator)
 
 
 @dataclass(frozen=True, kw_only=True)

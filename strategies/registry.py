@@ -31,6 +31,9 @@ from fl_contract.strategy_settings import (
 )
 from fl_contract.study import Study
 from privacy.central import CentralPlan
+from strategies.attendance import Attendance
+from strategies.balance import StepBalance
+from strategies.balanced import Balanced
 from strategies.central_privacy import CentralPrivacy, SpentRounds
 from strategies.centred_clipping import CentredClipping
 from strategies.cyclic import Cyclic
@@ -49,6 +52,7 @@ from strategies.norm_bounding import NormBounding
 from strategies.one_shot_ensemble import OneShotEnsemble
 from strategies.participation import Roster, SiteSampling, SiteWeighting
 from strategies.q_fedavg import QFedAvg
+from strategies.regions import Regions
 from strategies.scaffold import Scaffold
 from strategies.trimmed_mean import TrimmedMean
 
@@ -56,7 +60,13 @@ ADAPTIVE = {"fedadam": FedAdam, "fedyogi": FedYogi, "fedadagrad": FedAdagrad}
 
 
 def make_strategy(
-    study: Study, *, roster: Roster, generator: np.random.Generator, buffer_names: Collection[str]
+    study: Study,
+    *,
+    roster: Roster,
+    generator: np.random.Generator,
+    buffer_names: Collection[str],
+    attendance: Attendance | None = None,
+    balance: StepBalance | None = None,
 ) -> FedAvg:
     """The strategy that the study names, for these hospitals.
 
@@ -65,9 +75,12 @@ def make_strategy(
         roster: Hospitals and their nodes.
         generator: Draws the hospitals of each round.
         buffer_names: Arrays of the model that are not trained.
+        attendance: Who may be asked in a round; None asks all.
+        balance: Steps that hospitals are asked for, of a study that balances them.
 
     Raises:
-        SettingError: ``strategy.institution-weights`` misses a hospital that trains, or names one that is not there.
+        SettingError: ``strategy.institution-weights`` misses a hospital that trains, or names one that is not there;
+            ``federation.regions`` misses one, or a region has fewer than ``federation.min-per-region``.
     """
     settings, rate = study.strategy, study.strategy.server_learning_rate
     is_cyclic = isinstance(settings, CyclicSettings)
@@ -77,11 +90,15 @@ def make_strategy(
             fraction=study.federation.fraction_sites,
             max_update_norm=study.federation.max_update_norm,
             generator=generator,
+            regions=_make_regions(study, roster),
+            attendance=attendance,
         ),
         "weighting": _make_weighting(study, roster),
         "buffer_names": buffer_names,
         "roster": roster,
     }
+    if balance is not None:
+        return Balanced(balance=balance, server_learning_rate=rate, **common)
     match settings:
         case FedAvgSettings() | FedProxSettings():
             return FedAvg(server_learning_rate=rate, **common)
@@ -172,6 +189,7 @@ def make_central_strategy(
     generator: np.random.Generator,
     buffer_names: Collection[str],
     spent_rounds: SpentRounds,
+    attendance: Attendance | None = None,
 ) -> CentralPrivacy:
     """The strategy that the study names, with hospital-level privacy round it.
 
@@ -182,11 +200,16 @@ def make_central_strategy(
         generator: See `make_strategy`.
         buffer_names: See `make_strategy`; there may be none.
         spent_rounds: Where noised rounds are counted.
+        attendance: See `make_strategy`.
     """
     federation = study.federation
     alone = federation.model_copy(update={"min_sites": 1, "max_update_norm": None})
     inner = make_strategy(
-        study.model_copy(update={"federation": alone}), roster=roster, generator=generator, buffer_names=buffer_names
+        study.model_copy(update={"federation": alone}),
+        roster=roster,
+        generator=generator,
+        buffer_names=buffer_names,
+        attendance=attendance,
     )
     return CentralPrivacy(
         inner,
@@ -196,6 +219,14 @@ def make_central_strategy(
         max_update_norm=federation.max_update_norm,
         spent_rounds=spent_rounds,
     )
+
+
+def _make_regions(study: Study, roster: Roster) -> Regions | None:
+    """None for one hospital alone, with which a study is compared."""
+    federation = study.federation
+    if not federation.regions or len(roster.trainers) == 1:
+        return None
+    return Regions.for_sites(federation.regions, federation.min_per_region, roster.trainers)
 
 
 def _make_weighting(study: Study, roster: Roster) -> SiteWeighting:

@@ -128,7 +128,7 @@ def test_every_algorithm_of_a_study_is_listed_above() -> None:
     kinds = get_args(get_args(StrategySettings)[0])
     names = {name for kind in kinds for name in get_args(kind.model_fields["name"].annotation)}
 
-    assert set(ALGORITHMS) | {"one-shot-ensemble"} == names
+    assert set(ALGORITHMS) | {"fedbn", "one-shot-ensemble"} == names
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -515,6 +515,8 @@ CHANGES: dict[str, Scalar] = {
     "federation.max-update-norm": 3.5,
     "federation.round-timeout-seconds": 7.0,
     "federation.measure-every": 7,
+    "federation.late-replies": "fold",
+    "federation.set-aside-after": 7,
     "stopping.patience": 7,
     "stopping.min-improvement": 0.7,
     "privacy.mechanism": "none",
@@ -566,6 +568,8 @@ UNCHANGEABLE = {
     "model.num-levels",
     "model.kernel-size",
     "model.num-blocks",
+    "federation.min-per-region",  # goes with federation.regions, see below
+    "federation.balance",  # goes without dp-sgd, see below
     "central-privacy.mechanism",  # go together, see below
     "central-privacy.epsilon",
     "central-privacy.delta",
@@ -644,6 +648,25 @@ def test_overrides_of_central_privacy_change_the_fingerprint() -> None:
 
     assert len({study.fingerprint for study in studies}) == 5
     assert [study.protects_hospitals for study in studies[:2]] == [True, False]
+
+
+def test_overrides_of_balance_change_the_fingerprint() -> None:
+    plain: dict[str, Scalar] = {"privacy.mechanism": "none"}
+
+    balanced = load_study("breast-cancer", overrides={**plain, "federation.balance": True})
+
+    assert balanced.fingerprint != load_study("breast-cancer", overrides=plain).fingerprint
+
+
+def test_a_change_of_the_minimum_per_region_changes_the_fingerprint() -> None:
+    raw = raw_with("federation.regions", {"hospital-1": "north"}, study="digits")
+    raw["federation"]["min-per-region"] = 1
+    more = copy.deepcopy(raw)
+    more["federation"]["min-per-region"] = 2
+
+    fingerprints = {Study.parse(each, origin="").fingerprint for each in (raw, more)}
+
+    assert len({*fingerprints, load_study("digits").fingerprint}) == 3
 
 
 def test_the_table_above_covers_every_key_that_a_run_may_set() -> None:
@@ -813,6 +836,38 @@ ONE_SHOT: dict[str, Scalar] = {
                 **{f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")},
             },
             "strategy.name='fedper' with central-privacy, which hands on one noised mean of all hospitals; expected",
+        ),
+        (
+            {"strategy.name": "fednova", "federation.late-replies": "fold"},
+            "federation.late-replies='fold' with strategy.name='fednova', which needs more of a round than the mean of "
+            "updates; expected one of ['fedavg', 'fedavgm'",
+        ),
+        ({"federation.late-replies": "keep"}, "federation.late-replies='keep'; expected 'drop' or 'fold'"),
+        ({"federation.set-aside-after": 0}, "federation.set-aside-after=0; expected at least 1"),
+        ({"federation.min-per-region": -1}, "federation.min-per-region=-1; expected at least 0"),
+        (
+            {"federation.min-per-region": 1},
+            "federation.min-per-region=1 with 0 entries in federation.regions; they go together",
+        ),
+        (
+            {"federation.balance": True},
+            "federation.balance with privacy.mechanism='dp-sgd', whose plan fixes the steps; leave it out",
+        ),
+        (
+            {"federation.balance": True, "privacy.mechanism": "none", "strategy.name": "fedadam"},
+            "federation.balance with strategy.name='fedadam'; expected one of ['fedavg', 'fedprox', 'fednova']",
+        ),
+        (
+            {"federation.balance": True, "privacy.mechanism": "none", "training.optimizer": "Adam"},
+            "federation.balance counts updates by step (Wang 2020), which needs training.optimizer = 'SGD'",
+        ),
+        (
+            {
+                "federation.balance": True,
+                "privacy.mechanism": "none",
+                **{f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")},
+            },
+            "federation.balance with central-privacy, which hands on no hospital's steps; leave it out",
         ),
     ],
 )

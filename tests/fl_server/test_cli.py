@@ -436,7 +436,7 @@ def test_the_live_table_shows_hospitals_progress_and_who_is_absent() -> None:
         {
             "round": 4,
             "seconds": 2.0,
-            "sites": {"north": site},
+            "sites": {"north": site, "east": {**site, "staleness": 2}},
             "pooled": pooled,
             "missing": {"south": {"code": "budget-exhausted", "reason": ""}},
         }
@@ -456,6 +456,8 @@ def test_the_live_table_shows_hospitals_progress_and_who_is_absent() -> None:
     assert "round 4 of 10 · pooled AUROC 0.969 · loss 0.210 · about 12 s left" in text
     assert "1.470 of 8" in text
     assert "budget-exhausted" in text
+    assert re.search(r"east .* 2 late", text)
+    assert not re.search(r"north .* late", text)
 
 
 BREASTMNIST = Path(__file__).parents[3] / "shared" / "data" / "breastmnist"

@@ -70,3 +70,32 @@ def test_replies_after_the_deadline_are_given_up() -> None:
 
 def test_send_and_receive_gives_all_replies_at_once(quick: LocalGrid) -> None:
     assert len(list(quick.send_and_receive(_requests(quick), timeout=5))) == 3
+
+
+def test_earlier_requests_are_waited_for_as_long_as_the_others_unless_it_is_not_enough() -> None:
+    grid = _grid({1001: 0.3})
+    first, slow, third = _requests(grid)
+    (earlier,) = grid.push_messages([slow])
+
+    quick = [place for place, _ in exchange(grid, [], timeout_seconds=5, earlier=[earlier])]
+    all_of_them = []
+    for place, _ in exchange(
+        grid, [first], timeout_seconds=5, earlier=[earlier], is_enough=lambda: len(all_of_them) > 1
+    ):
+        all_of_them.append(place)
+
+    assert quick == []
+    assert sorted(all_of_them) == [0, 1]
+    assert [place for place, _ in exchange(grid, [third], timeout_seconds=5, earlier=["never"])] == [0]
+    grid.close()
+
+
+def test_an_earlier_request_that_is_not_answered_ends_with_the_deadline() -> None:
+    grid = _grid({1001: 1.0})
+    (earlier,) = grid.push_messages([_requests(grid)[1]])
+    started = time.monotonic()
+
+    assert list(exchange(grid, [], timeout_seconds=0.2, earlier=[earlier], is_enough=lambda: False)) == []
+
+    assert time.monotonic() - started < 0.8
+    grid.close()

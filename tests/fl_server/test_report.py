@@ -556,3 +556,28 @@ def test_an_unbounded_epsilon_is_called_so() -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run found"):
         write_report(tmp_path)
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_late_replies_and_hospitals_set_aside_are_listed(writer: RunFolderWriter) -> None:
+    folder = writer.write("federated", num_rounds=6)
+    reason = "It gave no usable reply 3 times in a row or more (deadline); it is asked again after 1, 2, 4, ... rounds."
+
+    def change(line: dict[str, Any]) -> None:
+        if line["round"] in (3, 5):
+            line["sites"]["hospital-2"]["staleness"] = 1
+        if line["round"] in (2, 3):
+            line["missing"] = {"hospital-3": {"code": "set-aside", "reason": reason}}
+
+    edit_rounds(folder, change)
+    header = json.loads((folder / "run.json").read_text())
+    header["sites"]["hospital-2"] |= {"num_cores": 8, "has_gpu": False}
+    (folder / "run.json").write_text(json.dumps(header))
+
+    page = read_page(writer.out)
+
+    assert "<code>late</code>" in page
+    assert "Its reply to an earlier round was folded in, 1 round(s) late." in page
+    assert "<code>set-aside</code>" in page
+    assert reason in page
+    assert "how many cores train and whether there is a GPU at hospital-2." in page

@@ -1,0 +1,100 @@
+"""A local engine whose network loses requests and holds replies back, without waiting for any deadline."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from flwr.app import Message
+
+import fl_server.exchange
+from fl_contract.messages import TRAIN, Request
+from fl_server.local_grid import LocalGrid
+
+Rule = Callable[[str, int], bool]
+"""Of a hospital and a round."""
+
+
+class Clock:
+    """Stands for the time module where the coordinator waits; runs only when nothing can come any more."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(min(seconds, 0.01))
+
+
+class Network:
+    """What happens to train and evaluate requests.
+
+    Args:
+        lose: Requests that never reach their hospital.
+        hold: Train replies that come one round late: once the next round's requests are on their way.
+    """
+
+    def __init__(self, *, lose: Rule = lambda *_: False, hold: Rule = lambda *_: False) -> None:
+        self.lose, self.hold = lose, hold
+        self.asked: dict[int, list[str]] = {}
+        self.measured: dict[int, list[str]] = {}
+        self.requests: dict[tuple[str, int], Message] = {}
+        self.replies: dict[tuple[str, int], Message] = {}
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> "Network":
+        """Let federations of this test run over this network."""
+        clock, network = Clock(), self
+        monkeypatch.setattr(fl_server.exchange, "time", clock)
+
+        class UnreliableGrid(LocalGrid):
+            def __init__(self, *args: Any, **named: Any) -> None:
+                super().__init__(*args, **named)
+                self._of: dict[str, Request] = {}
+                self._lost: set[str] = set()
+                self._held: dict[str, Message] = {}
+
+            def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+                identities = []
+                for message in messages:
+                    kind, request = message.metadata.message_type, Request.from_message(message)
+                    site, server_round = request.site, request.server_round
+                    if kind == TRAIN:
+                        network.asked.setdefault(server_round, []).append(site)
+                        network.requests[site, server_round] = message
+                    elif server_round:
+                        network.measured.setdefault(server_round, []).append(site)
+                    if server_round and network.lose(site, server_round):
+                        identity = f"lost-{len(self._lost)}"
+                        message.metadata.__dict__["_message_id"] = identity
+                        self._lost.add(identity)
+                    else:
+                        (identity,) = super().push_messages([message])
+                    if kind == TRAIN:
+                        self._of[identity] = request
+                    identities.append(identity)
+                return identities
+
+            def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+                wanted = list(message_ids)
+                self._held = {each: reply for each, reply in self._held.items() if each in wanted}  # as LocalGrid
+                for reply in super().pull_messages(wanted):
+                    identity = reply.metadata.reply_to_message_id
+                    self._held[identity] = reply
+                    if identity in self._of:
+                        request = self._of[identity]
+                        network.replies[request.site, request.server_round] = reply
+                free = [each for each in wanted if each in self._held and not self._is_held(each)]
+                if not free and all(each in self._held or each in self._lost for each in wanted):
+                    clock.now += 1e6
+                return [self._held.pop(each) for each in free]
+
+            def _is_held(self, identity: str) -> bool:
+                request = self._of.get(identity)
+                if request is None or not network.hold(request.site, request.server_round):
+                    return False
+                return request.server_round + 1 not in network.asked
+
+        monkeypatch.setattr("federation_harness.LocalGrid", UnreliableGrid)
+        return self
