@@ -10,7 +10,7 @@ strategy where the fifth hospital is honest too. Robust strategies count all hos
 
 Settings say that one hospital of five may be hostile, and nothing of what it does. ``update-bound`` and ``clip-radius``
 are chosen without any attack, as a study could: the smallest of `BOUNDS` with which the model, on validation patients
-(a third of those trained on, in the deal of `TUNING_SEED`), is no more than `TOLERANCE` of AUROC worse than FedAvg's.
+(a third of those trained on, in the deals of `TUNING_SEEDS`), is no more than `TOLERANCE` of AUROC worse than FedAvg's.
 The last line is JSON.
 
     python benchmarks/hostile_site.py --results benchmarks/results/hostile_site.json --commit $(git rev-parse HEAD)
@@ -55,7 +55,7 @@ FACTOR = 10.0
 LARGEST_LOSS = 0.01
 """Of AUROC, that a robust strategy may lose."""
 
-TUNING_SEED, BOUNDS, TOLERANCE = 101, (0.1, 0.3, 1.0, 3.0, 10.0), 0.002
+TUNING_SEEDS, BOUNDS, TOLERANCE = (101, 102), (0.1, 0.3, 1.0, 3.0, 10.0), 0.002
 PROTOCOL: dict[str, Scalar] = {"privacy.mechanism": "none", "num-rounds": 20, "federation.measure-every": 20}
 
 STRATEGIES: dict[str, dict[str, Scalar]] = {
@@ -147,14 +147,18 @@ def run(strategy: Mapping[str, Scalar], attack: Attack | None, seed: int, *, val
 
 def choose_bounds() -> dict[str, dict[str, Scalar]]:
     """All strategies with their settings; bounds by the rule above."""
-    expected = run(STRATEGIES["fedavg"], None, TUNING_SEED, validate=True)
+    expected = _validate(STRATEGIES["fedavg"])
     chosen = dict(STRATEGIES)
     for label, key in BOUND_OF.items():
         for bound in BOUNDS:
             chosen[label] = {**STRATEGIES[label], key: bound}
-            if run(chosen[label], None, TUNING_SEED, validate=True) >= expected - TOLERANCE:
+            if _validate(chosen[label]) >= expected - TOLERANCE:
                 break
     return chosen
+
+
+def _validate(strategy: Mapping[str, Scalar]) -> float:
+    return float(np.mean([run(strategy, None, seed, validate=True) for seed in TUNING_SEEDS]))
 
 
 def main(
