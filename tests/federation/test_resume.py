@@ -11,6 +11,7 @@ import fl_server.round_loop as round_loop
 from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
 from fl_contract.errors import CheckpointError
+from fl_contract.strategy_settings import strategy_names
 from fl_contract.study import Scalar
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from privacy.ledger_book import LedgerEntry
@@ -94,6 +95,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
 
 
 ALGORITHMS: dict[str, dict[str, Scalar]] = {
+    "fedavg": {},
     "fedprox": {"strategy.proximal-mu": 0.1},
     "scaffold": {"training.local-steps": 3},
     "feddyn": {"strategy.dynamic-alpha": 0.1},
@@ -102,7 +104,17 @@ ALGORITHMS: dict[str, dict[str, Scalar]] = {
     "fedyogi": {},
     "fedadagrad": {},
     "cyclic": {},
+    "median": {"strategy.weighting": "equal"},
+    "geometric-median": {"strategy.weighting": "equal"},
+    "trimmed-mean": {"strategy.weighting": "equal", "strategy.trim-fraction": 0.25},
+    "krum": {"strategy.weighting": "equal", "strategy.num-chosen": 2},
+    "norm-bounding": {"strategy.weighting": "equal", "strategy.update-bound": 3.0},
+    "centred-clipping": {"strategy.weighting": "equal", "strategy.clip-radius": 3.0},
 }
+
+
+def test_every_algorithm_is_resumed_in_one_of_the_tests() -> None:
+    assert {*ALGORITHMS, str(MOMENTUM["strategy.name"])} == set(strategy_names())
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
