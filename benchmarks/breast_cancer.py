@@ -8,42 +8,18 @@ noise draws in which the private model was at least as good as the mean hospital
     python benchmarks/breast_cancer.py --results benchmarks/results/breast_cancer.json --commit $(git rev-parse HEAD)
 """
 
-import io
 import json
-import platform
-import tempfile
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
+from runs import keep_result, simulate_study
 
 from fl_contract.errors import ConsiliumError
-from fl_contract.study import STUDIES, Scalar
-from fl_server.simulation import SimulationPlan, simulate
-from fl_server.summary import summarise
 
+STUDY = "breast-cancer"
 KINDS = ("local", "private", "federated", "pooled")
-
-
-def measure(overrides: Mapping[str, Scalar], *, with_baselines: bool = True) -> dict[str, float]:
-    """Pooled AUROC of each way to train, for one split and one draw of the noise."""
-    with tempfile.TemporaryDirectory() as folder:
-        plan = SimulationPlan(
-            study_name="breast-cancer",
-            studies=STUDIES,
-            overrides=overrides,
-            out=Path(folder),
-            engine="local",
-            resume=False,
-            with_baselines=with_baselines,
-        )
-        simulate(plan, Console(file=io.StringIO()))
-        variants: dict[str, Any] = summarise(Path(folder))["variants"]
-        return {kind: variants[kind]["auroc"]["pooled"] for kind in KINDS if kind in variants}
 
 
 def main(
@@ -58,7 +34,7 @@ def main(
     refused = []
     for seed in range(1, seeds + 1):
         try:
-            rows.append(measure({"seed": seed}))
+            rows.append(simulate_study(STUDY, {"seed": seed}, with_baselines=True))
         except ConsiliumError as error:  # too few hospitals with enough patients of both classes
             refused.append(seed)
             print(f"{seed:>4}   no run: {error}"[:110], flush=True)
@@ -76,20 +52,18 @@ def main(
         about = {
             "script": "benchmarks/breast_cancer.py",
             "commit": commit,
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "hardware": f"{platform.machine()}, CPU",
             "seeds": [1, seeds],
             "not_measured": "other studies, other epsilons, hospitals that are not parts of one data set",
         }
-        results.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text(json.dumps({"about": about, "figures": figures, "rows": rows}, indent=2) + "\n")
+        keep_result(results, about=about, figures=figures, rows=rows)
     print(json.dumps(figures))
 
 
 def _draw_noise(draws: int) -> dict[str, float]:
     """What the noise alone does on the split that ships; whatever is trained without noise stays the same."""
-    first = measure({})
-    private = np.array([first["private"], *(measure({}, with_baselines=False)["private"] for _ in range(draws - 1))])
+    first = simulate_study(STUDY, {}, with_baselines=True)
+    again = [simulate_study(STUDY, {}, with_baselines=False) for _ in range(draws - 1)]
+    private = np.array([run["private"] for run in (first, *again)])
     print(f"shipped split: private {private.mean():.4f} over {draws} draws, local {first['local']:.4f}", flush=True)
     return {
         "draws": draws,

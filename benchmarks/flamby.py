@@ -14,19 +14,16 @@ as FLamby's "Pooled Test". The last line is JSON.
 
 import itertools
 import json
-import logging
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import typer
-from flwr.app import Context, RecordDict
+from runs import SHARED, keep_result, pool, run_study, write_site
 from safetensors.torch import load_file
 
 from fl_client.data.public_hospitals import Tables, read_public_hospitals
@@ -36,11 +33,8 @@ from fl_client.settings import read_site_settings
 from fl_client.site import Site
 from fl_contract.metrics import merge_measurements
 from fl_contract.metrics.measurement import Measurement
-from fl_contract.study import STUDIES, Scalar, Study, load_study
-from fl_server.app import app as server_app
-from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
+from fl_contract.study import Scalar, Study, load_study
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 SEEDS = (42, 43, 44, 45, 46)
 NUM_FOLDS = 4
 
@@ -165,12 +159,6 @@ def read(name: str, data: Path) -> Tables:
     return read_public_hospitals(BENCHMARKS[name].dataset, data / BENCHMARKS[name].dataset.replace("-", "_"))
 
 
-def pool(tables: Tables) -> pd.DataFrame:
-    """All hospitals' patients in one table."""
-    named = [table.assign(patient=hospital + "/" + table["patient"].astype(str)) for hospital, table in tables.items()]
-    return pd.concat(named, ignore_index=True)
-
-
 def train(benchmark: Benchmark, tables: Tables, method: Mapping[str, Scalar], seed: int) -> dict[str, float]:
     """Run the product once.
 
@@ -179,27 +167,11 @@ def train(benchmark: Benchmark, tables: Tables, method: Mapping[str, Scalar], se
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sites = [_write_site(folder / hospital, hospital, table) for hospital, table in tables.items()]
-        everyone = _write_site(folder / "everyone", "everyone", pool(tables))
-        run_config: dict[str, Scalar] = {
-            "study": benchmark.study,
-            "out": str(folder / "run"),
-            "seed": seed,
-            "federation.min-sites": len(sites),
-            **benchmark.protocol,
-            **method,
-        }
-        nodes: list[dict[str, Scalar]] = [{"site-file": str(path), "studies": str(STUDIES)} for path in sites]
-        grid = LocalGrid(load_client_app(), nodes, run_config=run_config)
-        try:
-            server_app(grid, Context(1, COORDINATOR_NODE, {"studies": str(STUDIES)}, RecordDict(), run_config))
-        finally:
-            grid.close()
-        (weights,) = (folder / "run").glob("*/model.safetensors")
-        study = load_study(
-            str(run_config["study"]),
-            overrides={key: run_config[key] for key in run_config if key not in ("study", "out")},
-        )
+        sites = [write_site(folder / hospital, hospital, table) for hospital, table in tables.items()]
+        everyone = write_site(folder / "everyone", "everyone", pool(tables))
+        overrides: dict[str, Scalar] = {"study": benchmark.study, "seed": seed, **benchmark.protocol, **method}
+        weights = run_study(folder / "run", sites, overrides) / "model.safetensors"
+        study = load_study(str(overrides.pop("study")), overrides=overrides)
         measured = {name: _measure(study, path, weights) for name, path in zip(tables, sites, strict=True)}
         # Pairs of patients are of all hospitals; a share of patients is that of the hospitals added up.
         is_of_pairs = study.task.IS_OF_PAIRS
@@ -213,31 +185,6 @@ def _measure(study: Study, site_file: Path, weights: Path) -> Measurement:
     model.load_state_dict(load_file(weights))
     records = site.load_records()
     return evaluate(model, prepare(records.test, study.data_schema, train=records.train), study.task)
-
-
-def _write_site(folder: Path, name: str, table: pd.DataFrame) -> Path:
-    folder.mkdir()
-    table.to_csv(folder / "patients.csv", index=False)
-    time = 'time = "time"\n' if "time" in table else ""
-    (folder / "site.toml").write_text(f"""name = "{name}"
-declared-examples = {10 * round((table["fold"] == "train").sum() / 10)}
-
-[source]
-kind = "table"
-train = "patients.csv"
-fold = "fold"
-label = "outcome"
-patient = "patient"
-{time}
-[policy]
-epsilon-budget = 0.0
-delta = 1e-4
-require-privacy = false
-min-examples = 1
-allow-one-class = true
-measurements = "exact"
-""")
-    return folder / "site.toml"
 
 
 def train_method(
@@ -318,7 +265,6 @@ def main(
     """Run all methods, print the tables and the figures."""
     if not (data / "flamby_reference").is_dir():
         raise SystemExit(f"{data} does not hold the data sets; give their folder with --data")
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     chosen = [only] if only else list(BENCHMARKS)
     if tune_only:
         for name in chosen:
@@ -335,16 +281,13 @@ def main(
         about = {
             "script": "benchmarks/flamby.py",
             "commit": commit,
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "hardware": f"{platform.machine()}, CPU",
             "seeds": list(SEEDS),
             "measure": "final model on all hospitals' held-out patients together",
         }
-        results.parent.mkdir(parents=True, exist_ok=True)
         kept = json.loads(results.read_text()) if results.exists() else {"about": {}}
         if only and kept["about"].get("commit") == commit:
             figures, rows = kept["figures"] | figures, kept["rows"] | rows
-        results.write_text(json.dumps({"about": about, "figures": figures, "rows": rows}, indent=2) + "\n")
+        keep_result(results, about=about, figures=figures, rows=rows)
     print(json.dumps(figures))
 
 

@@ -10,82 +10,39 @@ the four hospitals of the accuracy on held-out patients.
 """
 
 import json
-import logging
-import platform
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import typer
-from flamby import SHARED
-from flwr.app import Context, RecordDict
+from runs import SHARED, keep_result, run_study, write_site
 
 from fl_client.data.public_hospitals import HEART_HOSPITALS, read_public_hospitals
-from fl_contract.study import STUDIES, Scalar
-from fl_server.app import app as server_app
-from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
+from fl_contract.study import Scalar
 
 EPSILONS = (0.1, 1.0, 5.0, 10.0)
 SEEDS = (42, 43, 44, 45, 46)
 DELTA = 1e-4
-
-
-def write_hospitals(data: Path, folder: Path) -> dict[str, Path]:
-    """One folder a hospital: its table and its site.toml, by hospital."""
-    sites = {}
-    for hospital, table in read_public_hospitals("heart-disease", data / "heart_disease").items():
-        place = folder / hospital
-        place.mkdir()
-        table.to_csv(place / "patients.csv", index=False)
-        declared = 10 * round((table["fold"] == "train").sum() / 10)
-        (place / "site.toml").write_text(_site_toml(hospital, declared))
-        sites[hospital] = place / "site.toml"
-    return sites
-
-
-def _site_toml(hospital: str, declared: int) -> str:
-    return f"""name = "{hospital}"
-declared-examples = {declared}
-
-[source]
-kind = "table"
-train = "patients.csv"
-fold = "fold"
-label = "outcome"
-patient = "patient"
-
-[policy]
-epsilon-budget = {max(EPSILONS)}
-delta = {DELTA}
-measurements = "exact"
-"""
+POLICY = f'epsilon-budget = {max(EPSILONS)}\ndelta = {DELTA}\nmeasurements = "exact"\n'
 
 
 def measure(data: Path, *, epsilon: float, seed: int) -> dict[str, float]:
     """Accuracy on each hospital's held-out patients after one private run."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sites = write_hospitals(data, folder)
+        tables = read_public_hospitals("heart-disease", data / "heart_disease")
+        sites = [write_site(folder / name, name, table, policy=POLICY) for name, table in tables.items()]
         run_config: dict[str, Scalar] = {
             "study": "heart-disease",
-            "out": str(folder / "run"),
             "seed": seed,
             "privacy.epsilon": epsilon,
             "privacy.delta": DELTA,
-            "federation.min-sites": len(sites),
         }
-        nodes: list[dict[str, Scalar]] = [{"site-file": str(path), "studies": str(STUDIES)} for path in sites.values()]
-        grid = LocalGrid(load_client_app(), nodes, run_config=run_config)
-        try:
-            server_app(grid, Context(1, COORDINATOR_NODE, {"studies": str(STUDIES)}, RecordDict(), run_config))
-        finally:
-            grid.close()
-        (rounds,) = (folder / "run").glob("*/rounds.jsonl")
-        last = json.loads(rounds.read_text().splitlines()[-1])
-        return {hospital: last["sites"][hospital]["accuracy"] for hospital in HEART_HOSPITALS}
+        run = run_study(folder / "run", sites, run_config)
+        last = json.loads((run / "rounds.jsonl").read_text().splitlines()[-1])
+        return {hospital: last["sites"][hospital]["figures"]["accuracy"] for hospital in HEART_HOSPITALS}
 
 
 def published(path: Path) -> dict[float, float]:
@@ -106,7 +63,6 @@ def main(
     figures_of_flamby = data / "flamby_reference" / "dp_results_fed_heart_disease.csv"
     if not figures_of_flamby.exists():
         raise SystemExit(f"{figures_of_flamby} is not there; give the folder of the data sets with --data")
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     theirs = published(figures_of_flamby)
     rows: list[dict[str, Any]] = []
     for epsilon in EPSILONS:
@@ -145,15 +101,12 @@ def _keep(results: Path, figures: dict[str, dict[str, float]], rows: list[dict[s
     about = {
         "script": "benchmarks/heart_disease.py",
         "commit": commit,
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "hardware": f"{platform.machine()}, CPU",
         "seeds": list(SEEDS),
         "delta": DELTA,
         "measure": "accuracy on held-out patients, mean over the four hospitals",
         "not_measured": "other splits of the patients, records with gaps",
     }
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps({"about": about, "figures": figures, "rows": rows}, indent=2) + "\n")
+    keep_result(results, about=about, figures=figures, rows=rows)
 
 
 if __name__ == "__main__":

@@ -7,44 +7,21 @@ hospitals alone? Through the product's own path. Prints a line a run; the last l
     python benchmarks/private_defaults.py --results benchmarks/results/private_defaults.json
 """
 
-import io
 import json
-import platform
-import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
+from runs import keep_result, simulate_study
 
 from fl_contract.errors import ConsiliumError
-from fl_contract.study import STUDIES, Scalar, load_study
-from fl_server.simulation import SimulationPlan, simulate
-from fl_server.summary import summarise
+from fl_contract.study import Scalar, load_study
 
 STUDY = "breast-cancer"
 EPSILONS = (1.0, 3.0, 8.0)
 REFERENCE = {1.0: 0.973, 3.0: 0.981, 8.0: 0.987}
 """AUROC of hand-tuned local DP-SGD with FedAvg at five sites of 91 patients each, the figure to beat."""
-
-
-def measure(overrides: dict[str, Scalar], *, with_baselines: bool = False) -> dict[str, Any]:
-    """Figures of each way to train that was run, for one run of the study."""
-    with tempfile.TemporaryDirectory() as folder:
-        plan = SimulationPlan(
-            study_name=STUDY,
-            studies=STUDIES,
-            overrides=overrides,
-            out=Path(folder),
-            engine="local",
-            resume=False,
-            with_baselines=with_baselines,
-        )
-        simulate(plan, Console(file=io.StringIO()))
-        variants: dict[str, Any] = summarise(Path(folder))["variants"]
-        return {kind: variant["auroc"]["pooled"] for kind, variant in variants.items()}
 
 
 def over_splits(seeds: int, sites: int) -> list[dict[str, float]]:
@@ -54,7 +31,7 @@ def over_splits(seeds: int, sites: int) -> list[dict[str, float]]:
         for seed in range(1, seeds + 1):
             overrides: dict[str, Scalar] = {"seed": seed, "privacy.epsilon": epsilon, "simulation.num-sites": sites}
             try:
-                auroc = measure(overrides)["private"]
+                auroc = simulate_study(STUDY, overrides, with_baselines=False)["private"]
             except ConsiliumError as error:
                 print(f"epsilon {epsilon:g}, split {seed}: no run: {error}"[:110], flush=True)
                 continue
@@ -65,8 +42,9 @@ def over_splits(seeds: int, sites: int) -> list[dict[str, float]]:
 
 def on_own_split(draws: int) -> dict[str, Any]:
     """The shipped study as it is, again and again, against the mean hospital alone."""
-    first = measure({}, with_baselines=True)
-    private = [first["private"], *(measure({})["private"] for _ in range(draws - 1))]
+    first = simulate_study(STUDY, {}, with_baselines=True)
+    again = [simulate_study(STUDY, {}, with_baselines=False) for _ in range(draws - 1)]
+    private = [run["private"] for run in (first, *again)]
     print(
         f"own split: alone {first['local']:.4f}, private {np.mean(private):.4f}, worst {min(private):.4f}", flush=True
     )
@@ -106,13 +84,10 @@ def main(
         about = {
             "script": "benchmarks/private_defaults.py",
             "commit": commit,
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "hardware": f"{platform.machine()}, CPU",
             "settings": load_study(STUDY).to_table()["privacy"],
             "not_measured": "other studies; several draws of noise on one split, except on the study's own",
         }
-        results.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text(json.dumps({"about": about, "figures": figures, "rows": rows}, indent=2) + "\n")
+        keep_result(results, about=about, figures=figures, rows=rows)
     print(json.dumps(figures))
 
 

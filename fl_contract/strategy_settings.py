@@ -3,7 +3,7 @@
 Source and formula of each stand in ``strategies/<name>.py``.
 """
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -387,3 +387,13 @@ StrategySettings = Annotated[
     | FineTuningSettings,
     Field(discriminator="name"),
 ]
+
+
+def strategy_names() -> tuple[str, ...]:
+    """Every algorithm that a study may name.
+
+    >>> "fedavg" in strategy_names()
+    True
+    """
+    settings, _ = get_args(StrategySettings)
+    return tuple(name for kind in get_args(settings) for name in get_args(kind.model_fields["name"].annotation))

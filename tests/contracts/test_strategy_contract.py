@@ -14,8 +14,10 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fl_contract.errors import QuorumError
 from fl_contract.messages import ARRAYS, CONFIG, METRICS, Arrays, from_array_record, to_array_record
+from fl_contract.strategy_settings import strategy_names
 from fl_server.local_grid import LocalGrid
 from strategies.centred_clipping import CentredClipping
+from strategies.cyclic import Cyclic
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
@@ -64,12 +66,17 @@ STRATEGIES: dict[str, Make] = {
     "geometric-median": GeometricMedian,
     "norm-bounding": lambda **common: NormBounding(update_bound=0.5, **common),
     "centred-clipping": lambda **common: CentredClipping(clip_radius=0.5, **common),
+    "fedprox": FedAvg,
+    "cyclic": Cyclic,
 }
 
 COUNT_HOSPITALS = {
     *("median", "trimmed-mean", "krum", "multi-krum", "geometric-median", "norm-bounding", "centred-clipping")
 }
 """Robust algorithms, for which a hospital's examples do not count."""
+
+TAKE_TURNS = {"cyclic"}
+"""Algorithms that ask one hospital a round."""
 
 SITES = ("a", "b", "c", "d")
 EXAMPLES = {"a": 17, "b": 400, "c": 3, "d": 88}
@@ -139,10 +146,11 @@ def ask(strategy: FedAvg, model: Arrays, grid: Grid, server_round: int) -> dict[
 
 
 def run_rounds(strategy: FedAvg, model: Arrays, grid: Grid, rounds: Sequence[int], order: Sequence[str]) -> Arrays:
-    """Rounds in which each hospital sends a model that depends on its name and the round."""
+    """Rounds in which each hospital that is asked sends a model that depends on its name and the round."""
     for server_round in rounds:
         requests = ask(strategy, model, grid, server_round)
-        replies = [reply_of(requests[s], random_model(100 * server_round + ord(s)), EXAMPLES[s]) for s in order]
+        answering = [site for site in order if site in requests]
+        replies = [reply_of(requests[s], random_model(100 * server_round + ord(s)), EXAMPLES[s]) for s in answering]
         stepped, _ = strategy.aggregate_train(server_round, replies)
         assert stepped is not None
         model = from_array_record(stepped)
@@ -158,6 +166,10 @@ MOVES_ON_ITS_OWN = {
     *("norm-bounding", "centred-clipping"),
 }
 """Algorithms whose first step is not the mean update."""
+
+
+def test_every_algorithm_that_a_study_may_name_is_among_them() -> None:
+    assert set(strategy_names()) <= set(STRATEGIES)
 
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in MOVES_ON_ITS_OWN])
@@ -192,7 +204,17 @@ def test_names_shapes_and_types_are_kept_in_their_order(make: Make, grid: LocalG
     ]
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in COUNT_HOSPITALS])
+def test_a_counter_stays_a_whole_number_between_those_sent(make: Make, grid: LocalGrid) -> None:
+    start, counter = random_model(0), "num_batches_tracked"
+
+    model = run_rounds(make(roster=roster_of(SITES), buffer_names=BUFFERS), start, grid, [1], SITES)
+
+    sent = [int(start[counter]), *(int(random_model(100 + ord(site))[counter]) for site in SITES)]
+    assert model[counter].dtype == np.int64
+    assert min(sent) <= model[counter] <= max(sent)
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in COUNT_HOSPITALS | TAKE_TURNS])
 def test_buffers_are_the_mean_of_the_round(name: str, grid: LocalGrid) -> None:
     strategy = STRATEGIES[name](roster=roster_of("ab"), buffer_names=BUFFERS, server_learning_rate=1.7)
 
@@ -216,37 +238,88 @@ def test_a_saved_state_goes_on_to_the_bit(make: Make, grid: LocalGrid) -> None:
     assert bits(whole.state()) == bits(resumed.state())
 
 
-def test_bad_replies_are_left_out_by_name_and_change_nothing(make: Make, grid: LocalGrid) -> None:
-    clean = make(roster=roster_of(SITES), buffer_names=BUFFERS)
-    expected = run_rounds(clean, random_model(0), grid, [1], "ab")
-    strategy = make(roster=roster_of(SITES), buffer_names=BUFFERS)
+def changed(**arrays: np.ndarray) -> Callable[[Message], Message]:
+    """Replies with a model that is right but for these arrays."""
+    return lambda request: reply_of(request, {**random_model(1), **arrays}, 5)
+
+
+def counted(num_examples: float) -> Callable[[Message], Message]:
+    """Replies with a right model of so many examples."""
+    return lambda request: reply_of(request, random_model(1), num_examples)
+
+
+BAD: dict[str, Callable[[Message], Message]] = {
+    "NaN": changed(scale=np.array(np.nan, np.float32)),
+    "infinity": changed(half=np.array([0, np.inf, 0, 0], np.float16)),
+    "infinity in a buffer": changed(running_var=np.array([1, -np.inf], np.float32)),
+    "another shape": changed(weight=np.zeros((2, 3), np.float32)),
+    "another type": changed(weight=np.zeros((3, 2))),
+    "fractions in a counter": changed(num_batches_tracked=np.array(1.5)),
+    "a counter that overflows": changed(num_batches_tracked=np.array(2**62)),
+    "an array too many": changed(other=np.zeros(1, np.float32)),
+    "an array too few": lambda request: reply_of(request, {"weight": random_model(1)["weight"]}, 5),
+    "no model": lambda request: Message(
+        RecordDict({CONFIG: ConfigRecord({"site": request.content.config_records[CONFIG]["site"]})}), reply_to=request
+    ),
+    "a weight of zero": counted(0.0),
+    "a negative weight": counted(-5.0),
+    "a weight that is NaN": counted(float("nan")),
+    "an infinite weight": counted(float("inf")),
+    "a refusal": lambda request: Message(Error(code=101, reason="of its own"), reply_to=request),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_reply_is_left_out_by_name_with_a_reason_and_changes_nothing(
+    make: Make, kind: str, grid: LocalGrid
+) -> None:
+    strategy, clean = (make(roster=roster_of(SITES), buffer_names=BUFFERS) for _ in range(2))
     requests = ask(strategy, random_model(0), grid, 1)
+    bad, *others = requests
+    replies = [reply_of(requests[s], random_model(100 + ord(s)), EXAMPLES[s]) for s in others]
 
-    stepped, _ = strategy.aggregate_train(
-        1,
-        [
-            reply_of(requests["c"], {**random_model(1), "scale": np.array(np.nan, np.float32)}, 5),
-            reply_of(requests["a"], random_model(100 + ord("a")), EXAMPLES["a"]),
-            Message(Error(code=101, reason="of its own"), reply_to=requests["d"]),
-            reply_of(requests["b"], random_model(100 + ord("b")), EXAMPLES["b"]),
-        ],
-    )
+    if others:
+        stepped, _ = strategy.aggregate_train(1, [BAD[kind](requests[bad]), *replies])
+        assert stepped is not None
+        assert bits(from_array_record(stepped)) == bits(run_rounds(clean, random_model(0), grid, [1], others))
+    else:
+        with pytest.raises(QuorumError, match="0 usable replies"):
+            strategy.aggregate_train(1, [BAD[kind](requests[bad])])
 
-    assert stepped is not None
-    assert bits(from_array_record(stepped)) == bits(expected)
-    assert {site: code for site, (code, _) in strategy.outcome.left_out.items()} == {
-        "c": "unusable-reply",
-        "d": "budget-exhausted",
-    }
+    assert bits(strategy.state()) == bits(clean.state())
+    ((site, (code, reason)),) = strategy.outcome.left_out.items()
+    assert (site, code) == (bad, "budget-exhausted" if kind == "a refusal" else "unusable-reply")
+    assert reason
 
 
 @pytest.mark.parametrize("num_replies", [0, 1, 2])
 def test_fewer_replies_than_the_quorum_are_an_error(make: Make, num_replies: int, grid: LocalGrid) -> None:
     sampling = SiteSampling(min_sites=3, generator=np.random.default_rng(0))
     strategy = make(roster=roster_of(SITES), sampling=sampling)
+    before = bits(strategy.state())
 
-    with pytest.raises(QuorumError, match=f"{num_replies} usable replies; expected at least 3"):
+    with pytest.raises(QuorumError) as error:
         run_rounds(strategy, random_model(0), grid, [1], SITES[:num_replies])
+
+    usable = min(num_replies, len(strategy.outcome.asked))
+    assert f"{usable} usable replies; expected at least 3" in str(error.value)
+    assert bits(strategy.state()) == before
+
+
+def test_a_round_without_a_reply_is_an_error_whatever_the_quorum(make: Make, grid: LocalGrid) -> None:
+    strategy = make(roster=roster_of(SITES))
+
+    with pytest.raises(QuorumError, match="0 usable replies; expected at least 1"):
+        run_rounds(strategy, random_model(0), grid, [1], [])
+
+
+def test_who_is_silent_until_the_deadline_is_named(make: Make, grid: LocalGrid) -> None:
+    sampling = SiteSampling(min_sites=len(SITES), generator=np.random.default_rng(0))
+    strategy = make(roster=roster_of(SITES), sampling=sampling)
+    *answering, silent = ask(strategy, random_model(0), grid, 1)
+
+    with pytest.raises(QuorumError, match=f"{silent}: no reply before the deadline"):
+        run_rounds(strategy, random_model(0), grid, [1], answering)
 
 
 @pytest.mark.parametrize(
