@@ -111,13 +111,13 @@ def test_the_figures_of_a_run_are_those_of_the_models_that_hospitals_have(tmp_pa
         assert outcome.rounds[-1]["sites"][site]["loss"] == measured.loss
 
 
-@pytest.mark.parametrize("measured_every", [1, 2])
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_run_that_was_cut_off_gives_the_same_own_models_to_the_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, measured_every: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Round 3 was trained, its state kept, and it was measured, when the coordinator stopped without a checkpoint."""
-    overrides = overrides_of(name, **{"num-rounds": 4, "federation.measure-every": measured_every})
+    """Round 3 was trained and its state kept, when the coordinator stopped without a checkpoint."""
+    overrides = overrides_of(name, **{"num-rounds": 4, "federation.measure-every": 2})
     expected = Federation(tmp_path / "whole").run(overrides=overrides)
 
     outcome = run_cut_off(Federation(tmp_path / "stopped"), monkeypatch, in_round=3, overrides=overrides)
@@ -196,6 +196,7 @@ def test_normalisation_is_in_no_message_and_its_statistics_differ_between_hospit
     assert {model["0.weight"].tobytes() for model in models.values()} == {outcome.model["0.weight"].tobytes()}
 
 
+@pytest.mark.slow
 def test_a_cut_off_run_of_fedbn_gives_the_same_own_models_to_the_bit(
     tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
