@@ -21,8 +21,8 @@ BODY = ("1.weight", "1.bias")
 HEAD = ("3.weight", "3.bias")
 
 
-def named(name: str, **further: Scalar) -> dict[str, Scalar]:
-    return {"strategy.name": name, "model.kind": "mlp", "privacy.mechanism": "none", **further}
+def named(name: str) -> dict[str, Scalar]:
+    return {"strategy.name": name, "model.kind": "mlp", "privacy.mechanism": "none"}
 
 
 def refusal(reply: Message) -> str | None:
@@ -108,7 +108,7 @@ def test_a_repeated_round_gives_the_same_reply_and_state_to_the_bit(
     name: str, ask: Ask, train: Callable[..., Message], whole: Arrays, body: Arrays, folder: Path
 ) -> None:
     arrays = body if name in ("fedper", "fedrep") else whole
-    overrides = named(name, **({"strategy.adaptive-mixture": True} if name == "apfl" else {}))
+    overrides = named(name) | ({"strategy.adaptive-mixture": True} if name == "apfl" else {})
     ask(PLAN, overrides=overrides)
     train(1, arrays=arrays, overrides=overrides)
 
@@ -154,7 +154,7 @@ class TestTheModelThatIsKept:
     def test_it_is_there_though_no_measurement_leaves(
         self, ask: Ask, train: Callable[..., Message], body: Arrays, folder: Path
     ) -> None:
-        overrides = named("fedper", **{"privacy.steps-per-round": 2, "privacy.mechanism": "dp-sgd"})
+        overrides = named("fedper") | {"privacy.steps-per-round": 2, "privacy.mechanism": "dp-sgd"}
         overrides["simulation.measurements"] = "none"
         ask(PLAN, overrides=overrides)
         train(1, arrays=body, overrides=overrides)

@@ -161,7 +161,7 @@ def test_whole_number_statistics_stay_too() -> None:
 
 
 def test_fine_tuning_offers_the_shared_the_tuned_and_a_model_trained_alone() -> None:
-    kept, alone = dict[str, np.ndarray](), 0.5
+    kept, alone, tuned = dict[str, np.ndarray](), 0.5, 0.0
     for received in (0.5, 0.9):
         model = one_weight(received)
         half = FineTuningClient(model, state=kept)

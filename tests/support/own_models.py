@@ -17,6 +17,12 @@ def build(schema: Schema, num_outputs: int, *, hidden_size: int = 8, slope: floa
     )
 
 
+def build_normalised(schema: Schema, num_outputs: int) -> nn.Module:
+    """A linear layer on features that BatchNorm scales."""
+    size = math.prod(schema.input_shape)
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(size), nn.Linear(size, num_outputs))
+
+
 def build_a_text(schema: Schema, num_outputs: int) -> str:
     """No network."""
     return f"{schema.kind} {num_outputs}"
