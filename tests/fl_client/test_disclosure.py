@@ -103,6 +103,8 @@ FORBIDDEN = [
     (ROSTER, with_field(CONFIG, "sites", [62.0, 71.0])),
     (PLAN, with_field(CONFIG, "num-examples", [62, 71])),
     (PLAN, with_field(CONFIG, "site", b"62,71")),
+    (PLAN, with_field(CONFIG, "num-cores", [62, 71])),
+    (PLAN, with_field(CONFIG, "has-gpu", "62")),
     (TRAIN, with_field(METRICS, "loss", 0.25)),
     (TRAIN_WITH_LOSS, with_field(METRICS, "loss", [62.0, 71.0])),
     (TRAIN_WITH_LOSS, with_field(METRICS, "epsilon", 0.5)),

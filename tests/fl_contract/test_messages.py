@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from fl_contract.messages import (
     CONFIG,
     METRICS,
     Arrays,
+    Capacity,
     PrivacySpent,
     Request,
     SitePlan,
     TrainReply,
+    ask_local_steps,
     evaluation_content,
     from_array_record,
     privacy_spent,
@@ -397,3 +400,48 @@ def test_a_plan_s_number_of_examples_is_in_range(num_examples: int) -> None:
 
     with pytest.raises(MessageError, match=r"^num-examples=.+; expected 1 to 1099511627776$"):
         SitePlan.from_message(message_of(plan.to_content()))
+
+
+@pytest.mark.parametrize("steps", [None, 1, 100_000])
+def test_the_steps_that_are_asked_for_arrive(steps: int | None) -> None:
+    request = replace(REQUEST, local_steps=steps)
+
+    assert Request.from_message(message_of(RecordDict({CONFIG: request.to_config()}))) == request
+
+
+def test_steps_are_put_into_a_request_that_was_made() -> None:
+    message = message_of(RecordDict({CONFIG: REQUEST.to_config()}))
+
+    ask_local_steps(message, 7)
+
+    assert Request.from_message(message) == replace(REQUEST, local_steps=7)
+
+
+@pytest.mark.parametrize(
+    "capacity", [None, Capacity(num_cores=1, has_gpu=True), Capacity(num_cores=4096, has_gpu=False)]
+)
+def test_what_a_hospital_tells_of_its_machine_arrives(capacity: Capacity | None) -> None:
+    plan = replace(PLAN, capacity=capacity)
+
+    assert SitePlan.from_message(message_of(plan.to_content())) == plan
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"num-cores": 0, "has-gpu": False}, "num-cores=0; expected 1 to 4096"),
+        ({"num-cores": 4097, "has-gpu": False}, "num-cores=4097; expected 1 to 4096"),
+        ({"num-cores": True, "has-gpu": False}, "num-cores=True; expected int"),
+        ({"num-cores": 4.0, "has-gpu": False}, "num-cores=4.0; expected int"),
+        ({"num-cores": 4, "has-gpu": 1}, "has-gpu=1; expected bool"),
+        ({"num-cores": 4}, "has-gpu=None; expected bool"),
+        ({"has-gpu": True}, "num-cores=None; expected int"),
+    ],
+)
+def test_a_hint_that_is_not_one_is_refused(fields: dict[str, Any], rule: str) -> None:
+    content = PLAN.to_content()
+    for key, value in fields.items():
+        content.config_records[CONFIG][key] = value
+
+    with pytest.raises(MessageError, match=f"^{rule}"):
+        SitePlan.from_message(message_of(content))

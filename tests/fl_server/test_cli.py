@@ -267,9 +267,21 @@ WEIGHTS = """weighting = "institution"
 institution-weights = { hospital-1 = 1.0, hospital-2 = 1.0, hospital-3 = 1.0, north = 1.0 }"""
 
 
+def _regions(south: str) -> str:
+    named = ", ".join(f'hospital-{number} = "north"' for number in range(1, 4))
+    return f'min-sites = 3\nmin-per-region = 1\nregions = {{ {named}, {south} = "south" }}'
+
+
 @pytest.mark.parametrize(
     ("old", "new", "code", "message"),
     [
+        ("min-sites = 3", _regions("lakeside"), 2, "federation.regions names ['lakeside']; expected only the virtual"),
+        (
+            "min-sites = 3",
+            _regions("hospital-4").replace("min-per-region = 1", "min-per-region = 2"),
+            2,
+            "federation.min-per-region=2; region 'south' has 1 hospitals that train, ['hospital-4']",
+        ),
         ("min-sites = 3", "min-sites = 5", 2, "federation.min-sites=5; expected at most the 4"),
         ('weighting = "examples"', WEIGHTS, 2, "expected exactly the virtual hospitals"),
         ("delta = 0.001", "delta = 1e-300", 2, "delta=1e-300"),

@@ -78,7 +78,7 @@ def test_earlier_requests_are_waited_for_as_long_as_the_others_unless_it_is_not_
     (earlier,) = grid.push_messages([slow])
 
     quick = [place for place, _ in exchange(grid, [], timeout_seconds=5, earlier=[earlier])]
-    all_of_them = []
+    all_of_them: list[int] = []
     for place, _ in exchange(
         grid, [first], timeout_seconds=5, earlier=[earlier], is_enough=lambda: len(all_of_them) > 1
     ):

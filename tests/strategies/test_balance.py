@@ -73,6 +73,7 @@ def test_steps_settle_where_all_take_as_long_as_the_middle_one_also_with_a_fixed
     balance = StepBalance(training_of(local_steps=100), plans_of("abc"))
     cost = {"a": (5.0, 1.0), "b": (5.0, 1.0), "c": (25.0, 2.0)}  # seconds a round, seconds a step
 
+    steps, seconds = dict[str, int](), dict[str, float]()
     for _ in range(12):
         steps = balance.ask("abc")
         seconds = {site: fixed + each * steps[site] for site, (fixed, each) in cost.items()}
