@@ -237,10 +237,10 @@ def run_all(
     futures: dict[Future[dict[str, float]], Task] = {
         work(task[0], choices[task[0]][task[1]], task[2]): task for task in tasks
     }
-    console, found = Console(stderr=True), {}
-    for future in track(as_completed(futures), title, total=len(futures), console=console):
+    found = {}
+    for future in track(as_completed(futures), title, total=len(futures), console=Console(stderr=True)):
         task, figures = futures[future], future.result()
-        console.print(f"{title}: {task}: pooled {figures['pooled']:.4f}, worst {worst(figures):.4f}")
+        print(f"{title}: {task}: pooled {figures['pooled']:.4f}, worst {worst(figures):.4f}", flush=True)
         found[task] = figures
     return found
 
