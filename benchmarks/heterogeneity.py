@@ -7,7 +7,7 @@ Each hospital reads a file of its own through its own site.toml, and the runs ar
 Held out are 40 % of all patients, the same for every seed and never seen by the choice of settings. They are dealt
 evenly, class by class: an AUROC asks for both classes and does not depend on their mix. A figure is that of what each
 hospital would use in the end, measured by itself: the joint model, or its own. ``worst`` is the hospital with the
-lowest AUROC.
+lowest AUROC, ``pooled`` that of all held-out patients together (of hospitals alone: their mean).
 
 Settings are chosen for each strategy alone and by one rule: of the choices in ``STRATEGIES``, as many for each, the
 one with the highest AUROC of the hospitals on average, on validation patients, over the deals of ``TUNING_SEEDS``.
@@ -181,7 +181,7 @@ def federate(tables: Tables, settings: Mapping[str, Scalar], seed: int) -> dict[
 
 
 def train_alone(tables: Tables, settings: Mapping[str, Scalar], seed: int) -> dict[str, float]:
-    """The same where each hospital trains by itself."""
+    """AUROC of hospitals that train by themselves; ``pooled`` is their mean."""
     alone = [federate({hospital: table}, settings, seed) for hospital, table in tables.items()]
     figures = {hospital: figure[hospital] for hospital, figure in zip(tables, alone, strict=True)}
     return {**figures, "pooled": float(np.mean(list(figures.values())))}
@@ -237,10 +237,10 @@ def run_all(
     futures: dict[Future[dict[str, float]], Task] = {
         work(task[0], choices[task[0]][task[1]], task[2]): task for task in tasks
     }
-    console, found = Console(stderr=True), {}
-    for future in track(as_completed(futures), title, total=len(futures), console=console):
+    found = {}
+    for future in track(as_completed(futures), title, total=len(futures), console=Console(stderr=True)):
         task, figures = futures[future], future.result()
-        console.print(f"{title}: {task}: pooled {figures['pooled']:.4f}, worst {worst(figures):.4f}")
+        print(f"{title}: {task}: pooled {figures['pooled']:.4f}, worst {worst(figures):.4f}", flush=True)
         found[task] = figures
     return found
 

@@ -17,9 +17,12 @@ The last line is JSON.
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -163,16 +166,22 @@ def _validate(strategy: Mapping[str, Scalar]) -> float:
 
 def main(
     seeds: Annotated[int, typer.Option(help="Deals of the patients, from seed 1.")] = 5,
+    workers: Annotated[int, typer.Option(help="Runs at a time, each on one core.")] = 2,
     results: Annotated[Path | None, typer.Option(help="File to keep the result in.")] = None,
     commit: Annotated[str, typer.Option(help="Said in the result: git rev-parse --short HEAD.")] = "not said",
 ) -> None:
     """Run every strategy without and with each attack, print the table and the figures."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers, which import torch after this
     strategies = choose_bounds()
     modes: dict[str, Attack | None] = {"honest": None, **ATTACKS}
     todo = [(label, mode, seed) for label in strategies for mode in modes for seed in range(1, seeds + 1)]
     rows: dict[str, dict[str, list[float]]] = {label: {mode: [] for mode in modes} for label in strategies}
-    for label, mode, seed in track(todo, "runs", console=Console(stderr=True)):
-        rows[label][mode].append(run(strategies[label], modes[mode], seed))
+    arguments = zip(*((strategies[label], modes[mode], seed) for label, mode, seed in todo), strict=True)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+        done = track(executor.map(run, *arguments), "runs", total=len(todo), console=Console(stderr=True))
+        for (label, mode, seed), auroc in zip(todo, done, strict=True):
+            print(f"{label}, {mode}, seed {seed}: {auroc:.4f}", flush=True)
+            rows[label][mode].append(auroc)
     figures = {label: summarise(row) for label, row in rows.items()}
     print_table(figures, seeds)
     conclusion: dict[str, Any] = {
