@@ -39,6 +39,7 @@ class FedAvgM(FedAvg):
         self.server_momentum = server_momentum
         self.server_dampening = server_dampening
         self._velocity: Arrays = {}
+        self._is_first = True
 
     def state(self) -> Arrays:
         """The momentum buffer of each trained array, float64."""
@@ -46,11 +47,19 @@ class FedAvgM(FedAvg):
 
     def load_state(self, state: Arrays) -> None:
         """Take back what `state` gave."""
-        self._velocity = dict(state)
+        self._velocity = {name: np.array(array) for name, array in state.items()}
 
-    def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _begin_step(self) -> None:
+        self._is_first = not self._velocity
+        if self._is_first:
+            self._velocity = self._filled(0.0)
+
+    def _step_block(
+        self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        velocity = self._velocity[name].reshape(-1)[place]
         update = mean - old
-        if name in self._velocity:
-            update = self.server_momentum * self._velocity[name] + (1.0 - self.server_dampening) * update
-        self._velocity[name] = update
+        if not self._is_first:
+            update = self.server_momentum * velocity + (1.0 - self.server_dampening) * update
+        velocity[...] = update
         return old + self.server_learning_rate * update
