@@ -45,13 +45,12 @@ class NpyBuffer:
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._file = io.BytesIO()
+        head = io.BytesIO()
         header = {"descr": npy_format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        npy_format.write_array_header_1_0(self._file, header)  # type: ignore[arg-type]  typed as for a file on disk
-        offset, num_bytes = self._file.tell(), math.prod(shape) * dtype.itemsize
-        if num_bytes:
-            self._file.seek(num_bytes - 1, io.SEEK_CUR)
-            self._file.write(b"\0")
+        npy_format.write_array_header_1_0(head, header)  # type: ignore[arg-type]  typed as for a file on disk
+        offset, num_bytes = head.tell(), math.prod(shape) * dtype.itemsize
+        self._file = io.BytesIO(bytes(offset + num_bytes))  # takes the bytes over, since nobody else holds them
+        self._file.write(head.getvalue())
         filled = self._file.getbuffer()[offset:]
         self.array: NDArray[Any] = (np.frombuffer(filled, dtype) if num_bytes else np.empty(0, dtype)).reshape(shape)
 

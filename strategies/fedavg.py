@@ -168,7 +168,13 @@ class FedAvg(Strategy):
     def _aggregate(self, replies: Iterable[Message], stepped: Arrays) -> None:
         """Write the new model, flat, where its bytes are sent from; until then the sums are there."""
         with Spool() as spool, np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
-            self._step(self._combine(replies, spool, stepped), stepped)
+            mean = self._combine(replies, spool, stepped)
+            try:
+                self._step(mean, stepped)
+            except RunError:
+                if not isinstance(mean, ModelMean) or not self._leave_out_odd(mean.unchecked):
+                    raise
+                self._step(self._mean_of(mean.unchecked, None), stepped)
 
     def _combine(self, replies: Iterable[Message], spool: Spool, totals: Arrays) -> Mean:
         """The weighted mean of the usable replies, added up in the order of hospitals' names as they arrive."""
@@ -184,15 +190,19 @@ class FedAvg(Strategy):
         """As `_combine`, of replies that are in memory anyway: in one pass, and if that meets NaN again without it."""
         models: dict[str, Blocks] = {}
         self._fold_all(replies, lambda site, arrays: models.update({site: Resident(flatten(arrays))}), checked=False)
-        while True:
-            mean = ModelMean(flatten(self._global), self._trained(), totals)
-            if self._add(mean, sorted(models.items()), watch=True) or not self._leave_out_odd(models):
-                return mean
-            self._check_quorum()
+        if self._takes_mean():
+            return self._mean_of(models, None)
+        mean = self._mean_of(models, totals)
+        return self._mean_of(models, totals) if mean.is_odd and self._leave_out_odd(models) else mean
 
-    def _add(self, mean: ModelMean, ready: Sequence[tuple[str, Blocks]], *, watch: bool = False) -> bool:
-        weights = [self._weights(site, self.outcome.examples[site]) for site, _ in ready]
-        return mean.add([model for _, model in ready], weights, watch=watch)
+    def _mean_of(self, models: dict[str, Blocks], totals: Arrays | None) -> ModelMean:
+        """Of models that are in memory and may hold NaN."""
+        mean = ModelMean(flatten(self._global), self._trained(), totals, unchecked=models)
+        self._add(mean, sorted(models.items()))
+        return mean
+
+    def _add(self, mean: ModelMean, ready: Sequence[tuple[str, Blocks]]) -> None:
+        mean.add([model for _, model in ready], [self._weights(site, self.outcome.examples[site]) for site, _ in ready])
 
     def _weights(self, site: str, num_examples: float) -> tuple[float, float]:
         """How much a hospital's update counts: of the trained arrays, and of all others."""
@@ -200,7 +210,11 @@ class FedAvg(Strategy):
         return weight, weight
 
     def _leave_out_odd(self, models: dict[str, Blocks]) -> bool:
-        """Drop the models with NaN or infinity in them; false if there are none."""
+        """Drop the models with NaN or infinity in them; false if there are none.
+
+        Raises:
+            QuorumError: Fewer than the quorum are left.
+        """
         odd = {}
         for site, model in models.items():
             try:
@@ -210,6 +224,7 @@ class FedAvg(Strategy):
         for site, error in odd.items():
             self.outcome.leave_out(site, error)
             del models[site]
+        self._check_quorum()
         return bool(odd)
 
     def _fold_all(

@@ -33,9 +33,9 @@ class UpdateSum:
     def __init__(self, origin: Arrays, totals: Mapping[str, NDArray[Any]]) -> None:
         self._origin = origin
         self._totals = totals
-        self._unit = 1.0  # a power of two, so that sums are about as large as updates
         self._weights: list[float] = []
-        self._spare = {dtype: np.empty(BLOCK, dtype) for dtype in {total.dtype for total in totals.values()}}
+        self._shares: list[float] = []
+        self._spare = {dtype: _room(dtype) for dtype in {total.dtype for total in totals.values()}}
 
     def __len__(self) -> int:
         """Models added so far."""
@@ -52,17 +52,16 @@ class UpdateSum:
         Returns:
             False if a sum is not finite; then a number of these models may not be.
         """
-        if not self._weights:
-            self._unit = 2.0 ** math.frexp(weights[0])[1]
-        shares = [weight / self._unit for weight in weights]
+        before = len(self)
+        self._weights += weights
+        self._shares = _shares(self._weights)
         finite = True
         with np.errstate(over="ignore", invalid="ignore"):  # seen by who watches
             for name, origin in self._origin.items():
                 for place in places(origin.size):
                     total = self._totals[name][place]
-                    self._add_block(total, origin[place], [model.block(name, place) for model in models], shares)
+                    self._add_block(total, origin[place], [model.block(name, place) for model in models], before)
                     finite = finite and (not watch or is_finite(total))
-        self._weights += shares
         return finite
 
     def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
@@ -73,33 +72,97 @@ class UpdateSum:
         """
         if not self._weights:
             raise ValueError("the mean of no models is not defined; add at least one")
-        total = self._totals[name][place].astype(dtype, copy=False)
-        if len(self) == 1:
-            return total
-        update = total / total.dtype.type(math.fsum(self._weights))
-        return np.add(update, self._origin[name][place], out=update, dtype=update.dtype)
+        total = self._totals[name][place].astype(dtype)
+        return total if len(self) == 1 else _divide(total, self._shares, self._origin[name][place])
 
-    def _add_block(
-        self, total: NDArray[Any], origin: NDArray[Any], rows: Sequence[NDArray[Any]], weights: Sequence[float]
-    ) -> None:
+    def _add_block(self, total: NDArray[Any], origin: NDArray[Any], rows: Sequence[NDArray[Any]], before: int) -> None:
         """Add to one block; the first model of all is kept as it is until the second comes."""
-        if not self._weights and len(rows) == 1:
+        if before == 0 and len(rows) == 1:
             total[...] = rows[0]
             return
-        terms = list(zip(rows, weights, strict=True))
-        if not self._weights:
-            _weigh(*terms.pop(0), origin, total)
-        elif len(self) == 1:
-            _weigh(total, self._weights[0], origin, total)
-        spare = self._spare[total.dtype][: total.size]
-        for row, weight in terms:
-            _weigh(row, weight, origin, spare)
-            np.add(total, spare, out=total)
+        if before == 1:
+            _weigh(total, self._shares[0], origin, total)
+        _fold(rows, self._shares[before:], origin, total, self._spare[total.dtype], is_begun=before > 0)
 
 
-def _weigh(row: NDArray[Any], weight: float, origin: NDArray[Any], out: NDArray[Any]) -> None:
+class LazySum:
+    """`UpdateSum` of models that can be read at any time: each number is worked out when it is asked for.
+
+    Guarantees:
+        - To the last bit what `UpdateSum` gives for the same order of models.
+        - Memory: two blocks for each type of sum.
+
+    Args:
+        origin: g, flat, by name.
+    """
+
+    def __init__(self, origin: Arrays) -> None:
+        self._origin = origin
+        self._models: list[Blocks] = []
+        self._weights: list[float] = []
+        types = {sum_type(start.dtype) for start in origin.values()}
+        self._room = {dtype: (_room(dtype), _room(dtype)) for dtype in types}
+
+    def add(self, models: Sequence[Blocks], weights: Sequence[float], *, watch: bool = False) -> bool:
+        """Add models, of which nothing is read yet."""
+        del watch
+        self._models += models
+        self._weights += weights
+        return True
+
+    def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
+        """As `UpdateSum.mean`; good until the next call."""
+        rows, origin = [model.block(name, place) for model in self._models], self._origin[name][place]
+        if len(rows) == 1:
+            return rows[0].astype(dtype, copy=False)
+        shares, (total, spare) = _shares(self._weights), self._room[sum_type(origin.dtype)]
+        total = total[: origin.size]
+        _fold(rows, shares, origin, total, spare, is_begun=False)
+        return _divide(total.astype(dtype, copy=False), shares, origin)
+
+
+def _shares(weights: Sequence[float]) -> list[float]:
+    """Weights over a power of two that makes the first about 1, so that sums are about as large as updates."""
+    unit = 2.0 ** math.frexp(weights[0])[1]
+    return [weight / unit for weight in weights]
+
+
+def _fold(
+    rows: Sequence[NDArray[Any]],
+    shares: Sequence[float],
+    origin: NDArray[Any],
+    total: NDArray[Any],
+    spare: NDArray[Any],
+    *,
+    is_begun: bool,
+) -> None:
+    """t = t + w * (x - g) for one block of each model; t = w * (x - g) for the first of all."""
+    for row, share in zip(rows, shares, strict=True):
+        if is_begun:
+            _weigh(row, share, origin, spare[: total.size])
+            np.add(total, spare[: total.size], out=total)
+        else:
+            _weigh(row, share, origin, total)
+            is_begun = True
+
+
+def _weigh(row: NDArray[Any], share: float, origin: NDArray[Any], out: NDArray[Any]) -> None:
     np.subtract(row, origin, out=out, dtype=out.dtype)
-    np.multiply(out, weight, out=out)
+    np.multiply(out, share, out=out)
+
+
+def _divide(total: NDArray[Any], shares: Sequence[float], origin: NDArray[Any]) -> NDArray[Any]:
+    """The mean of models whose updates were summed up; in place of the sum."""
+    np.divide(total, math.fsum(shares), out=total)
+    return np.add(total, origin, out=total, dtype=total.dtype)
+
+
+def _room(dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A block that begins with a line of the cache, which is a quarter faster."""
+    line = 64
+    raw = np.empty(BLOCK * dtype.itemsize + line, np.uint8)
+    start = -raw.ctypes.data % line
+    return raw[start : start + BLOCK * dtype.itemsize].view(dtype)
 
 
 class ModelMean:
@@ -111,20 +174,38 @@ class ModelMean:
     Args:
         origin: The model that was sent out, flat, by name.
         trained: Names of the arrays that training moves.
-        totals: Where sums may be kept, flat, by name: those that have the same type as their array are.
+        totals: Where sums may be kept, flat, by name: those that have the same type as their array are. None for
+            models that can be read at any time, whose updates are then not summed before they are needed.
+        unchecked: The models, by hospital, if they may hold NaN or infinity; the sums are then watched.
+
+    Attributes:
+        is_odd: Whether a sum that was watched is not finite.
     """
 
-    def __init__(self, origin: Arrays, trained: Collection[str], totals: Arrays) -> None:
+    def __init__(
+        self,
+        origin: Arrays,
+        trained: Collection[str],
+        totals: Arrays | None,
+        *,
+        unchecked: dict[str, Blocks] | None = None,
+    ) -> None:
+        self.unchecked = {} if unchecked is None else unchecked
+        self.is_odd = False
         moved = {name: start for name, start in origin.items() if name in trained}
         others = {name: start for name, start in origin.items() if name not in trained}
-        self._trained = UpdateSum(
-            moved,
-            {
-                name: totals[name]
-                if sum_type(start.dtype) == start.dtype
-                else np.empty(start.size, sum_type(start.dtype))
-                for name, start in moved.items()
-            },
+        self._trained: UpdateSum | LazySum = (
+            LazySum(moved)
+            if totals is None
+            else UpdateSum(
+                moved,
+                {
+                    name: totals[name]
+                    if start.dtype == (dtype := sum_type(start.dtype))
+                    else np.empty(start.size, dtype)
+                    for name, start in moved.items()
+                },
+            )
         )
         self._others = UpdateSum(
             {name: np.broadcast_to(start.dtype.type(0), start.shape) for name, start in others.items()},
@@ -132,11 +213,10 @@ class ModelMean:
         )
         self._names = frozenset(moved)
 
-    def add(self, models: Sequence[Blocks], weights: Sequence[tuple[float, float]], *, watch: bool = False) -> bool:
+    def add(self, models: Sequence[Blocks], weights: Sequence[tuple[float, float]]) -> None:
         """As `UpdateSum.add`, with a weight for trained arrays and one for all others."""
-        for_trained, for_others = zip(*weights, strict=True)
-        are_finite = self._trained.add(models, for_trained, watch=watch)
-        return self._others.add(models, for_others, watch=watch) and are_finite
+        for each, part in zip((self._trained, self._others), zip(*weights, strict=True), strict=True):
+            self.is_odd |= not each.add(models, part, watch=bool(self.unchecked))
 
     def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
         """As `UpdateSum.mean`."""
