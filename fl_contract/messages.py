@@ -3,7 +3,6 @@
 Everything here is read from a network: each field is checked for presence and type before it is used.
 """
 
-import io
 import math
 import re
 import reprlib
@@ -21,6 +20,7 @@ from fl_contract.features import Column
 from fl_contract.metrics.classes import Evaluation
 from fl_contract.metrics.measurement import MAX_EXAMPLES, Measurement
 from fl_contract.metrics.noised import NoisedCounts, count_scored_classes
+from fl_contract.npy import NpyBuffer, view_npy
 from fl_contract.statistics import FeatureStatistics
 from fl_contract.tasks.task import Task
 
@@ -384,16 +384,33 @@ def from_array_record(record: ArrayRecord) -> Arrays:
     Raises:
         MessageError: An array is not in NumPy's own format, or its bytes are damaged.
     """
+    return {name: np.array(array) for name, array in view_array_record(record).items()}
+
+
+def view_array_record(record: ArrayRecord) -> Arrays:
+    """As `from_array_record`, read-only and without a copy: the bytes stay the record's.
+
+    Raises:
+        MessageError: An array is not in NumPy's own format, or its bytes are damaged.
+    """
     arrays = {}
     for name, array in record.items():
         if array.stype != "numpy.ndarray":
             raise MessageError(f"array {name!r} has serialisation {array.stype!r}; expected 'numpy.ndarray'")
         try:
-            # Not Array.numpy(): given a ZIP archive, it returns one.
-            arrays[name] = np.lib.format.read_array(io.BytesIO(array.data), allow_pickle=False)
+            arrays[name] = view_npy(array.data)
         except _UNREADABLE as error:
             raise MessageError(f"array {name!r} cannot be read; its bytes are not a NumPy array") from error
     return arrays
+
+
+def take_array_record(buffers: Mapping[str, NpyBuffer]) -> ArrayRecord:
+    """Filled arrays as Flower carries them, without a copy; the buffers are used up."""
+    record = ArrayRecord()
+    for name, buffer in buffers.items():
+        dtype, shape = str(buffer.array.dtype), buffer.array.shape
+        record[name] = Array(dtype=dtype, shape=shape, stype="numpy.ndarray", data=buffer.close())
+    return record
 
 
 def request_arrays(message: Message) -> Arrays:

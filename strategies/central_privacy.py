@@ -18,7 +18,6 @@ from fl_contract.messages import (
     NUM_EXAMPLES,
     Arrays,
     from_array_record,
-    refusal_of_reply,
     site_of_reply,
     to_array_record,
 )
@@ -234,12 +233,7 @@ class CentralPrivacy(Strategy):
 
     def _fold(self, reply: Message, total: np.ndarray) -> None:
         site = site_of_reply(reply) or self._site_at(reply.metadata.src_node_id)
-        if reply.has_error():
-            self.outcome.left_out[site] = refusal_of_reply(reply)
-            return
-        if site not in self.outcome.asked or site in self.outcome.examples:
-            reason = f"The reply names site {site!r}; expected one that was asked and has not replied yet."
-            self.outcome.left_out[str(reply.metadata.src_node_id)] = ("unusable-reply", reason)
+        if not self.outcome.admits(site, reply):
             return
         try:
             with np.errstate(over="ignore"):  # what overflows is refused
@@ -248,7 +242,7 @@ class CentralPrivacy(Strategy):
                     check_update_norm(arrays, self._global, trained=self._global, largest=self.max_update_norm)
                 total += self.plan.quantise(site, _flatten(arrays) - _flatten(self._global))
         except (ReplyError, PrivacySettingError) as error:
-            self.outcome.left_out[site] = ("unusable-reply", str(error))
+            self.outcome.leave_out(site, error)
             return
         self.outcome.examples[site] = num_examples
 

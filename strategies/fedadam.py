@@ -50,17 +50,26 @@ class FedAdam(FedAvg):
 
     def load_state(self, state: Arrays) -> None:
         """Take back what `state` gave."""
-        self._first = {name.removeprefix(_FIRST): array for name, array in state.items() if name.startswith(_FIRST)}
-        self._second = {name.removeprefix(_SECOND): array for name, array in state.items() if name.startswith(_SECOND)}
+        self._first = _with_prefix(_FIRST, state)
+        self._second = _with_prefix(_SECOND, state)
 
-    def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _begin_step(self) -> None:
+        if not self._first:
+            self._first, self._second = self._filled(0.0), self._filled(self.server_tau**2)
+
+    def _step_block(
+        self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        first, second = self._first[name].reshape(-1)[place], self._second[name].reshape(-1)[place]
         update, beta1 = mean - old, self.server_betas[0]
-        first = self._first.get(name, np.zeros_like(update))
-        second = self._second.get(name, np.full_like(update, self.server_tau**2))
-        self._first[name] = beta1 * first + (1.0 - beta1) * update
-        self._second[name] = self._next_second(second, update)
-        return old + self.server_learning_rate * self._first[name] / (np.sqrt(self._second[name]) + self.server_tau)
+        first[...] = beta1 * first + (1.0 - beta1) * update
+        second[...] = self._next_second(second, update)
+        return old + self.server_learning_rate * first / (np.sqrt(second) + self.server_tau)
 
     def _next_second(self, second: NDArray[np.float64], update: NDArray[np.float64]) -> NDArray[np.float64]:
         beta2 = self.server_betas[1]
         return beta2 * second + (1.0 - beta2) * update**2
+
+
+def _with_prefix(prefix: str, state: Arrays) -> Arrays:
+    return {name.removeprefix(prefix): np.array(array) for name, array in state.items() if name.startswith(prefix)}

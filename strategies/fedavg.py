@@ -1,7 +1,7 @@
 """FedAvg: the weighted mean of hospitals' models (McMahan et al. 2017, algorithm 1; arXiv 1602.05629)."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import INFO
 from typing import TypedDict
@@ -23,14 +23,19 @@ from fl_contract.messages import (
     NUM_EXAMPLES,
     TRAIN,
     Arrays,
-    from_array_record,
     refusal_of_reply,
     site_of_reply,
+    take_array_record,
     to_array_record,
+    view_array_record,
 )
-from strategies.exact_sum import ExactSum
+from fl_contract.npy import NpyBuffer
+from strategies.blocks import Blocks, Mean, Resident, flatten, is_finite, places
 from strategies.participation import Roster, SiteSampling, SiteWeighting
-from strategies.reply_check import check_reply, check_update_norm, read_num_examples
+from strategies.reply_check import check_finite, check_update_norm, read_num_examples, read_reply
+from strategies.spool import Spool
+from strategies.turns import Turns
+from strategies.update_sum import ModelMean, sum_type
 
 
 @dataclass
@@ -46,6 +51,22 @@ class RoundOutcome:
     asked: tuple[str, ...] = ()
     examples: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def admits(self, site: str, reply: Message) -> bool:
+        """Whether a reply may be read: not a refusal, and the only one of a hospital that was asked; else says why."""
+        if reply.has_error():
+            self.left_out[site] = refusal_of_reply(reply)
+        elif site not in self.asked or site in self.examples or site in self.left_out:
+            reason = f"The reply names site {site!r}; expected one that was asked and has not replied yet."
+            self.left_out[str(reply.metadata.src_node_id)] = ("unusable-reply", reason)
+        else:
+            return True
+        return False
+
+    def leave_out(self, site: str, error: Exception) -> None:
+        """Say why a hospital's reply is not used."""
+        self.examples.pop(site, None)
+        self.left_out[site] = ("unusable-reply", str(error))
 
     def describe_quorum(self, server_round: int, min_sites: int) -> str:
         """Why a round had too few usable replies, hospital by hospital."""
@@ -116,7 +137,7 @@ class FedAvg(Strategy):
         self, sites: tuple[str, ...], roster: Roster, server_round: int, arrays: ArrayRecord, config: ConfigRecord
     ) -> list[Message]:
         """Train requests for these hospitals; whatever they answer counts for this round."""
-        self._global, self._nodes, self._server_round = from_array_record(arrays), roster.nodes, server_round
+        self._global, self._nodes, self._server_round = view_array_record(arrays), roster.nodes, server_round
         self.num_trainers = len(roster.trainers)
         self.outcome = RoundOutcome(asked=sites)
         requests = _requests(TRAIN, sites, roster, server_round, arrays, config)
@@ -139,36 +160,86 @@ class FedAvg(Strategy):
             QuorumError: Fewer usable replies than the quorum; the model is not changed.
             RunError: The new model would hold an infinite number.
         """
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
-            combined = self._collect(replies)
-            stepped = self._step(combined)
-        for name, array in stepped.items():
-            if not np.isfinite(array).all():
-                raise RunError(
-                    f"round {server_round}: array {name!r} of the new model is not finite; "
-                    "the updates diverge, lower the learning rates or the server's momentum"
-                )
+        buffers = {name: NpyBuffer(old.shape, old.dtype) for name, old in self._global.items()}
+        self._aggregate(replies, flatten({name: buffer.array for name, buffer in buffers.items()}))
         metrics = MetricRecord({NUM_EXAMPLES: int(math.fsum(self.outcome.examples.values()))})
-        return to_array_record(stepped), metrics
+        return take_array_record(buffers), metrics
 
-    def _collect(self, replies: Iterable[Message]) -> Arrays:
-        """The weighted mean of the usable replies, trained arrays in float64."""
-        trained = self._trained()
-        total = ExactSum({
-            name: np.broadcast_to(np.float64(0), array.shape) if name in trained else array
-            for name, array in self._global.items()
-        })  # fmt: skip
-        self._fold_all(replies, lambda _, arrays, weight: total.add(arrays, weight))
-        return total.mean()
+    def _aggregate(self, replies: Iterable[Message], stepped: Arrays) -> None:
+        """Write the new model, flat, where its bytes are sent from; until then the sums are there."""
+        with Spool() as spool, np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
+            mean = self._combine(replies, spool, stepped)
+            try:
+                self._step(mean, stepped)
+            except RunError:
+                if not isinstance(mean, ModelMean) or not self._leave_out_odd(mean.unchecked):
+                    raise
+                self._step(self._mean_of(mean.unchecked, None), stepped)
 
-    def _fold_all(self, replies: Iterable[Message], add: Callable[[str, Arrays, float], None]) -> None:
-        """Hand on the usable replies as they arrive.
+    def _combine(self, replies: Iterable[Message], spool: Spool, totals: Arrays) -> Mean:
+        """The weighted mean of the usable replies, added up in the order of hospitals' names as they arrive."""
+        if isinstance(replies, Sequence):
+            return self._combine_resident(replies, totals)
+        mean = ModelMean(flatten(self._origin()), self._trained(), totals)
+        turns = Turns(self.outcome.asked, self.outcome.left_out, spool, lambda ready: self._add(mean, ready))
+        self._fold_all(replies, turns.arrive)
+        turns.finish()
+        return mean
+
+    def _combine_resident(self, replies: Sequence[Message], totals: Arrays) -> Mean:
+        """As `_combine`, of replies that are in memory anyway: in one pass, and if that meets NaN again without it."""
+        models: dict[str, Blocks] = {}
+        self._fold_all(replies, lambda site, arrays: models.update({site: Resident(flatten(arrays))}), checked=False)
+        if self._takes_mean():
+            return self._mean_of(models, None)
+        mean = self._mean_of(models, totals)
+        return self._mean_of(models, totals) if mean.is_odd and self._leave_out_odd(models) else mean
+
+    def _mean_of(self, models: dict[str, Blocks], totals: Arrays | None) -> ModelMean:
+        """Of models that are in memory and may hold NaN."""
+        mean = ModelMean(flatten(self._origin()), self._trained(), totals, unchecked=models)
+        self._add(mean, sorted(models.items()))
+        return mean
+
+    def _add(self, mean: ModelMean, ready: Sequence[tuple[str, Blocks]]) -> None:
+        mean.add([model for _, model in ready], [self._weights(site, self.outcome.examples[site]) for site, _ in ready])
+
+    def _weights(self, site: str, num_examples: float) -> tuple[float, float]:
+        """How much a hospital's update counts: of the trained arrays, and of all others."""
+        weight = self.weighting.weigh(site, num_examples)
+        return weight, weight
+
+    def _leave_out_odd(self, models: dict[str, Blocks]) -> bool:
+        """Drop the models with NaN or infinity in them; false if there are none.
+
+        Raises:
+            QuorumError: Fewer than the quorum are left.
+        """
+        odd = {}
+        for site, model in models.items():
+            try:
+                check_finite(model, self._global)
+            except ReplyError as error:
+                odd[site] = error
+        for site, error in odd.items():
+            self.outcome.leave_out(site, error)
+            del models[site]
+        self._check_quorum()
+        return bool(odd)
+
+    def _fold_all(
+        self, replies: Iterable[Message], add: Callable[[str, Arrays], None], *, checked: bool = True
+    ) -> None:
+        """Hand on the usable replies as they arrive; their numbers may not be finite where that is not checked.
 
         Raises:
             QuorumError: There are fewer than the quorum.
         """
         for reply in replies:
-            self._fold(reply, add)
+            self._fold(reply, add, checked=checked)
+        self._check_quorum()
+
+    def _check_quorum(self) -> None:
         if len(self.outcome.examples) < self.sampling.min_sites:
             raise QuorumError(self.outcome.describe_quorum(self._server_round, self.sampling.min_sites))
 
@@ -218,64 +289,81 @@ class FedAvg(Strategy):
         log(INFO, "\t├──> Quorum: %d, fraction: %s", self.sampling.min_sites, self.sampling.fraction)
         log(INFO, "\t└──> Weights: %s, server rate: %s", self.weighting.kind, self.server_learning_rate)
 
-    def _step(self, mean: Arrays) -> Arrays:
-        stepped, trained = {}, self._trained()
-        for name, old in self._global.items():
-            if name in trained:
-                moved = self._step_array(name, old.astype(np.float64), mean[name])
-                stepped[name] = moved.astype(old.dtype)
-            else:
-                stepped[name] = mean[name].astype(old.dtype)
-        return stepped
+    def _step(self, mean: Mean, stepped: Arrays) -> None:
+        """Write the new model, block by block.
+
+        Raises:
+            RunError: It would hold an infinite number.
+        """
+        trained, takes_mean = self._trained(), self._takes_mean()
+        self._begin_step()
+        for name, old in flatten(self._global).items():
+            for place in places(old.size):
+                after = mean.mean(name, place, sum_type(old.dtype) if name in trained and takes_mean else np.float64)
+                if name in trained and not takes_mean:
+                    after = self._step_block(name, place, old[place].astype(np.float64), after)
+                new = stepped[name][place]
+                new[...] = after if old.dtype.kind == "f" else np.rint(after)
+                if not is_finite(new):
+                    raise RunError(
+                        f"round {self._server_round}: array {name!r} of the new model is not finite; "
+                        "the updates diverge, lower the learning rates or the server's momentum"
+                    )
 
     def _trained(self) -> set[str]:
         floats = {name for name, array in self._global.items() if array.dtype.kind == "f"}
         return floats - self.buffer_names
 
-    def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The new value of one trained array; this form gives the mean itself, to the last bit, for a rate of 1."""
+    def _takes_mean(self) -> bool:
+        """Whether the new model is the mean itself, which then needs no float64."""
+        return self.server_learning_rate == 1.0 and type(self)._step_block is FedAvg._step_block
+
+    def _begin_step(self) -> None:
+        """Make room for what the step keeps of trained arrays; nothing for FedAvg."""
+
+    def _filled(self, value: float) -> Arrays:
+        """A float64 array like each trained one."""
+        return {name: np.full(self._global[name].shape, value) for name in self._global if name in self._trained()}
+
+    def _step_block(
+        self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """New values of some numbers of a trained array, flat; each follows from the same number of old and mean.
+
+        This form gives the mean itself, to the last bit, for a rate of 1.
+        """
+        del name, place
         return (1.0 - self.server_learning_rate) * old + self.server_learning_rate * mean
 
-    def _fold(self, reply: Message, add: Callable[[str, Arrays, float], None]) -> None:
+    def _fold(self, reply: Message, add: Callable[[str, Arrays], None], *, checked: bool) -> None:
         site = self._site(reply)
-        if reply.has_error():
-            self.outcome.left_out[site] = refusal_of_reply(reply)
-            return
-        if site not in self.outcome.asked or site in self.outcome.examples:
-            reason = f"The reply names site {site!r}; expected one that was asked and has not replied yet."
-            self.outcome.left_out[str(reply.metadata.src_node_id)] = ("unusable-reply", reason)
+        if not self.outcome.admits(site, reply):
             return
         try:
-            arrays, num_examples = self._read(reply)
+            arrays, num_examples = self._read(reply, checked=checked)
         except ReplyError as error:
-            self.outcome.left_out[site] = ("unusable-reply", str(error))
+            self.outcome.leave_out(site, error)
             return
-        add(site, self._normalise(site, arrays, num_examples), self._weigh(site, num_examples))
         self.outcome.examples[site] = num_examples
+        add(site, arrays)
 
-    def _read(self, reply: Message) -> tuple[Arrays, float]:
+    def _read(self, reply: Message, *, checked: bool) -> tuple[Arrays, float]:
         """Arrays and examples of a reply.
 
         Raises:
             ReplyError: It may not enter the mean.
         """
-        arrays, num_examples = check_reply(reply, self._global)
-        if (largest := self.sampling.max_update_norm) is not None:
+        arrays, num_examples = read_reply(reply, self._global)
+        largest = self.sampling.max_update_norm
+        if checked or largest is not None:
+            check_finite(Resident(flatten(arrays)), self._global)
+        if largest is not None:
             check_update_norm(arrays, self._origin(), trained=self._trained(), largest=largest)
         return arrays, num_examples
 
     def _origin(self) -> Arrays:
         """What a hospital's update is measured from; the model."""
         return self._global
-
-    def _weigh(self, site: str, num_examples: float) -> float:
-        """How much a reply counts in the mean."""
-        return self.weighting.weigh(site, num_examples)
-
-    def _normalise(self, site: str, arrays: Arrays, num_examples: float) -> Arrays:
-        """What of a hospital's model goes into the mean; the model itself."""
-        del site, num_examples
-        return arrays
 
     def _site(self, reply: Message) -> str:
         """The hospital that a reply names; else the one asked at that node, or the node's id if there are several."""

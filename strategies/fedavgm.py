@@ -47,6 +47,7 @@ class FedAvgM(FedAvg):
         self.server_dampening = server_dampening
         self.server_nesterov = server_nesterov
         self._velocity: Arrays = {}
+        self._is_first = True
 
     def state(self) -> Arrays:
         """The momentum buffer of each trained array, float64."""
@@ -54,12 +55,20 @@ class FedAvgM(FedAvg):
 
     def load_state(self, state: Arrays) -> None:
         """Take back what `state` gave."""
-        self._velocity = dict(state)
+        self._velocity = {name: np.array(array) for name, array in state.items()}
 
-    def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _begin_step(self) -> None:
+        self._is_first = not self._velocity
+        if self._is_first:
+            self._velocity = self._filled(0.0)
+
+    def _step_block(
+        self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        kept = self._velocity[name].reshape(-1)[place]
         update = velocity = mean - old
-        if name in self._velocity:
-            velocity = self.server_momentum * self._velocity[name] + (1.0 - self.server_dampening) * update
-        self._velocity[name] = velocity
+        if not self._is_first:
+            velocity = self.server_momentum * kept + (1.0 - self.server_dampening) * update
+        kept[...] = velocity
         step = update + self.server_momentum * velocity if self.server_nesterov else velocity
         return old + self.server_learning_rate * step

@@ -40,12 +40,19 @@ class FedDyn(FedAvg):
 
     def load_state(self, state: Arrays) -> None:
         """Take back what `state` gave."""
-        self._linear = dict(state)
+        self._linear = {name: np.array(array) for name, array in state.items()}
 
-    def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _begin_step(self) -> None:
+        if not self._linear:
+            self._linear = self._filled(0.0)
+
+    def _step_block(
+        self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         share = len(self.outcome.examples) / self.num_trainers
-        self._linear[name] = self._linear.get(name, np.zeros_like(old)) - self.alpha * share * (mean - old)
-        return super()._step_array(name, old, mean - self._linear[name] / self.alpha)
+        linear = self._linear[name].reshape(-1)[place]
+        linear -= self.alpha * share * (mean - old)
+        return super()._step_block(name, place, old, mean - linear / self.alpha)
 
 
 class FedDynClient(ClientHalf):

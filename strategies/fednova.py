@@ -5,13 +5,13 @@ With p a hospital's weight, t its local steps of plain SGD and y its model (sect
     model = model + r * (sum p t) * sum p * (y - model) / t          p adding up to 1
 """
 
+import math
 from collections.abc import Callable
 from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_contract.messages import Arrays
 from strategies.fedavg import Common, FedAvg
 
 
@@ -29,23 +29,29 @@ class FedNova(FedAvg):
     ) -> None:
         super().__init__(server_learning_rate=server_learning_rate, **common)
         self.local_steps = local_steps
+        self._path = 1.0
 
     def _steps(self, site: str, num_examples: float) -> float:
         """The t of a hospital in this round."""
         del site
         return self.local_steps(num_examples)
 
-    def _normalise(self, site: str, arrays: Arrays, num_examples: float) -> Arrays:
-        """The model moved by the hospital's update of one step."""
-        steps, trained = self._steps(site, num_examples), self._trained()
-        normalised = dict(arrays)
-        for name in trained:
-            old = self._global[name].astype(np.float64)
-            normalised[name] = old + (arrays[name].astype(np.float64) - old) / steps
-        return normalised
+    def _weights(self, site: str, num_examples: float) -> tuple[float, float]:
+        """Of the trained arrays, that of an update of one step."""
+        weight = self.weighting.weigh(site, num_examples)
+        return weight / self._steps(site, num_examples), weight
 
-    def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _begin_step(self) -> None:
+        """With the weights w of this round, the mean update is sum (w / t) (y - model) / sum (w / t)."""
         replied = sorted(self.outcome.examples.items())
+        steps = [self._steps(site, examples) for site, examples in replied]
         weights = [self.weighting.weigh(site, examples) for site, examples in replied]
-        steps = sum(weight * self._steps(*each) for weight, each in zip(weights, replied, strict=True))
-        return old + self.server_learning_rate * steps / sum(weights) * (mean - old)
+        pairs = list(zip(weights, steps, strict=True))
+        total = math.fsum(weights)
+        self._path = math.fsum(w * t for w, t in pairs) / total * math.fsum(w / t for w, t in pairs) / total
+
+    def _step_block(
+        self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        del name, place
+        return old + self.server_learning_rate * self._path * (mean - old)

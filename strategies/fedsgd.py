@@ -42,7 +42,10 @@ class FedSGD(FedAvg):
         """Zeros: a gradient is an update already."""
         return {name: np.zeros_like(array) for name, array in self._global.items()}
 
-    def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _step_block(
+        self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        del name, place
         return old - self.server_learning_rate * self.learning_rate * mean
 
 

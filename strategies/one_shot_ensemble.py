@@ -43,7 +43,7 @@ class OneShotEnsemble(FedAvg):
         """Keep the usable replies; see `FedAvg.aggregate_train`."""
         self._received = {}
         stepped = super().aggregate_train(server_round, replies)
-        self._ensemble = join_members([self._received[site] for site in sorted(self._received)])
+        self._ensemble = join_members([self._received[site] for site in sorted(self.outcome.examples)])
         self._received = {}
         return stepped
 
@@ -59,7 +59,7 @@ class OneShotEnsemble(FedAvg):
         """Take back what `state` gave."""
         self._ensemble = dict(state)
 
-    def _read(self, reply: Message) -> tuple[Arrays, float]:
-        arrays, num_examples = super()._read(reply)
+    def _read(self, reply: Message, *, checked: bool) -> tuple[Arrays, float]:
+        arrays, num_examples = super()._read(reply, checked=checked)
         self._received[self._site(reply)] = arrays
         return arrays, num_examples

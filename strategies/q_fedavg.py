@@ -31,8 +31,7 @@ _LEAST_LOSS = 1e-10
 class QFedAvg(FedAvg):
     """The server's half; a hospital's local training is that of FedAvg, and its reply holds F beside the model.
 
-    Buffers are averaged by p F^q, as the models are. The mean does not depend on the order of replies, to the last bit,
-    under the condition of `strategies.exact_sum.ExactSum`, whose weights here are p F^q.
+    Buffers are averaged by p F^q, as the models are.
 
     Args:
         fairness: q; at least 0.
@@ -49,9 +48,10 @@ class QFedAvg(FedAvg):
         self.learning_rate = learning_rate
         self._losses: dict[str, float] = {}
         self._squares: dict[str, float] = {}
+        self._share = 1.0
 
-    def _read(self, reply: Message) -> tuple[Arrays, float]:
-        arrays, num_examples = super()._read(reply)
+    def _read(self, reply: Message, *, checked: bool) -> tuple[Arrays, float]:
+        arrays, num_examples = super()._read(reply, checked=checked)
         site = self._site(reply)
         self._losses[site] = read_loss(reply) + _LEAST_LOSS
         self._squares[site] = math.fsum(
@@ -60,19 +60,23 @@ class QFedAvg(FedAvg):
         )
         return arrays, num_examples
 
-    def _weigh(self, site: str, num_examples: float) -> float:
-        """P F^q."""
-        return super()._weigh(site, num_examples) * math.pow(self._losses[site], self.fairness)
+    def _weights(self, site: str, num_examples: float) -> tuple[float, float]:
+        """P F^q, twice."""
+        weight = self.weighting.weigh(site, num_examples) * math.pow(self._losses[site], self.fairness)
+        return weight, weight
 
-    def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-        return old - self.server_learning_rate * self._share() * (old - mean)
-
-    def _share(self) -> float:
+    def _begin_step(self) -> None:
         """(sum p F^q) L / (sum p h): how much of the way to the weighted mean is gone."""
         lipschitz, powers, curvatures = 1 / self.learning_rate, [], []
         for site, num_examples in sorted(self.outcome.examples.items()):
-            power = self._weigh(site, num_examples)
+            power, _ = self._weights(site, num_examples)
             squared_slope = lipschitz**2 * self._squares[site]
             powers.append(power)
             curvatures.append(power * (self.fairness / self._losses[site] * squared_slope + lipschitz))
-        return lipschitz * sum(powers) / sum(curvatures)
+        self._share = lipschitz * math.fsum(powers) / math.fsum(curvatures)
+
+    def _step_block(
+        self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        del name, place
+        return old - self.server_learning_rate * self._share * (old - mean)

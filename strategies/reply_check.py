@@ -7,8 +7,9 @@ import numpy as np
 from flwr.app import Message
 
 from fl_contract.errors import MessageError, ReplyError
-from fl_contract.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES, Arrays, from_array_record
+from fl_contract.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES, Arrays, view_array_record
 from fl_contract.metrics.measurement import MAX_EXAMPLES
+from strategies.blocks import Blocks, Resident, flatten, is_finite, places
 
 MAX_WHOLE_NUMBER = 2**50
 """Of a whole-number array; beyond it a mean in float64 could be off by one, or leave the type's range."""
@@ -18,11 +19,22 @@ MAX_LOSS = 1e9
 
 
 def check_reply(message: Message, reference: Arrays) -> tuple[Arrays, float]:
-    """Read a reply's arrays and its number of examples.
+    """As `read_reply`, and every number is finite (`check_finite`).
+
+    Raises:
+        ReplyError: The first rule that the reply breaks, with the array's name but none of its values.
+    """
+    arrays, num_examples = read_reply(message, reference)
+    check_finite(Resident(flatten(arrays)), reference)
+    return arrays, num_examples
+
+
+def read_reply(message: Message, reference: Arrays) -> tuple[Arrays, float]:
+    """Read a reply's arrays, as views of its bytes, and its number of examples.
 
     Guarantees:
-        - The arrays have the names, shapes and types of ``reference``, in its order, and are finite; whole numbers lie
-          within `MAX_WHOLE_NUMBER`.
+        - The arrays have the names, shapes and types of ``reference``, in its order; whole numbers lie within
+          `MAX_WHOLE_NUMBER`.
         - The number of examples is above 0 and at most `MAX_EXAMPLES`.
 
     Args:
@@ -39,13 +51,24 @@ def check_reply(message: Message, reference: Arrays) -> tuple[Arrays, float]:
         odd = sorted(set(record) ^ set(reference))
         raise ReplyError(f"arrays {odd} are missing or not expected; expected those of the model")
     try:
-        received = from_array_record(record)
+        received = view_array_record(record)
     except MessageError as error:
         raise ReplyError(str(error)) from error
     arrays = {name: received[name] for name in reference}
     for name, array in arrays.items():
-        _check_array(name, array, reference)
+        _check_array(name, array, reference[name])
     return arrays, read_num_examples(message)
+
+
+def check_finite(model: Blocks, reference: Arrays) -> None:
+    """Refuse a model with NaN or infinity in it.
+
+    Raises:
+        ReplyError: The first such array.
+    """
+    for name, array in reference.items():
+        if array.dtype.kind == "f" and not all(is_finite(model.block(name, place)) for place in places(array.size)):
+            raise ReplyError(f"array {name!r} holds NaN or infinity; expected finite numbers")
 
 
 def check_update_norm(arrays: Arrays, reference: Arrays, *, trained: Collection[str], largest: float) -> None:
@@ -61,20 +84,20 @@ def check_update_norm(arrays: Arrays, reference: Arrays, *, trained: Collection[
         ReplyError: The update is longer.
     """
     squares = [
-        float(np.square(arrays[name].astype(np.float64) - reference[name].astype(np.float64)).sum()) for name in trained
+        float(np.square(np.subtract(new[place], old[place], dtype=np.float64)).sum())
+        for name in trained
+        for new, old in [(arrays[name].reshape(-1), reference[name].reshape(-1))]
+        for place in places(old.size)
     ]
     if (norm := math.sqrt(math.fsum(squares))) > largest:
         raise ReplyError(f"the update's norm is {norm:.3g}; expected at most {largest:g} (federation.max-update-norm)")
 
 
-def _check_array(name: str, array: np.ndarray, reference: Arrays) -> None:
-    expected = reference[name]
+def _check_array(name: str, array: np.ndarray, expected: np.ndarray) -> None:
     if array.shape != expected.shape:
         raise ReplyError(f"array {name!r} has shape {list(array.shape)}; expected {list(expected.shape)}")
     if array.dtype != expected.dtype:
         raise ReplyError(f"array {name!r} has type {array.dtype}; expected {expected.dtype}")
-    if not np.isfinite(array).all():
-        raise ReplyError(f"array {name!r} holds NaN or infinity; expected finite numbers")
     if array.dtype.kind in "iu" and ((array > MAX_WHOLE_NUMBER) | (array < -MAX_WHOLE_NUMBER)).any():
         raise ReplyError(f"array {name!r} holds a whole number beyond 2**50; expected at most that")
 

@@ -56,13 +56,19 @@ class Scaffold(FedAvg):
 
     def load_state(self, state: Arrays) -> None:
         """Take back what `state` gave."""
-        self._control = dict(state)
+        self._control = {name: np.array(array) for name, array in state.items()}
 
-    def _step_array(self, name: str, old: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _begin_step(self) -> None:
+        if not self._control:
+            self._control = self._filled(0.0)
+
+    def _step_block(
+        self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         share = len(self.outcome.examples) / self.num_trainers
-        control = self._control.get(name, np.zeros_like(old))
-        self._control[name] = control + share * ((old - mean) / self.local_path - control)
-        return super()._step_array(name, old, mean)
+        control = self._control[name].reshape(-1)[place]
+        control += share * ((old - mean) / self.local_path - control)
+        return super()._step_block(name, place, old, mean)
 
 
 class ScaffoldClient(ClientHalf):

@@ -3,7 +3,9 @@
 Source: Batcher's odd-even merge sort (Knuth, The Art of Computer Programming 3, section 5.3.4, algorithm 5.2.2M).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +26,30 @@ def comparators(count: int) -> tuple[tuple[int, int], ...]:
     return tuple(pairs)
 
 
-def sort_rows(block: NDArray[np.floating]) -> list[NDArray[np.floating]]:
-    """Rows of [rows, columns] so that each column is in rising order; the block is changed."""
-    rows = list(block)
-    spare = np.empty_like(rows[0])
-    for low, high in comparators(len(rows)):
-        np.minimum(rows[low], rows[high], out=spare)
-        np.maximum(rows[low], rows[high], out=rows[high])
-        rows[low], spare = spare, rows[low]
-    return rows
+@lru_cache(maxsize=64)
+def comparators_for(count: int, wanted: range) -> tuple[tuple[int, int, bool, bool], ...]:
+    """The pairs on which the wanted places of the order depend, and whether the smaller and the larger are needed."""
+    needed, kept = set(wanted), []
+    for low, high in reversed(comparators(count)):
+        if low in needed or high in needed:
+            kept.append((low, high, low in needed, high in needed))
+            needed |= {low, high}
+    return tuple(reversed(kept))
+
+
+def sorted_rows(rows: Sequence[NDArray[Any]], wanted: range) -> list[NDArray[Any]]:
+    """Rows so that each column of them would be in rising order; only the wanted ones, the given ones not changed."""
+    current, spare = list(rows), []
+    owned = [False] * len(current)
+    for low, high, needs_low, needs_high in comparators_for(len(current), wanted):
+        first, second = current[low], current[high]
+        if needs_low:
+            current[low] = np.minimum(first, second, out=spare.pop() if spare else None)
+        if needs_high:
+            current[high] = np.maximum(first, second, out=second if owned[high] else (spare.pop() if spare else None))
+        if owned[low]:
+            spare.append(first)
+        if owned[high] and not needs_high:
+            spare.append(second)
+        owned[low], owned[high] = needs_low, needs_high
+    return [current[place] for place in wanted]

@@ -1,95 +1,65 @@
-"""Replies that a rule must see together, kept in a file and read back some coordinates at a time."""
+"""Models that have to wait, in a file in place of memory."""
 
+import os
 import tempfile
-from collections.abc import Iterator
-from typing import Any, Self
+from contextlib import ExitStack
+from functools import cached_property
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_contract.messages import Arrays
 
-BLOCK_BYTES = 1 << 24
-"""Of all replies together that are in memory at a time."""
-
 
 class Spool:
-    """Models as rows of flat numbers: 32-bit floats and smaller ones as float32, all others as float64.
+    """A file without a name, which is gone with the process, for models that are read back block by block.
 
     Guarantees:
-        - Memory: `BLOCK_BYTES` and one model, however many rows there are; the rows are in a file without a name, which
-          is gone with the process.
-        - The order of rows is that of the names of their hospitals, whoever replied first.
-
-    Args:
-        like: A model with the names, shapes and types that every row has.
+        - In memory are only the blocks that are being read.
+        - A model comes back to the last bit.
+        - Where nothing has to wait there is no file.
     """
 
-    def __init__(self, like: Arrays) -> None:
-        self._like = like
-        self._names = {
-            kind: [name for name, array in like.items() if _row_type(array) == kind]
-            for kind in (np.dtype(np.float32), np.dtype(np.float64))
-        }
-        self._sizes = {kind: sum(like[name].size for name in names) for kind, names in self._names.items()}
-        self._files = {kind: tempfile.TemporaryFile() for kind in self._names}  # noqa: SIM115  closed by close
-        self.sites: list[str] = []
+    def __init__(self) -> None:
+        self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        """Rows can be added."""
+        """Models can be put in."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The rows are gone."""
-        for file in self._files.values():
-            file.close()
+        """They are gone."""
+        self._open.close()
 
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.sites)
+    def put(self, arrays: Arrays) -> "SpooledModel":
+        """Keep a model."""
+        offsets = {}
+        for name, array in arrays.items():
+            offsets[name] = self._file.tell()
+            self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        self._file.flush()
+        return SpooledModel(self._file.fileno(), offsets, {name: array.dtype for name, array in arrays.items()})
 
-    def add(self, site: str, arrays: Arrays) -> None:
-        """Add a hospital's model, whose names and shapes were checked before."""
-        for kind, names in self._names.items():
-            for name in names:
-                self._files[kind].write(np.ascontiguousarray(arrays[name], dtype=kind).data)
-        self.sites.append(site)
-
-    def blocks(self, kind: np.dtype[Any]) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Some coordinates of all rows at a time, [rows, coordinates], with their place in the flat row."""
-        file, size, count = self._files[kind], self._sizes[kind], len(self)
-        if not size or not count:
-            return
-        file.flush()
-        rows = np.memmap(file, dtype=kind, mode="r", shape=(count, size))
-        order = np.argsort(self.sites)
-        width = max(1, BLOCK_BYTES // (count * kind.itemsize))
-        for start in range(0, size, width):
-            place = slice(start, min(start + width, size))
-            yield place, rows[:, place][order]
-
-    def flatten(self, arrays: Arrays, kind: np.dtype[Any]) -> NDArray[Any]:
-        """The numbers of one model that are of a kind, as in its row."""
-        parts = [np.asarray(arrays[name], dtype=kind).ravel() for name in self._names[kind]]
-        return np.concatenate(parts) if parts else np.empty(0, kind)
-
-    def restore(self, flat: dict[np.dtype[Any], NDArray[Any]]) -> Arrays:
-        """The model of a row of each kind, floats in float64 and whole numbers rounded to their type."""
-        model: Arrays = {}
-        for kind, names in self._names.items():
-            position = 0
-            for name in names:
-                array = self._like[name]
-                part = flat[kind][position : position + array.size].reshape(array.shape)
-                position += array.size
-                model[name] = part.astype(np.float64) if array.dtype.kind == "f" else np.rint(part).astype(array.dtype)
-        return {name: model[name] for name in self._like}
-
-    @property
-    def kinds(self) -> tuple[np.dtype[Any], ...]:
-        """Types of rows."""
-        return tuple(self._names)
+    @cached_property
+    def _file(self) -> IO[bytes]:
+        return self._open.enter_context(tempfile.TemporaryFile())
 
 
-def _row_type(array: NDArray[Any]) -> np.dtype[Any]:
-    return np.dtype(np.float32 if array.dtype.kind == "f" and array.dtype.itemsize <= 4 else np.float64)
+class SpooledModel:
+    """A model in a spool, as `strategies.blocks.Blocks`; of use while the spool is open."""
+
+    def __init__(self, file: int, offsets: dict[str, int], types: dict[str, np.dtype[Any]]) -> None:
+        self._file, self._offsets, self._types = file, offsets, types
+
+    def block(self, name: str, place: slice) -> NDArray[Any]:
+        """Read from the file.
+
+        Raises:
+            OSError: The file is shorter than what was put in.
+        """
+        numbers = np.empty(place.stop - place.start, self._types[name])
+        start = self._offsets[name] + place.start * numbers.itemsize
+        if os.preadv(self._file, [numbers.view(np.uint8).data], start) != numbers.nbytes:
+            raise OSError("the file of waiting models is shorter than what was put into it")
+        return numbers

@@ -1,13 +1,14 @@
 """The coordinate-wise trimmed mean of hospitals' models (Yin et al. 2018, algorithm 1; arXiv 1803.01498)."""
 
-from typing import Unpack
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strategies.fedavg import Common
 from strategies.robust import CoordinateRule
-from strategies.sorting_network import sort_rows
+from strategies.sorting_network import sorted_rows
 
 
 class TrimmedMean(CoordinateRule):
@@ -23,13 +24,11 @@ class TrimmedMean(CoordinateRule):
         super().__init__(server_learning_rate=server_learning_rate, **common)
         self.trim_fraction = trim_fraction
 
-    def combine_block(self, block: NDArray[np.floating]) -> NDArray[np.floating]:
+    def combine_rows(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """The trimmed mean of each column."""
-        rows = sort_rows(block)
         trimmed = int(round(self.trim_fraction * len(rows), 9))
-        kept = rows[trimmed : len(rows) - trimmed]
-        total = np.zeros(block.shape[1])
+        kept = sorted_rows(rows, range(trimmed, len(rows) - trimmed))
+        total = np.zeros(rows[0].size)
         for row in kept:
             total += row
-        mean: NDArray[np.floating] = total / len(kept)
-        return mean
+        return total / len(kept)
