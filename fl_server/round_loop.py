@@ -30,8 +30,10 @@ from fl_contract.metrics import merge_measurements
 from fl_contract.metrics.measurement import Measurement
 from fl_contract.study import Study
 from fl_server.averaging import ModelAverage
+from fl_server.best_round import BEST_MODEL_FILE, BestRound
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.exchange import exchange
+from fl_server.model_file import write_model
 from fl_server.run_record import Absence, RoundRecord, RunRecord
 from fl_server.stopping import Stopping
 from strategies.central_privacy import CentralPrivacy
@@ -54,6 +56,7 @@ class RoundLoop:
         request: What every request of the run names.
         plans: What each hospital declared before round 1.
         stopping: Watches for convergence.
+        best: The best round so far.
         average: Of the models so far; what is measured.
         exchanged: Names of the model's arrays that travel.
         held_out: Held-out patients of each hospital, as it first said, None if it measures with noise; they are the
@@ -68,6 +71,7 @@ class RoundLoop:
     request: Request
     plans: Mapping[str, SitePlan]
     stopping: Stopping
+    best: BestRound
     average: ModelAverage
     exchanged: tuple[str, ...]
     held_out: dict[str, int | None] = field(default_factory=dict)
@@ -90,6 +94,7 @@ class RoundLoop:
         evaluations: dict[str, Measurement] = {}
         if last_round == 0:
             self._save(0, model, started)
+        self._keep_best(last_round, model)
         while last_round < self.study.num_rounds and not self.stopping.has_converged:
             last_round += 1
             model, evaluations = self._run_one(last_round, model)
@@ -102,7 +107,8 @@ class RoundLoop:
     def _run_one(self, server_round: int, model: Arrays) -> tuple[Arrays, dict[str, Measurement]]:
         started = time.monotonic()
         record = RoundRecord(server_round=server_round)
-        model = self._train(model, record)
+        before, model = model, self._train(model, record)
+        self.stopping.observe_step(before, model)
         record.central = self.strategy.spent if isinstance(self.strategy, CentralPrivacy) else None
         self.average.observe(server_round, model)
         evaluations: dict[str, Measurement] = {}
@@ -111,6 +117,7 @@ class RoundLoop:
         if evaluations:
             record.pooled = merge_measurements(evaluations.values())
             self.stopping.observe(record.pooled.loss)
+            self.best.observe(server_round, record.pooled.loss)
         record.seconds = time.monotonic() - started
         self.record.append(record)
         log(INFO, "%s", record.in_words(self.study.num_rounds))
@@ -126,9 +133,20 @@ class RoundLoop:
             strategy=self.strategy.state(),
             generator=dict(self.generator.bit_generator.state),
             stopping=self.stopping.state(),
+            best=self.best.state(),
             average=self.average.state(),
         )
         write_checkpoint(self.record.folder, checkpoint)
+        self._keep_best(server_round, model)
+
+    def _keep_best(self, server_round: int, model: Arrays) -> None:
+        """Write the best round's model if it is this one's.
+
+        This comes after the checkpoint, which holds what a run that is stopped in between needs to write it.
+        """
+        if 0 < server_round == self.best.server_round:
+            write_model(self.record.folder / BEST_MODEL_FILE, self.average.of(model))
+        self.record.keep_best_round(self.best.to_json())
 
     def _train(self, model: Arrays, record: RoundRecord) -> Arrays:
         server_round = record.server_round
@@ -156,25 +174,30 @@ class RoundLoop:
         for position, reply in exchange(self.grid, requests, timeout_seconds=timeout):
             site = asked[position]
             silent.discard(site)
-            entry = record.site(site)
-            entry.seconds = time.monotonic() - started
-            records = requests[position].content.array_records.values()
-            entry.bytes_down += sum(arrays.count_bytes() for arrays in records)
-            if reply.has_error():
-                left_out[site] = refusal_of_reply(reply)
-                continue
-            try:
-                spent = self._check_sender(reply, site)
-            except MessageError as error:
-                left_out[site] = ("unusable-reply", str(error))
-                continue
-            entry.num_examples = self.plans[site].num_examples
-            entry.bytes_up += sum(arrays.count_bytes() for arrays in reply.content.array_records.values())
-            if spent is not None:
-                entry.epsilon, entry.delta, entry.steps = spent.epsilon, spent.delta, spent.steps
-            yield reply
+            if self._is_usable(reply, requests[position], record, seconds=time.monotonic() - started):
+                yield reply
         for site in silent:
             left_out[site] = ("deadline", f"No reply within {timeout:g} s.")
+
+    def _is_usable(self, reply: Message, request: Message, record: RoundRecord, *, seconds: float) -> bool:
+        """Note what a reply came with; whether the strategy may see it. If not, its outcome keeps why."""
+        site, left_out = Request.from_message(request).site, self.strategy.outcome.left_out
+        entry = record.site(site)
+        entry.seconds = seconds
+        entry.bytes_down += sum(arrays.count_bytes() for arrays in request.content.array_records.values())
+        if reply.has_error():
+            left_out[site] = refusal_of_reply(reply)
+            return False
+        try:
+            spent = self._check_sender(reply, site)
+        except MessageError as error:
+            left_out[site] = ("unusable-reply", str(error))
+            return False
+        entry.num_examples = self.plans[site].num_examples
+        entry.bytes_up += sum(arrays.count_bytes() for arrays in reply.content.array_records.values())
+        if spent is not None:
+            entry.epsilon, entry.delta, entry.steps = spent.epsilon, spent.delta, spent.steps
+        return True
 
     def _check_sender(self, reply: Message, site: str) -> PrivacySpent | None:
         spent = privacy_spent(reply)

@@ -30,7 +30,8 @@ class Absence:
     """Why a hospital's reply was not used.
 
     Attributes:
-        code: A `fl_contract.errors.RefusalCode` in words, ``deadline``, or ``unusable-reply``.
+        code: A `fl_contract.errors.RefusalCode` in words, ``deadline``, ``unusable-reply``, ``too-stale``, or
+            ``outstanding`` for one that is still to come.
         reason: One sentence.
     """
 
@@ -56,6 +57,7 @@ class SiteRound:
         delta: Of the same guarantee.
         steps: Noisy steps of this round, as the hospital reports them.
         measured: Spent on held-out patients by this run's measurements so far; None where they are exact.
+        staleness: Rounds between the one whose model it trained from and this one's; None in a run that waits for all.
     """
 
     num_examples: int | None = None
@@ -67,6 +69,7 @@ class SiteRound:
     delta: float | None = None
     steps: int | None = None
     measured: PrivacySpent | None = None
+    staleness: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the record."""
@@ -84,6 +87,7 @@ class SiteRound:
             "steps": self.steps,
             "noise_scale": noised.noise_scale if noised else None,
             "measured_epsilon": self.measured.epsilon if self.measured else None,
+            "staleness": self.staleness,
         }
 
 
@@ -169,11 +173,18 @@ class RunRecord:
             "num_parameters": num_parameters,
             "clipping": clipping,
             "averaged_from_round": first_averaged_round(study),
+            "starts_from": before.get("starts_from") if before.get("run") == run else None,
+            "best_round": None,
             "versions": {"consilium": _own_version(), **{name: version(name) for name in ("flwr", "torch", "opacus")}},
             "sites": {},
             "refused": {},
             "settings": study.to_table(),
         }
+        self._write_header()
+
+    def start_from(self, origin: dict[str, Any]) -> None:
+        """Add which earlier model the run starts from."""
+        self._header["starts_from"] = origin
         self._write_header()
 
     def agree(self, sites: dict[str, dict[str, Any]], refused: dict[str, Absence]) -> None:
@@ -203,6 +214,11 @@ class RunRecord:
         path = self.folder / ROUNDS_FILE
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         write_atomically(path, "".join(lines[:last_round]))
+
+    def keep_best_round(self, best: dict[str, Any] | None) -> None:
+        """Write which round was the best so far, and its loss."""
+        self._header["best_round"] = best
+        self._write_header()
 
     def finish(self, status: Status, *, reason: str, seconds: float) -> None:
         """Write how the run ended."""

@@ -41,11 +41,13 @@ class RoundOutcome:
         asked: Hospitals that were asked.
         examples: Examples of each hospital whose reply was used.
         left_out: Code and sentence for each hospital whose reply was not used.
+        quorum_key: Setting that says how many a round needs.
     """
 
     asked: tuple[str, ...] = ()
     examples: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, tuple[str, str]] = field(default_factory=dict)
+    quorum_key: str = "federation.min-sites"
 
     def describe_quorum(self, server_round: int, min_sites: int) -> str:
         """Why a round had too few usable replies, hospital by hospital."""
@@ -54,7 +56,7 @@ class RoundOutcome:
         reasons += [f"{site}: no reply before the deadline" for site in silent]
         return (
             f"round {server_round}: {len(self.examples)} usable replies; expected at least {min_sites} "
-            f"(federation.min-sites). " + "; ".join(reasons)
+            f"({self.quorum_key}). " + "; ".join(reasons)
         )
 
 
@@ -119,7 +121,7 @@ class FedAvg(Strategy):
         self._global, self._nodes, self._server_round = from_array_record(arrays), roster.nodes, server_round
         self.num_trainers = len(roster.trainers)
         self.outcome = RoundOutcome(asked=sites)
-        requests = _requests(TRAIN, sites, roster, server_round, arrays, config)
+        requests = make_requests(TRAIN, sites, roster, server_round, arrays, config)
         if control := self.control():
             record = to_array_record(control)
             for request in requests:
@@ -177,7 +179,7 @@ class FedAvg(Strategy):
     ) -> Iterable[Message]:
         """One evaluate request for each hospital that measures."""
         roster = self.roster or Roster.of_grid(grid)
-        return _requests(EVALUATE, sorted(roster.evaluators), roster, server_round, arrays, config)
+        return make_requests(EVALUATE, sorted(roster.evaluators), roster, server_round, arrays, config)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """The weighted mean of every fractional number that all hospitals report; None when none replied.
@@ -244,12 +246,17 @@ class FedAvg(Strategy):
         try:
             arrays, num_examples = check_reply(reply, self._global)
             if (largest := self.sampling.max_update_norm) is not None:
-                check_update_norm(arrays, self._global, trained=self._trained(), largest=largest)
+                check_update_norm(arrays, self._started_from(site), trained=self._trained(), largest=largest)
         except ReplyError as error:
             self.outcome.left_out[site] = ("unusable-reply", str(error))
             return
         add(site, self._normalise(arrays, num_examples), self.weighting.weigh(site, num_examples))
         self.outcome.examples[site] = num_examples
+
+    def _started_from(self, site: str) -> Arrays:
+        """The model that a hospital began its training with."""
+        del site
+        return self._global
 
     def _normalise(self, arrays: Arrays, num_examples: float) -> Arrays:
         """What of a hospital's model goes into the mean; the model itself."""
@@ -276,7 +283,7 @@ def weighted_mean(weighted: Iterable[tuple[float, float]]) -> float:
     return math.fsum(weight * value for weight, value in pairs) / math.fsum(weight for weight, _ in pairs)
 
 
-def _requests(
+def make_requests(
     message_type: str,
     sites: Iterable[str],
     roster: Roster,
@@ -284,6 +291,7 @@ def _requests(
     arrays: ArrayRecord,
     config: ConfigRecord,
 ) -> list[Message]:
+    """One request for each of these hospitals."""
     return [
         Message(
             RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord({**config, "site": site, "server-round": server_round})}),

@@ -11,6 +11,7 @@ from fl_contract.strategy_settings import (
     CyclicSettings,
     FedAvgMSettings,
     FedAvgSettings,
+    FedBuffSettings,
     FedDynSettings,
     FedNovaSettings,
     FedProxSettings,
@@ -29,6 +30,7 @@ from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import Common, FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.fedbuff import FedBuff
 from strategies.feddyn import FedDyn
 from strategies.fednova import FedNova
 from strategies.fedyogi import FedYogi
@@ -55,13 +57,13 @@ def make_strategy(
         buffer_names: Arrays of the model that are not trained.
 
     Raises:
-        SettingError: ``strategy.institution-weights`` misses a hospital that trains, or names one that is not there.
+        SettingError: ``strategy.institution-weights`` misses a hospital that trains, or names one that is not there; or
+            there are fewer hospitals than ``strategy.buffer-size``.
     """
     settings, rate = study.strategy, study.strategy.server_learning_rate
-    is_cyclic = isinstance(settings, CyclicSettings)
     common: Common = {
         "sampling": SiteSampling(
-            min_sites=1 if is_cyclic else study.federation.min_sites,
+            min_sites=_quorum(study, roster),
             fraction=study.federation.fraction_sites,
             max_update_norm=study.federation.max_update_norm,
             generator=generator,
@@ -96,6 +98,8 @@ def make_strategy(
             return FedNova(local_steps=steps, server_learning_rate=rate, **common)
         case CyclicSettings():
             return Cyclic(server_learning_rate=rate, **common)
+        case FedBuffSettings():
+            return FedBuff(max_staleness=settings.max_staleness, server_learning_rate=rate, **common)
         case RobustSettings():
             kind = Median if settings.name == "median" else GeometricMedian
             return kind(server_learning_rate=rate, **common)
@@ -171,6 +175,21 @@ def make_central_strategy(
         max_update_norm=federation.max_update_norm,
         spent_rounds=spent_rounds,
     )
+
+
+def _quorum(study: Study, roster: Roster) -> int:
+    """Usable replies that make a step."""
+    settings, trainers = study.strategy, sorted(roster.trainers)
+    if isinstance(settings, CyclicSettings):
+        return 1
+    if not isinstance(settings, FedBuffSettings) or settings.buffer_size is None or study.simulation.trainers != "all":
+        return study.federation.min_sites
+    if settings.buffer_size > len(trainers):
+        raise SettingError(
+            f"strategy.buffer-size={settings.buffer_size}; expected at most {len(trainers)}, the hospitals that train, "
+            f"{trainers}, since a step holds one update of each at most"
+        )
+    return settings.buffer_size
 
 
 def _make_weighting(study: Study, roster: Roster) -> SiteWeighting:

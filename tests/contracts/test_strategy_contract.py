@@ -19,6 +19,7 @@ from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.fedbuff import FedBuff
 from strategies.feddyn import FedDyn
 from strategies.fednova import FedNova
 from strategies.fedyogi import FedYogi
@@ -43,6 +44,7 @@ STRATEGIES: dict[str, Make] = {
     "scaffold": lambda **common: Scaffold(local_path=0.5, **common),
     "feddyn": lambda **common: FedDyn(alpha=0.5, **common),
     "fednova": lambda **common: FedNova(local_steps=lambda examples: 1 + int(examples) // 16, **common),
+    "fedbuff": FedBuff,
     "median": Median,
     "trimmed-mean": lambda **common: TrimmedMean(trim_fraction=0.25, **common),
     "krum": lambda **common: Krum(num_hostile=1, **common),

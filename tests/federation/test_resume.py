@@ -102,6 +102,7 @@ ALGORITHMS: dict[str, dict[str, Scalar]] = {
     "fedyogi": {},
     "fedadagrad": {},
     "cyclic": {},
+    "fedbuff": {"federation.min-sites": 2},
 }
 
 

@@ -15,6 +15,7 @@ from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.fedbuff import FedBuff
 from strategies.feddyn import FedDyn
 from strategies.fednova import FedNova
 from strategies.fedyogi import FedYogi
@@ -60,6 +61,7 @@ OVERRIDES: dict[str, Scalar] = {
         ("feddyn", {"dynamic-alpha": 0.25}, FedDyn, {"alpha": 0.25}),
         ("fednova", {}, FedNova, {}),
         ("cyclic", {}, Cyclic, {}),
+        ("fedbuff", {"max-staleness": 3}, FedBuff, {"max_staleness": 3}),
         ("median", {}, Median, {}),
         ("geometric-median", {}, GeometricMedian, {}),
         ("trimmed-mean", {"trim-fraction": 0.25}, TrimmedMean, {"trim_fraction": 0.25}),
