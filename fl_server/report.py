@@ -14,6 +14,7 @@ from fl_contract.metrics import MEASURES
 from fl_contract.metrics.classes import Evaluation
 from fl_contract.metrics.measurement import Measurement
 from fl_server import plots
+from fl_server.best_round import BEST_MODEL_FILE
 from fl_server.report_figures import list_figures
 from fl_server.report_privacy import describe_central, describe_privacy, say_why_no_privacy
 from fl_server.report_template import (
@@ -307,6 +308,27 @@ def _list_notes(folder: RunFolder) -> list[str]:
     if len(measured) > 1:
         notes.append(
             "Not every model was measured on the same hospitals' patients, so rows of all together differ by that."
+        )
+    return notes + _list_selection_notes(folder)
+
+
+def _list_selection_notes(folder: RunFolder) -> list[str]:
+    """Which model the run started from, and that its best round was chosen on held-out patients."""
+    run, records, notes = folder.main.run, words_of(folder).records, []
+    if run.starts_from is not None:
+        origin = f"run {run.starts_from.run}" if run.starts_from.run else run.starts_from.file
+        verb = "goes on from" if run.starts_from.kind == "continue-from" else "started from"
+        notes.append(
+            f"Joint training {verb} the model of {origin} (SHA-256 {run.starts_from.sha256[:12]}…); models trained "
+            "alone or on pooled data did not start from it."
+        )
+    if run.best_round is not None:
+        rough = ", which are noised," if any(each.noised is not None for each in folder.own.values()) else ""
+        notes.append(
+            f"The lowest loss on all held-out {records} together was {run.best_round.loss:.4g}, after round "
+            f"{run.best_round.round}; {BEST_MODEL_FILE} holds the model of then. It was chosen by measurements{rough} "
+            f"on the held-out {records} themselves, so its figures are optimistic: expect worse on others. The figures "
+            "on this page are of the run's own model, which was not chosen so."
         )
     return notes
 

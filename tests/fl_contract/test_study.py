@@ -4,7 +4,7 @@ import copy
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
@@ -20,6 +20,7 @@ from fl_contract.study import (
     parse_assignment,
     study_from_run_config,
 )
+from fl_server.starting_point import Kind
 
 SHIPPED = sorted(path.stem for path in STUDIES.glob("*.toml"))
 REMOVE = object()
@@ -516,6 +517,8 @@ CHANGES: dict[str, Scalar] = {
     "federation.measure-every": 7,
     "stopping.patience": 7,
     "stopping.min-improvement": 0.7,
+    "stopping.min-relative-step": 0.7,
+    "stopping.small-steps": 7,
     "privacy.mechanism": "none",
     "privacy.unit": "patient",
     "privacy.epsilon": 7.0,
@@ -551,6 +554,8 @@ UNCHANGEABLE = {
     "strategy.num-chosen",
     "strategy.update-bound",
     "strategy.clip-radius",
+    "strategy.buffer-size",
+    "strategy.max-staleness",
     "model.latent-size",
     "model.growth-rate",
     "model.patch-size",
@@ -589,6 +594,9 @@ def test_overrides_of_another_algorithm_change_the_fingerprint() -> None:
         {"name": "fedadam", "server-beta1": 0.7},
         {"name": "fedadam", "server-beta2": 0.7},
         {"name": "fedadam", "server-tau": 0.7},
+        {"name": "fedbuff"},
+        {"name": "fedbuff", "buffer-size": 4},
+        {"name": "fedbuff", "max-staleness": 7},
     ]
     robust: list[dict[str, Scalar]] = [
         {"name": "median"},
@@ -627,7 +635,7 @@ def test_the_table_above_covers_every_key_that_a_run_may_set() -> None:
 def test_pyproject_lists_the_keys_that_a_run_may_set() -> None:
     pyproject = tomllib.loads((STUDIES.parent / "pyproject.toml").read_text())
     listed = flatten(pyproject["tool"]["flwr"]["app"]["config"])
-    own = {key: listed.pop(key) for key in ("study", "out", "resume", "weights-folder")}
+    own = {key: listed.pop(key) for key in ("study", "out", "resume", "weights-folder", *get_args(Kind))}
 
     assert set(listed) == set(OVERRIDABLE_KEYS)
     assert set(listed.values()) == {""}
@@ -709,6 +717,14 @@ def test_the_last_round_is_measured_and_then_every_so_many_before_it(
         (
             {"strategy.name": "fedprox", "strategy.server-momentum": 0.5},
             "strategy.server-momentum=0.5 is not a known key; it goes with another strategy.name",
+        ),
+        (
+            {"strategy.name": "fedbuff", "federation.fraction-sites": 0.5},
+            "federation.fraction-sites=0.5; expected 1 with strategy.name='fedbuff', which keeps every hospital busy",
+        ),
+        (
+            {"strategy.name": "fedbuff", "federation.min-sites": 3, "strategy.buffer-size": 2},
+            "strategy.buffer-size=2; expected at least the quorum, federation.min-sites=3",
         ),
         ({"strategy.name": "fedfast"}, "strategy.name='fedfast'; expected one of 'fedavg', 'fedavgm', 'fedadam'"),
     ],

@@ -70,7 +70,7 @@ def test_examples_weigh_updates_too(ask: Ask, reply_to: ReplyTo, roster_of: Make
     second = ask(strategy, model, 2)
     model = step(strategy, 2, reply_to(first["b"], model_of(4), 10), reply_to(second["a"], model_of(2), 30))
 
-    # (10 * 4 / sqrt(2) + 30 * 2) / 40
+    # b moved by 4, one step late, and a by 2: (10 * 4 / sqrt(2) + 30 * 2) / 40.
     assert model["theta"] == pytest.approx([(40 / math.sqrt(2) + 60) / 40], rel=1e-6)
 
 
@@ -135,9 +135,7 @@ def test_an_unusable_reply_fills_no_place_in_the_buffer_and_frees_its_hospital(
     requests = ask(strategy, model_of(0), 1)
     error = Message(Error(code=101, reason="of its own"), reply_to=requests["b"])
 
-    model = step(
-        strategy, 1, reply_to(requests["a"], model_of(math.nan)), error, reply_to(requests["c"], model_of(2))
-    )
+    model = step(strategy, 1, reply_to(requests["a"], model_of(math.nan)), error, reply_to(requests["c"], model_of(2)))
 
     assert model["theta"].tolist() == [2]
     assert {site: code for site, (code, _) in strategy.outcome.left_out.items()} == {
