@@ -22,9 +22,9 @@ class BestRound:
         if loss < self.loss:
             self.server_round, self.loss = server_round, loss
 
-    def to_json(self) -> dict[str, Any] | None:
-        """For the record; None if no round was measured."""
-        return {"round": self.server_round, "loss": self.loss} if self.server_round else None
+    def to_json(self) -> dict[str, Any]:
+        """For the record, once a round was measured."""
+        return {"round": self.server_round, "loss": self.loss}
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -8,11 +8,8 @@ from flwr.app import Message
 from fl_contract.messages import Request
 from fl_server.mailbox import Mailbox
 from fl_server.round_loop import RoundLoop
-from fl_server.run_record import Absence, RoundRecord
+from fl_server.run_record import OUTSTANDING, Absence, RoundRecord
 from strategies.fedbuff import FedBuff
-
-OUTSTANDING = "outstanding"
-"""Code of a hospital that still trains when a round ends."""
 
 
 @dataclass(kw_only=True)
@@ -46,8 +43,7 @@ class BufferedLoop(RoundLoop):
                 yield reply
             else:
                 self.strategy.give_up(site, *self.strategy.outcome.left_out[site])
-        for site, version in self.strategy.open_requests.items():
-            reason = f"It still trains, from the model after round {version}; its update counts once it comes."
-            record.missing[site] = Absence(code=OUTSTANDING, reason=reason)
+        still_training = Absence(code=OUTSTANDING, reason="It still trains; its update counts once it comes.")
+        record.missing |= dict.fromkeys(self.strategy.open_requests, still_training)
         for site, staleness in self.strategy.staleness.items():
             record.site(site).staleness = staleness

@@ -26,7 +26,7 @@ from fl_server.report_template import (
     write_rounds,
 )
 from fl_server.report_words import WORDS, OutcomeWords, target_unit, words_of
-from fl_server.run_record import write_atomically
+from fl_server.run_record import OUTSTANDING, write_atomically
 from fl_server.summary import Absence, RunFolder, Variant, last_spend, local_sites, subtract
 
 NO_CLEAR_CHANGE = 0.005
@@ -376,16 +376,17 @@ def _class_names(folder: RunFolder) -> list[str]:
 
 
 def _list_traffic(folder: RunFolder) -> list[dict[str, Any]]:
-    declared = folder.main.run.sites
+    declared, rounds = folder.main.run.sites, folder.main.rounds
     rows: list[dict[str, Any]] = []
     for site in folder.sites:
-        entries = [each.sites[site] for each in folder.main.rounds if site in each.sites]
+        entries = [each.sites[site] for each in rounds if site in each.sites]
+        absences = [each.missing[site] for each in rounds if site in each.missing]
         rows.append({
             "name": site,
             "is_total": False,
             "records": declared[site].num_examples if site in declared else None,
             "trained": sum(entry.num_examples is not None for entry in entries),
-            "missed": sum(site in each.missing for each in folder.main.rounds),
+            "missed": sum(absence.code != OUTSTANDING for absence in absences),
             "bytes_down": sum(entry.bytes_down for entry in entries),
             "bytes_up": sum(entry.bytes_up for entry in entries),
             "seconds": sum(entry.seconds for entry in entries),

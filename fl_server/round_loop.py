@@ -140,13 +140,13 @@ class RoundLoop:
         self._keep_best(server_round, model)
 
     def _keep_best(self, server_round: int, model: Arrays) -> None:
-        """Write the best round's model if it is this one's.
+        """Write the best round and its model if it is this one.
 
         This comes after the checkpoint, which holds what a run that is stopped in between needs to write it.
         """
         if 0 < server_round == self.best.server_round:
             write_model(self.record.folder / BEST_MODEL_FILE, self.average.of(model))
-        self.record.keep_best_round(self.best.to_json())
+            self.record.keep_best_round(self.best.to_json())
 
     def _train(self, model: Arrays, record: RoundRecord) -> Arrays:
         server_round = record.server_round

@@ -22,6 +22,9 @@ ROUNDS_FILE = "rounds.jsonl"
 MODEL_FILE = "model.safetensors"
 NOISED_ROUNDS_FILE = "noised-rounds.json"
 
+OUTSTANDING = "outstanding"
+"""Code of a hospital that still trains when a round ends, in a run that does not wait for all."""
+
 Status = Literal["running", "completed", "converged", "failed"]
 
 
@@ -31,7 +34,7 @@ class Absence:
 
     Attributes:
         code: A `fl_contract.errors.RefusalCode` in words, ``deadline``, ``unusable-reply``, ``too-stale``, or
-            ``outstanding`` for one that is still to come.
+            `OUTSTANDING`.
         reason: One sentence.
     """
 
@@ -174,7 +177,7 @@ class RunRecord:
             "clipping": clipping,
             "averaged_from_round": first_averaged_round(study),
             "starts_from": before.get("starts_from") if before.get("run") == run else None,
-            "best_round": None,
+            "best_round": before.get("best_round") if before.get("run") == run else None,
             "versions": {"consilium": _own_version(), **{name: version(name) for name in ("flwr", "torch", "opacus")}},
             "sites": {},
             "refused": {},
@@ -215,7 +218,7 @@ class RunRecord:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         write_atomically(path, "".join(lines[:last_round]))
 
-    def keep_best_round(self, best: dict[str, Any] | None) -> None:
+    def keep_best_round(self, best: dict[str, Any]) -> None:
         """Write which round was the best so far, and its loss."""
         self._header["best_round"] = best
         self._write_header()

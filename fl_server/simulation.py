@@ -71,8 +71,7 @@ def baselines(study: Study) -> Iterator[tuple[str, dict[str, Scalar]]]:
 
     The same apps run all of them. An earlier model to start from is for joint runs only. Hospitals alone and pooled
     data train without differential privacy, since nothing of a patient would leave a hospital alone, and pooling is not
-    allowed in the first place. A study that protects whole
-    hospitals only is the joint run of its own comparison.
+    allowed in the first place. A study that protects whole hospitals only is the joint run of its own comparison.
     """
     open_study: dict[str, Scalar] = {"privacy.mechanism": "none"}
     if study.protects_hospitals:

@@ -15,18 +15,20 @@ def watch(losses: list[float]) -> BestRound:
 @pytest.mark.parametrize(
     ("losses", "expected"),
     [
-        pytest.param([], None, id="nothing measured"),
-        pytest.param([0.5], {"round": 1, "loss": 0.5}, id="one"),
-        pytest.param([0.5, 0.3, 0.4], {"round": 2, "loss": 0.3}, id="the lowest"),
-        pytest.param([0.5, 0.3, 0.3], {"round": 2, "loss": 0.3}, id="the first of equals"),
-        pytest.param([float("nan"), 0.3, float("nan")], {"round": 2, "loss": 0.3}, id="NaN is never the best"),
-        pytest.param([float("nan")], None, id="nothing but NaN"),
-        pytest.param([float("inf")], None, id="infinite"),
-        pytest.param([0.5, -2.0], {"round": 2, "loss": -2.0}, id="a loss may be negative"),
+        pytest.param([], (0, float("inf")), id="nothing measured"),
+        pytest.param([0.5], (1, 0.5), id="one"),
+        pytest.param([0.5, 0.3, 0.4], (2, 0.3), id="the lowest"),
+        pytest.param([0.5, 0.3, 0.3], (2, 0.3), id="the first of equals"),
+        pytest.param([float("nan"), 0.3, float("nan")], (2, 0.3), id="NaN is never the best"),
+        pytest.param([float("nan")], (0, float("inf")), id="nothing but NaN"),
+        pytest.param([float("inf")], (0, float("inf")), id="infinite"),
+        pytest.param([0.5, -2.0], (2, -2.0), id="a loss may be negative"),
     ],
 )
-def test_the_best_round_by_table(losses: list[float], expected: dict[str, float] | None) -> None:
-    assert watch(losses).to_json() == expected
+def test_the_best_round_by_table(losses: list[float], expected: tuple[int, float]) -> None:
+    best = watch(losses)
+
+    assert (best.server_round, best.loss) == expected
 
 
 def test_the_state_goes_on_where_it_was() -> None:
