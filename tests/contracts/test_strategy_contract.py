@@ -241,6 +241,7 @@ def test_fewer_replies_than_the_quorum_are_an_error(make: Make, num_replies: int
         ("fedavgm", 2.9),  # 1 + (0.9 * 1 + 1)
         ("fedavgm as a running mean", 2.0),  # 1 + (0.1 * 1 + 0.9 * 1)
         ("fedavgm without momentum", 2.0),
+        ("fedbuff", 2.0),  # nothing is stale, since Flower's loop waits for all
     ],
 )
 def test_plain_flower_can_run_it(name: str, expected: float, grid: LocalGrid) -> None:

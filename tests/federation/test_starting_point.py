@@ -10,6 +10,8 @@ from flwr.app import Context, Message
 from safetensors.numpy import load_file
 
 import fl_server.round_loop as round_loop
+from fl_client.settings import read_site_settings
+from fl_client.site import open_ledger, training_cohort
 from fl_contract.errors import SettingError
 from fl_contract.messages import Arrays
 from fl_contract.study import STUDIES, Scalar
@@ -77,6 +79,28 @@ def _study_with_statistics(folder: Path) -> Path:
     (folder / "studies").mkdir()
     (folder / "studies" / "digits.toml").write_text(text)
     return folder / "studies"
+
+
+def test_a_hospital_s_budget_goes_on_from_the_earlier_run(tmp_path: Path) -> None:
+    Federation(tmp_path / "settings").run(overrides={**PLAIN, "num-rounds": 1})
+    site_file = tmp_path / "hospital-2" / "site.toml"
+    site_file.parent.mkdir()
+    site_file.write_text((tmp_path / "settings" / "sites" / "hospital-2" / "site.toml").read_text())
+    overrides: dict[str, Scalar] = {**PRIVATE, "num-rounds": 2}  # twice epsilon 8, of a budget of 10
+
+    first = Federation(tmp_path / "first").run(overrides=overrides, site_files={1: site_file})
+    continued = {**overrides, "continue-from": str(tmp_path / "first")}
+    second = Federation(tmp_path / "second").run(overrides=continued, site_files={1: site_file})
+
+    settings = read_site_settings(site_file)
+    with open_ledger(settings, site_file.parent, cohort=training_cohort(settings)) as ledger:
+        entries = ledger.entries()
+    steps = [
+        sum(entry.spend.steps for entry in entries if entry.run == outcome.header["run"]) for outcome in (first, second)
+    ]
+    assert steps[0] == 2 * 2
+    assert 0 < steps[1] < 2 * 2  # what the first run left
+    assert sum(second.rounds[number]["sites"]["hospital-3"]["steps"] for number in (0, 1)) == 2 * 2
 
 
 def test_a_model_of_another_study_is_refused_and_the_record_says_why(tmp_path: Path) -> None:
