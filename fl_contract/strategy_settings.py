@@ -203,6 +203,19 @@ class OneShotEnsembleSettings(Algorithm):
         return self
 
 
+class FedBuffSettings(Algorithm):
+    """FedBuff (Nguyen 2022): a step is taken as soon as some hospitals have replied; the others go on with theirs.
+
+    Attributes:
+        buffer_size: Hospitals whose updates make a step; ``federation.min-sites`` if it is not set.
+        max_staleness: Steps since a hospital got its model after which its update is dropped.
+    """
+
+    name: Literal["fedbuff"]
+    buffer_size: int | None = Field(default=None, ge=1)
+    max_staleness: int = Field(default=10, ge=0)
+
+
 class RobustSettings(Algorithm):
     """Rules without settings: coordinate-wise ``median`` (Yin 2018), ``geometric-median`` (Pillutla 2022)."""
 
@@ -374,6 +387,7 @@ StrategySettings = Annotated[
     | FedNovaSettings
     | CyclicSettings
     | OneShotEnsembleSettings
+    | FedBuffSettings
     | RobustSettings
     | TrimmedMeanSettings
     | KrumSettings

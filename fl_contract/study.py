@@ -29,7 +29,7 @@ from fl_contract.models.standardise import Standardise
 from fl_contract.private_defaults import fill_private_defaults
 from fl_contract.schema import Schema
 from fl_contract.settings import Settings, read_toml, scalar_keys, suggest_key
-from fl_contract.strategy_settings import StrategySettings
+from fl_contract.strategy_settings import FedBuffSettings, StrategySettings
 from fl_contract.tasks import task_of
 from fl_contract.tasks.task import Task
 
@@ -158,10 +158,15 @@ class StoppingSettings(Settings):
     Attributes:
         patience: Rounds without a better pooled held-out loss after which the run stops; 0 never stops early.
         min_improvement: A loss is better when it is lower by more than this, in nats.
+        min_relative_step: The run stops too when each of the last ``small_steps`` rounds moved the trained numbers by
+            at most this share of their own L2 norm; 0 never stops by it. Noise keeps a private run's steps large.
+        small_steps: Rounds in a row.
     """
 
     patience: int = Field(default=0, ge=0)
     min_improvement: float = Field(default=0.0, ge=0)
+    min_relative_step: float = Field(default=0.0, ge=0)
+    small_steps: int = Field(default=3, ge=1)
 
 
 class PrivacySettings(Settings):
@@ -451,6 +456,23 @@ class Study(Settings):
             raise ValueError(
                 f"federation.fraction-sites={self.federation.fraction_sites}; expected 1 with central-privacy, "
                 "which asks every hospital in every round"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_buffer(self) -> Self:
+        settings, federation = self.strategy, self.federation
+        if not isinstance(settings, FedBuffSettings):
+            return self
+        if federation.fraction_sites != 1:
+            raise ValueError(
+                f"federation.fraction-sites={federation.fraction_sites}; expected 1 with strategy.name='fedbuff', "
+                "which keeps every hospital busy"
+            )
+        if settings.buffer_size is not None and settings.buffer_size < federation.min_sites:
+            raise ValueError(
+                f"strategy.buffer-size={settings.buffer_size}; expected at least the quorum, "
+                f"federation.min-sites={federation.min_sites}"
             )
         return self
 

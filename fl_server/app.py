@@ -9,22 +9,24 @@ import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
-from safetensors.numpy import save
 from torch import nn
 
 from fl_contract.errors import CheckpointError, ConsiliumError, SettingError
 from fl_contract.exchanged import exchanged_names
-from fl_contract.messages import Arrays, Request, SitePlan
+from fl_contract.messages import Request, SitePlan
 from fl_contract.models import buffer_names
 from fl_contract.study import Study
 from fl_server.averaging import ModelAverage, first_averaged_round
+from fl_server.best_round import BestRound
+from fl_server.buffered_loop import BufferedLoop
 from fl_server.checkpoint import Checkpoint, read_checkpoint
 from fl_server.initial_weights import load_initial_weights
 from fl_server.local_grid import LocalGrid
+from fl_server.model_file import write_model
 from fl_server.roll_call import call_plans, call_roster
 from fl_server.round_loop import RoundLoop
 from fl_server.run_lock import hold_run
-from fl_server.run_record import MODEL_FILE, RUN_FILE, RunRecord, read_header, write_atomically
+from fl_server.run_record import MODEL_FILE, RUN_FILE, RunRecord, read_header
 from fl_server.settings import RunSettings, read_run_settings, variant_of
 from fl_server.statistics import standardise_by_all
 from fl_server.stopping import Stopping
@@ -36,6 +38,7 @@ from privacy.errors import PrivacyError
 from privacy.model_check import check_dp_compatible
 from strategies.central_privacy import CentralPrivacy, SpentRounds
 from strategies.fedavg import FedAvg
+from strategies.fedbuff import FedBuff
 from strategies.participation import Roster
 from strategies.registry import make_central_plan, make_central_strategy, make_strategy
 
@@ -85,7 +88,7 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
     started = time.monotonic()
     study = settings.study
     torch_model = study.build_model()
-    if checkpoint is None:
+    if checkpoint is None and settings.earlier is None:
         load_initial_weights(torch_model, study, settings.weights)
     model = {name: tensor.numpy() for name, tensor in torch_model.state_dict().items()}
     request = Request(run=checkpoint.run if checkpoint else uuid.uuid4().hex, fingerprint=study.fingerprint)
@@ -99,6 +102,9 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
     )
     if study.is_private:
         check_dp_compatible(torch_model)
+    if checkpoint is None and settings.earlier is not None:
+        model, origin = settings.earlier.read(study, variant=variant_of(study), like=model)
+        record.start_from(origin)
     roster, silent = call_roster(grid, study, request)
     plans, refused = call_plans(grid, study, request, roster)
     record.agree(_site_table(plans), silent | refused)
@@ -107,19 +113,23 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
         study, plans, buffer_names=buffer_names(torch_model), answers_in_turn=isinstance(grid, LocalGrid)
     )
     strategy = _make_strategy(study, roster.of_those(plans), plans, turnout, generator, torch_model, record)
-    stopping, average = Stopping(study.stopping), ModelAverage(first_averaged_round(study))
+    stopping = Stopping(study.stopping, [name for name, each in torch_model.named_parameters() if each.requires_grad])
+    best, average = BestRound(), ModelAverage(first_averaged_round(study))
     if checkpoint is None:
-        model = standardise_by_all(model, grid, study, request, roster.of_those(plans))
+        if settings.earlier is None:
+            model = standardise_by_all(model, grid, study, request, roster.of_those(plans))
     else:
         model = checkpoint.model
         strategy.load_state(checkpoint.strategy)
         stopping.load_state(checkpoint.stopping)
+        best.load_state(checkpoint.best)
         average.load_state(checkpoint.average)
         turnout.load_state(checkpoint.turnout, checkpoint.late, request, roster.of_those(plans).nodes)
         generator.bit_generator.state = checkpoint.generator
     last_round, seconds = (checkpoint.server_round, checkpoint.seconds) if checkpoint else (0, 0.0)
     record.keep_rounds(last_round)
-    loop = RoundLoop(
+    kind: type[RoundLoop] = BufferedLoop if isinstance(strategy, FedBuff) else RoundLoop
+    loop = kind(
         grid=grid,
         study=study,
         strategy=strategy,
@@ -128,16 +138,17 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
         request=request,
         plans=plans,
         stopping=stopping,
+        best=best,
         average=average,
         exchanged=exchanged_names(study, torch_model),
         turnout=turnout,
     )
     model, evaluations = loop.run(model, last_round=last_round, seconds_before=seconds)
-    _write_model(record, model)
+    write_model(record.folder / MODEL_FILE, model)
     write_evaluations(record.folder / "evaluation.json", evaluations)
     seconds += time.monotonic() - started
     if stopping.has_converged:
-        record.finish("converged", reason=f"No better loss in {study.stopping.patience} rounds.", seconds=seconds)
+        record.finish("converged", reason=stopping.reason, seconds=seconds)
     else:
         record.finish("completed", reason="", seconds=seconds)
 
@@ -193,7 +204,3 @@ def _site_table(plans: Mapping[str, SitePlan]) -> dict[str, dict[str, float]]:
         | ({"num_cores": plan.capacity.num_cores, "has_gpu": plan.capacity.has_gpu} if plan.capacity else {})
         for site, plan in sorted(plans.items())
     }
-
-
-def _write_model(record: RunRecord, model: Arrays) -> None:
-    write_atomically(record.folder / MODEL_FILE, save({name: np.asarray(array) for name, array in model.items()}))

@@ -28,6 +28,7 @@ class Checkpoint:
         strategy: What `strategies.fedavg.FedAvg.state` gave.
         generator: State of the generator that draws hospitals.
         stopping: State of `fl_server.stopping.Stopping`.
+        best: State of `fl_server.best_round.BestRound`.
         average: State of `fl_server.averaging.ModelAverage`.
         turnout: State of `fl_server.turnout.Turnout`.
         late: Models that replies of earlier rounds are awaited to.
@@ -41,6 +42,7 @@ class Checkpoint:
     strategy: Arrays
     generator: dict[str, Any]
     stopping: dict[str, Any]
+    best: dict[str, Any]
     average: Arrays
     turnout: dict[str, Any]
     late: Arrays
@@ -54,7 +56,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     arrays |= {f"late/{name}": array for name, array in checkpoint.late.items()}
     header = {
         key: getattr(checkpoint, key)
-        for key in ("run", "fingerprint", "server_round", "seconds", "generator", "stopping", "turnout")
+        for key in ("run", "fingerprint", "server_round", "seconds", "generator", "stopping", "best", "turnout")
     }
     header["names"] = list(checkpoint.model)
     write_atomically(folder / CHECKPOINT_FILE, save(arrays, metadata={"checkpoint": json.dumps(header)}))

@@ -59,6 +59,13 @@ def simulate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; by default runs/<study>-<time>.", show_default=False)
     ] = None,
+    continue_from: Annotated[
+        Path | None, typer.Option(help="Folder of an ended run of the study: go on from its model.", show_default=False)
+    ] = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(help="A run's folder or a .safetensors file: start from that model.", show_default=False),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,
     baselines: Annotated[bool, typer.Option(help="Also run what the study is compared with.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the study and say what would be run.")] = False,
@@ -80,10 +87,13 @@ def simulate(
         if resume and out is None:
             raise SettingError("--resume needs --out: the folder of the run to go on with")
         name, studies = find_study(study)
+        named = {"continue-from": continue_from, "warm-start": warm_start}
+        start = {kind: path for kind, path in named.items() if path is not None}
         plan = SimulationPlan(
             study_name=name,
             studies=studies,
             overrides=parse_overrides(assignments or []),
+            start={kind: str(path.resolve()) for kind, path in start.items()},
             out=out or RUNS / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}",
             engine=engine.value,
             resume=resume,
@@ -100,6 +110,7 @@ def simulate(
         except KeyboardInterrupt:
             again = ["fl-server", "simulate", study]
             again += [word for assignment in assignments or [] for word in ("--set", assignment)]
+            again += [word for kind, path in start.items() for word in (f"--{kind}", str(path))]
             again += ["--engine", engine.value, *([] if baselines else ["--no-baselines"]), "--out", str(plan.out)]
             again += ["--resume"] if any(plan.out.glob(f"*/{RUN_FILE}")) else []
             console.print(f"\nstopped; go on with: {shlex.join(again)}", soft_wrap=True)

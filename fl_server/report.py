@@ -14,6 +14,7 @@ from fl_contract.metrics import MEASURES
 from fl_contract.metrics.classes import Evaluation
 from fl_contract.metrics.measurement import Measurement
 from fl_server import plots
+from fl_server.best_round import BEST_MODEL_FILE
 from fl_server.report_figures import list_figures
 from fl_server.report_privacy import describe_central, describe_privacy, say_why_no_privacy
 from fl_server.report_template import (
@@ -25,7 +26,7 @@ from fl_server.report_template import (
     write_rounds,
 )
 from fl_server.report_words import WORDS, OutcomeWords, target_unit, words_of
-from fl_server.run_record import write_atomically
+from fl_server.run_record import OUTSTANDING, write_atomically
 from fl_server.summary import Absence, RunFolder, Variant, last_spend, local_sites, subtract
 
 NO_CLEAR_CHANGE = 0.005
@@ -317,6 +318,27 @@ def _list_notes(folder: RunFolder) -> list[str]:
         notes.append(
             "Not every model was measured on the same hospitals' patients, so rows of all together differ by that."
         )
+    return notes + _list_selection_notes(folder)
+
+
+def _list_selection_notes(folder: RunFolder) -> list[str]:
+    """Which model the run started from, and that its best round was chosen on held-out patients."""
+    run, records, notes = folder.main.run, words_of(folder).records, []
+    if run.starts_from is not None:
+        origin = f"run {run.starts_from.run}" if run.starts_from.run else run.starts_from.file
+        verb = "goes on from" if run.starts_from.kind == "continue-from" else "started from"
+        notes.append(
+            f"Joint training {verb} the model of {origin} (SHA-256 {run.starts_from.sha256[:12]}…); models trained "
+            "alone or on pooled data did not start from it."
+        )
+    if run.best_round is not None:
+        rough = ", which are noised," if any(each.noised is not None for each in folder.own.values()) else ""
+        notes.append(
+            f"The lowest loss on all held-out {records} together was {run.best_round.loss:.4g}, after round "
+            f"{run.best_round.round}; {BEST_MODEL_FILE} holds the model of then. It was chosen by measurements{rough} "
+            f"on the held-out {records} themselves, so its figures are optimistic: expect worse on others. The figures "
+            "on this page are of the run's own model, which was not chosen so."
+        )
     return notes
 
 
@@ -363,16 +385,17 @@ def _class_names(folder: RunFolder) -> list[str]:
 
 
 def _list_traffic(folder: RunFolder) -> list[dict[str, Any]]:
-    declared = folder.main.run.sites
+    declared, rounds = folder.main.run.sites, folder.main.rounds
     rows: list[dict[str, Any]] = []
     for site in folder.sites:
-        entries = [each.sites[site] for each in folder.main.rounds if site in each.sites]
+        entries = [each.sites[site] for each in rounds if site in each.sites]
+        absences = [each.missing[site] for each in rounds if site in each.missing]
         rows.append({
             "name": site,
             "is_total": False,
             "records": declared[site].num_examples if site in declared else None,
             "trained": sum(entry.num_examples is not None for entry in entries),
-            "missed": sum(site in each.missing for each in folder.main.rounds),
+            "missed": sum(absence.code != OUTSTANDING for absence in absences),
             "bytes_down": sum(entry.bytes_down for entry in entries),
             "bytes_up": sum(entry.bytes_up for entry in entries),
             "seconds": sum(entry.seconds for entry in entries),

@@ -30,8 +30,10 @@ from fl_contract.metrics import merge_measurements
 from fl_contract.metrics.measurement import Measurement
 from fl_contract.study import Study
 from fl_server.averaging import ModelAverage
+from fl_server.best_round import BEST_MODEL_FILE, BestRound
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.late_replies import LateReply
+from fl_server.model_file import write_model
 from fl_server.run_record import Absence, RoundRecord, RunRecord
 from fl_server.stopping import Stopping
 from fl_server.turnout import Turnout
@@ -55,6 +57,7 @@ class RoundLoop:
         request: What every request of the run names.
         plans: What each hospital declared before round 1.
         stopping: Watches for convergence.
+        best: The best round so far.
         average: Of the models so far; what is measured.
         exchanged: Names of the model's arrays that travel.
         turnout: Who is asked, and what still comes of earlier rounds.
@@ -70,6 +73,7 @@ class RoundLoop:
     request: Request
     plans: Mapping[str, SitePlan]
     stopping: Stopping
+    best: BestRound
     average: ModelAverage
     exchanged: tuple[str, ...]
     turnout: Turnout
@@ -93,6 +97,7 @@ class RoundLoop:
         evaluations: dict[str, Measurement] = {}
         if last_round == 0:
             self._save(0, model, started)
+        self._keep_best(last_round, model)
         while last_round < self.study.num_rounds and not self.stopping.has_converged:
             last_round += 1
             model, evaluations = self._run_one(last_round, model)
@@ -105,7 +110,8 @@ class RoundLoop:
     def _run_one(self, server_round: int, model: Arrays) -> tuple[Arrays, dict[str, Measurement]]:
         started = time.monotonic()
         record = RoundRecord(server_round=server_round)
-        model = self._train(model, record)
+        before, model = model, self._train(model, record)
+        self.stopping.observe_step(before, model)
         record.central = self.strategy.spent if isinstance(self.strategy, CentralPrivacy) else None
         self.average.observe(server_round, model)
         evaluations: dict[str, Measurement] = {}
@@ -114,6 +120,7 @@ class RoundLoop:
         if evaluations:
             record.pooled = merge_measurements(evaluations.values())
             self.stopping.observe(record.pooled.loss)
+            self.best.observe(server_round, record.pooled.loss)
         record.seconds = time.monotonic() - started
         self.record.append(record)
         log(INFO, "%s", record.in_words(self.study.num_rounds))
@@ -129,11 +136,22 @@ class RoundLoop:
             strategy=self.strategy.state(),
             generator=dict(self.generator.bit_generator.state),
             stopping=self.stopping.state(),
+            best=self.best.state(),
             average=self.average.state(),
             turnout=self.turnout.state(),
             late=self.turnout.late.arrays(),
         )
         write_checkpoint(self.record.folder, checkpoint)
+        self._keep_best(server_round, model)
+
+    def _keep_best(self, server_round: int, model: Arrays) -> None:
+        """Write the best round and its model if it is this one.
+
+        This comes after the checkpoint, which holds what a run that is stopped in between needs to write it.
+        """
+        if 0 < server_round == self.best.server_round:
+            write_model(self.record.folder / BEST_MODEL_FILE, self.average.of(model))
+            self.record.keep_best_round(self.best.to_json())
 
     def _train(self, model: Arrays, record: RoundRecord) -> Arrays:
         server_round = record.server_round
@@ -168,11 +186,8 @@ class RoundLoop:
             site = asked[position]
             request = silent.pop(site)
             self.turnout.observe_time(site, reply)
-            entry = record.site(site)
-            entry.seconds = time.monotonic() - started
-            entry.local_steps = Request.from_message(request).local_steps
-            entry.bytes_down += sum(arrays.count_bytes() for arrays in request.content.array_records.values())
-            if self._take_in(reply, site, record):
+            record.site(site).local_steps = Request.from_message(request).local_steps
+            if self._is_usable(reply, request, record, seconds=time.monotonic() - started):
                 yield reply
         for late in self.turnout.late.take():
             yield from self._fit_late(late, travelling, record)
@@ -183,9 +198,29 @@ class RoundLoop:
         usable = len(self.strategy.outcome.examples) + self.turnout.late.num_arrived
         return usable >= self.study.federation.min_sites
 
-    def _take_in(self, reply: Message, site: str, record: RoundRecord) -> bool:
-        """Note what came from a hospital; whether it may be used."""
-        left_out, entry = self.strategy.outcome.left_out, record.site(site)
+    def _fit_late(self, late: LateReply, travelling: ArrayRecord, record: RoundRecord) -> Iterator[Message]:
+        """Hand on a reply to an earlier round, if it may be used, as an update of this round's model."""
+        outcome = self.strategy.outcome
+        outcome.asked = (*outcome.asked, late.site)
+        del outcome.left_out[late.site]
+        entry = record.site(late.site)
+        entry.local_steps = Request.from_message(late.request).local_steps
+        if self._is_usable(late.reply, late.request, record, seconds=None):
+            try:
+                fitted = self.turnout.late.fit(late, from_array_record(travelling))
+            except ReplyError as error:
+                outcome.left_out[late.site] = ("unusable-reply", str(error))
+            else:
+                entry.staleness = record.server_round - late.server_round
+                yield fitted
+
+    def _is_usable(self, reply: Message, request: Message, record: RoundRecord, *, seconds: float | None) -> bool:
+        """Note what a reply came with; whether the strategy may see it. If not, its outcome keeps why."""
+        site, left_out = Request.from_message(request).site, self.strategy.outcome.left_out
+        entry = record.site(site)
+        if seconds is not None:
+            entry.seconds = seconds
+        entry.bytes_down += sum(arrays.count_bytes() for arrays in request.content.array_records.values())
         if reply.has_error():
             left_out[site] = refusal_of_reply(reply)
             return False
@@ -199,22 +234,6 @@ class RoundLoop:
         if spent is not None:
             entry.epsilon, entry.delta, entry.steps = spent.epsilon, spent.delta, spent.steps
         return True
-
-    def _fit_late(self, late: LateReply, travelling: ArrayRecord, record: RoundRecord) -> Iterator[Message]:
-        """Hand on a reply to an earlier round, if it may be used, as an update of this round's model."""
-        outcome = self.strategy.outcome
-        outcome.asked = (*outcome.asked, late.site)
-        del outcome.left_out[late.site]
-        entry = record.site(late.site)
-        entry.local_steps = Request.from_message(late.request).local_steps
-        if self._take_in(late.reply, late.site, record):
-            try:
-                fitted = self.turnout.late.fit(late, from_array_record(travelling))
-            except ReplyError as error:
-                outcome.left_out[late.site] = ("unusable-reply", str(error))
-            else:
-                entry.staleness = record.server_round - late.server_round
-                yield fitted
 
     def _check_sender(self, reply: Message, site: str) -> PrivacySpent | None:
         spent = privacy_spent(reply)

@@ -22,6 +22,9 @@ ROUNDS_FILE = "rounds.jsonl"
 MODEL_FILE = "model.safetensors"
 NOISED_ROUNDS_FILE = "noised-rounds.json"
 
+OUTSTANDING = "outstanding"
+"""Code of a hospital that still trains when a round ends, in a run that does not wait for all."""
+
 Status = Literal["running", "completed", "converged", "failed"]
 
 
@@ -30,7 +33,8 @@ class Absence:
     """Why a hospital's reply was not used.
 
     Attributes:
-        code: A `fl_contract.errors.RefusalCode` in words, ``unusable-reply``, or one of `fl_server.turnout`.
+        code: A `fl_contract.errors.RefusalCode` in words, ``unusable-reply``, ``too-stale``, `OUTSTANDING`, or one of
+            `fl_server.turnout`.
         reason: One sentence.
     """
 
@@ -57,7 +61,7 @@ class SiteRound:
         steps: Noisy steps of this round, as the hospital reports them.
         measured: Spent on held-out patients by this run's measurements so far; None where they are exact.
         local_steps: Asked for where the study balances them.
-        staleness: Rounds that its reply was late by, where it was folded in.
+        staleness: Rounds between the one whose model it trained from and this one's; None where nobody can be late.
     """
 
     num_examples: int | None = None
@@ -70,7 +74,7 @@ class SiteRound:
     steps: int | None = None
     measured: PrivacySpent | None = None
     local_steps: int | None = None
-    staleness: int = 0
+    staleness: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the record."""
@@ -179,11 +183,18 @@ class RunRecord:
             "clipping": clipping,
             "averaged_from_round": first_averaged_round(study),
             "personal": study.is_personal,
+            "starts_from": before.get("starts_from") if before.get("run") == run else None,
+            "best_round": before.get("best_round") if before.get("run") == run else None,
             "versions": {"consilium": _own_version(), **{name: version(name) for name in ("flwr", "torch", "opacus")}},
             "sites": {},
             "refused": {},
             "settings": study.to_table(),
         }
+        self._write_header()
+
+    def start_from(self, origin: dict[str, Any]) -> None:
+        """Add which earlier model the run starts from."""
+        self._header["starts_from"] = origin
         self._write_header()
 
     def agree(self, sites: dict[str, dict[str, Any]], refused: dict[str, Absence]) -> None:
@@ -213,6 +224,11 @@ class RunRecord:
         path = self.folder / ROUNDS_FILE
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         write_atomically(path, "".join(lines[:last_round]))
+
+    def keep_best_round(self, best: dict[str, Any]) -> None:
+        """Write which round was the best so far, and its loss."""
+        self._header["best_round"] = best
+        self._write_header()
 
     def finish(self, status: Status, *, reason: str, seconds: float) -> None:
         """Write how the run ended."""

@@ -1,12 +1,16 @@
 """The only place that reads Flower's config maps at the coordinator."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from flwr.app import Context
 
+from fl_contract.errors import SettingError
 from fl_contract.run_folder import run_folder
-from fl_contract.study import STUDIES, Study, study_from_run_config
+from fl_contract.study import STUDIES, Scalar, Study, study_from_run_config
+from fl_server.starting_point import EarlierModel, Kind
 
 WEIGHTS = "weights"
 """Folder below the working directory, if a run names no other."""
@@ -21,12 +25,14 @@ class RunSettings:
         folder: Of this run's variant.
         resume: Go on from the folder's checkpoint.
         weights: Folder of the files that studies name as ``model.weights``.
+        earlier: The earlier model that it starts from; None if it starts as the study says.
     """
 
     study: Study
     folder: Path
     resume: bool
     weights: Path
+    earlier: EarlierModel | None
 
 
 def read_run_settings(context: Context) -> RunSettings:
@@ -41,7 +47,15 @@ def read_run_settings(context: Context) -> RunSettings:
         folder=run_folder(context.run_config, context.run_id) / variant_of(study),
         resume=bool(context.run_config.get("resume", False)),
         weights=Path(str(context.run_config.get("weights-folder") or WEIGHTS)),
+        earlier=_read_earlier(context.run_config),
     )
+
+
+def _read_earlier(run_config: Mapping[str, Scalar]) -> EarlierModel | None:
+    named = {kind: str(run_config[kind]) for kind in get_args(Kind) if run_config.get(kind)}
+    if len(named) > 1:
+        raise SettingError(f"{' and '.join(f'{kind}={path!r}' for kind, path in named.items())}; expected one of them")
+    return next((EarlierModel(kind=kind, path=Path(path)) for kind, path in named.items()), None)
 
 
 def variant_of(study: Study) -> str:

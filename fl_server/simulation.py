@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -41,6 +41,7 @@ class SimulationPlan:
         engine: ``local`` or ``flower``.
         resume: Go on with what ``out`` holds.
         with_baselines: Run the comparisons too.
+        start: The run setting that names an earlier model to start from, if any: see `fl_server.starting_point`.
     """
 
     study_name: str
@@ -50,6 +51,7 @@ class SimulationPlan:
     engine: str
     resume: bool
     with_baselines: bool
+    start: Mapping[str, Scalar] = field(default_factory=dict)
 
     def load(self, extra: Mapping[str, Scalar] | None = None) -> Study:
         """The study, with the overrides and further ones of a comparison."""
@@ -67,9 +69,9 @@ class SimulationPlan:
 def baselines(study: Study) -> Iterator[tuple[str, dict[str, Scalar]]]:
     """What the study's own run is compared with: a title and the overrides that make it.
 
-    The same apps run all of them. Hospitals alone and pooled data train without differential privacy, since nothing of
-    a patient would leave a hospital alone, and pooling is not allowed in the first place. A study that protects whole
-    hospitals only is the joint run of its own comparison.
+    The same apps run all of them. An earlier model to start from is for joint runs only. Hospitals alone and pooled
+    data train without differential privacy, since nothing of a patient would leave a hospital alone, and pooling is not
+    allowed in the first place. A study that protects whole hospitals only is the joint run of its own comparison.
     """
     open_study: dict[str, Scalar] = {"privacy.mechanism": "none"}
     if study.protects_hospitals:
@@ -195,7 +197,7 @@ def _without_interrupts() -> Iterator[None]:
 def _run_on_flower(plan: SimulationPlan, study: Study, folder: Path, stop: threading.Event) -> None:
     """Flower's log is long and its command says little; the reason that counts is in the run's own record."""
     try:
-        run_config = _run_config(plan, plan.out.resolve())
+        run_config = _run_config(plan, study, plan.out.resolve())
         run_on_flower(run_config, num_nodes=study.simulation.num_sites, out=plan.out, stop=stop)
     except RunError as error:
         raise RunError(f"{read_header(folder).get('reason', '')} {error}".strip()) from error
@@ -205,11 +207,12 @@ def _run_local(plan: SimulationPlan, extra: Mapping[str, Scalar]) -> None:
     study = plan.load(extra)
     has_begun = (plan.out / variant_of(study) / RUN_FILE).exists()
     resume = plan.resume and (has_begun or not extra)
-    run_locally(study, {**_run_config(plan, plan.out), **extra, "resume": resume}, studies=plan.studies)
+    run_locally(study, {**_run_config(plan, study, plan.out), **extra, "resume": resume}, studies=plan.studies)
 
 
-def _run_config(plan: SimulationPlan, out: Path) -> dict[str, Scalar]:
-    return {"study": plan.study_name, "out": str(out), "resume": plan.resume, **plan.overrides}
+def _run_config(plan: SimulationPlan, study: Study, out: Path) -> dict[str, Scalar]:
+    start = plan.start if study.simulation.trainers == "all" else {}
+    return {"study": plan.study_name, "out": str(out), "resume": plan.resume, **start, **plan.overrides}
 
 
 class _Worker(threading.Thread):

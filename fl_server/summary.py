@@ -64,6 +64,23 @@ class PrivacyTerms(_Record):
     steps_per_round: int = Field(alias="steps-per-round")
 
 
+class BestRound(_Record):
+    """The round with the lowest pooled held-out loss; see `fl_server.best_round`."""
+
+    round: int
+    loss: float
+
+
+class Origin(_Record):
+    """Which earlier model a run started from; see `fl_server.starting_point`."""
+
+    kind: Literal["warm-start", "continue-from"]
+    file: str
+    sha256: str
+    run: str | None
+    study: str | None
+
+
 class Run(_Record):
     """``run.json``: one variant's run as a whole; ``num_rounds`` is what was planned.
 
@@ -85,6 +102,8 @@ class Run(_Record):
     clipping: str | None = None
     averaged_from_round: int | None = None
     personal: bool = False
+    starts_from: Origin | None = None
+    best_round: BestRound | None = None
     versions: dict[str, str]
     sites: dict[str, Declared]
     refused: dict[str, Absence]
@@ -99,8 +118,8 @@ class Run(_Record):
 class SiteRound(_Record):
     """One hospital in one round: no ``num_examples`` if it did not train; epsilon and delta as spent up to here.
 
-    ``noise_scale`` and ``measured_epsilon`` are those of a measurement that was sent with noise; ``staleness`` is the
-    rounds that a folded reply was late by.
+    ``noise_scale`` and ``measured_epsilon`` are those of a measurement that was sent with noise. ``staleness`` counts
+    the rounds since the one whose model it trained from, where a reply may be late.
     """
 
     num_examples: int | None
@@ -115,7 +134,7 @@ class SiteRound(_Record):
     steps: int | None
     noise_scale: float | None = None
     measured_epsilon: float | None = None
-    staleness: int = 0
+    staleness: int | None = None
 
 
 class PooledRound(_Record):
@@ -295,6 +314,7 @@ def summarise_variants(variants: Mapping[str, Variant]) -> Figures:
         "measure": next((next(iter(figure)) for figure in figures.values() if figure), "auroc"),
         "rounds": len({each.round for each in main.rounds}) if has_federation else 0,
         "seconds": sum(variant.run.seconds for variant in variants.values()),
+        "best_round": main.run.best_round.model_dump() if main.run.best_round else None,
         "variants": {kind: figure for kind, figure in figures.items() if figure is not None},
         "epsilon": {site: finite_or_none(report.epsilon) for site, report in spend.items()},
         "delta": {site: finite_or_none(report.delta) for site, report in spend.items()},

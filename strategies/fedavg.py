@@ -46,11 +46,13 @@ class RoundOutcome:
         asked: Hospitals that were asked.
         examples: Examples of each hospital whose reply was used.
         left_out: Code and sentence for each hospital whose reply was not used.
+        quorum_key: Setting that says how many a round needs.
     """
 
     asked: tuple[str, ...] = ()
     examples: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, tuple[str, str]] = field(default_factory=dict)
+    quorum_key: str = "federation.min-sites"
 
     def admits(self, site: str, reply: Message) -> bool:
         """Whether a reply may be read: not a refusal, and the only one of a hospital that was asked; else says why."""
@@ -75,7 +77,7 @@ class RoundOutcome:
         reasons += [f"{site}: no reply before the deadline" for site in silent]
         return (
             f"round {server_round}: {len(self.examples)} usable replies; expected at least {min_sites} "
-            f"(federation.min-sites). " + "; ".join(reasons)
+            f"({self.quorum_key}). " + "; ".join(reasons)
         )
 
 
@@ -140,7 +142,7 @@ class FedAvg(Strategy):
         self._global, self._nodes, self._server_round = view_array_record(arrays), roster.nodes, server_round
         self.num_trainers = len(roster.trainers)
         self.outcome = RoundOutcome(asked=sites)
-        requests = _requests(TRAIN, sites, roster, server_round, arrays, config)
+        requests = make_requests(TRAIN, sites, roster, server_round, arrays, config)
         if control := self.control():
             record = to_array_record(control)
             for request in requests:
@@ -252,7 +254,7 @@ class FedAvg(Strategy):
     ) -> Iterable[Message]:
         """One evaluate request for each hospital that measures."""
         roster = self.roster or Roster.of_grid(grid)
-        return _requests(EVALUATE, sorted(roster.evaluators), roster, server_round, arrays, config)
+        return make_requests(EVALUATE, sorted(roster.evaluators), roster, server_round, arrays, config)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """The weighted mean of every fractional number that all hospitals report; None when none replied.
@@ -358,12 +360,17 @@ class FedAvg(Strategy):
         if checked or largest is not None:
             check_finite(Resident(flatten(arrays)), self._global)
         if largest is not None:
-            check_update_norm(arrays, self._origin(), trained=self._trained(), largest=largest)
+            check_update_norm(arrays, self._started_from(self._site(reply)), trained=self._trained(), largest=largest)
         return arrays, num_examples
 
     def _origin(self) -> Arrays:
-        """What a hospital's update is measured from; the model."""
+        """What updates are added up from; the model."""
         return self._global
+
+    def _started_from(self, site: str) -> Arrays:
+        """What a hospital's own update is measured from."""
+        del site
+        return self._origin()
 
     def _site(self, reply: Message) -> str:
         """The hospital that a reply names; else the one asked at that node, or the node's id if there are several."""
@@ -385,7 +392,7 @@ def weighted_mean(weighted: Iterable[tuple[float, float]]) -> float:
     return math.fsum(weight * value for weight, value in pairs) / math.fsum(weight for weight, _ in pairs)
 
 
-def _requests(
+def make_requests(
     message_type: str,
     sites: Iterable[str],
     roster: Roster,
@@ -393,6 +400,7 @@ def _requests(
     arrays: ArrayRecord,
     config: ConfigRecord,
 ) -> list[Message]:
+    """One request for each of these hospitals."""
     return [
         Message(
             RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord({**config, "site": site, "server-round": server_round})}),

@@ -14,6 +14,7 @@ from fl_contract.strategy_settings import (
     FedAvgMSettings,
     FedAvgSettings,
     FedBNSettings,
+    FedBuffSettings,
     FedDynSettings,
     FedNovaSettings,
     FedPerSettings,
@@ -41,6 +42,7 @@ from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import Common, FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.fedbuff import FedBuff
 from strategies.feddyn import FedDyn
 from strategies.fednova import FedNova
 from strategies.fedsgd import FedSGD
@@ -80,13 +82,13 @@ def make_strategy(
 
     Raises:
         SettingError: ``strategy.institution-weights`` misses a hospital that trains, or names one that is not there;
-            ``federation.regions`` misses one, or a region has fewer than ``federation.min-per-region``.
+            ``federation.regions`` misses one, or a region has fewer than ``federation.min-per-region``; there are fewer
+            hospitals than ``strategy.buffer-size``.
     """
     settings, rate = study.strategy, study.strategy.server_learning_rate
-    is_cyclic = isinstance(settings, CyclicSettings)
     common: Common = {
         "sampling": SiteSampling(
-            min_sites=1 if is_cyclic else study.federation.min_sites,
+            min_sites=_quorum(study, roster),
             fraction=study.federation.fraction_sites,
             max_update_norm=study.federation.max_update_norm,
             generator=generator,
@@ -138,6 +140,8 @@ def make_strategy(
             return Cyclic(server_learning_rate=rate, **common)
         case OneShotEnsembleSettings():
             return OneShotEnsemble(**common)
+        case FedBuffSettings():
+            return FedBuff(max_staleness=settings.max_staleness, server_learning_rate=rate, **common)
         case RobustSettings():
             kind = Median if settings.name == "median" else GeometricMedian
             return kind(server_learning_rate=rate, **common)
@@ -227,6 +231,21 @@ def _make_regions(study: Study, roster: Roster) -> Regions | None:
     if not federation.regions or len(roster.trainers) == 1:
         return None
     return Regions.for_sites(federation.regions, federation.min_per_region, roster.trainers)
+
+
+def _quorum(study: Study, roster: Roster) -> int:
+    """Usable replies that make a step."""
+    settings, trainers = study.strategy, sorted(roster.trainers)
+    if isinstance(settings, CyclicSettings):
+        return 1
+    if not isinstance(settings, FedBuffSettings) or settings.buffer_size is None or study.simulation.trainers != "all":
+        return study.federation.min_sites
+    if settings.buffer_size > len(trainers):
+        raise SettingError(
+            f"strategy.buffer-size={settings.buffer_size}; expected at most {len(trainers)}, the hospitals that train, "
+            f"{trainers}, since a step holds one update of each at most"
+        )
+    return settings.buffer_size
 
 
 def _make_weighting(study: Study, roster: Roster) -> SiteWeighting:

@@ -22,6 +22,7 @@ from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.fedbuff import FedBuff
 from strategies.feddyn import FedDyn
 from strategies.fednova import FedNova
 from strategies.fedsgd import FedSGD
@@ -59,6 +60,7 @@ STRATEGIES: dict[str, Make] = {
     "feddyn": lambda **common: FedDyn(alpha=0.5, **common),
     "fednova": lambda **common: FedNova(local_steps=lambda examples: 1 + int(examples) // 16, **common),
     "one-shot-ensemble": OneShotEnsemble,
+    "fedbuff": FedBuff,
     "median": Median,
     "trimmed-mean": lambda **common: TrimmedMean(trim_fraction=0.25, **common),
     "krum": lambda **common: Krum(num_hostile=1, **common),
@@ -331,6 +333,7 @@ def test_who_is_silent_until_the_deadline_is_named(make: Make, grid: LocalGrid) 
         ("fedavgm without momentum", 2.0),
         ("fedavgm by Nesterov", 3.25),  # (1 + 0.5 * 1) + (1 + 0.5 * (0.5 * 1 + 1))
         ("q-fedavg at q = 0", 2.0),
+        ("fedbuff", 2.0),  # nothing is stale, since Flower's loop waits for all
     ],
 )
 def test_plain_flower_can_run_it(name: str, expected: float, grid: LocalGrid) -> None:

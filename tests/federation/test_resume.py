@@ -120,6 +120,7 @@ ALGORITHMS: dict[str, dict[str, Scalar]] = {
     "ditto": {},
     "apfl": {"strategy.adaptive-mixture": True},
     "fine-tuning": {},
+    "fedbuff": {"federation.min-sites": 2},
 }
 
 

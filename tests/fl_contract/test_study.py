@@ -4,7 +4,7 @@ import copy
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
@@ -20,6 +20,7 @@ from fl_contract.study import (
     parse_assignment,
     study_from_run_config,
 )
+from fl_server.starting_point import Kind
 
 SHIPPED = sorted(path.stem for path in STUDIES.glob("*.toml"))
 REMOVE = object()
@@ -519,6 +520,8 @@ CHANGES: dict[str, Scalar] = {
     "federation.set-aside-after": 7,
     "stopping.patience": 7,
     "stopping.min-improvement": 0.7,
+    "stopping.min-relative-step": 0.7,
+    "stopping.small-steps": 7,
     "privacy.mechanism": "none",
     "privacy.unit": "patient",
     "privacy.epsilon": 7.0,
@@ -561,6 +564,8 @@ UNCHANGEABLE = {
     "strategy.mixture",
     "strategy.adaptive-mixture",
     "strategy.validation-share",
+    "strategy.buffer-size",
+    "strategy.max-staleness",
     "model.latent-size",
     "model.growth-rate",
     "model.patch-size",
@@ -601,6 +606,9 @@ def test_overrides_of_another_algorithm_change_the_fingerprint() -> None:
         {"name": "fedadam", "server-beta1": 0.7},
         {"name": "fedadam", "server-beta2": 0.7},
         {"name": "fedadam", "server-tau": 0.7},
+        {"name": "fedbuff"},
+        {"name": "fedbuff", "buffer-size": 4},
+        {"name": "fedbuff", "max-staleness": 7},
     ]
     robust: list[dict[str, Scalar]] = [
         {"name": "median"},
@@ -676,7 +684,7 @@ def test_the_table_above_covers_every_key_that_a_run_may_set() -> None:
 def test_pyproject_lists_the_keys_that_a_run_may_set() -> None:
     pyproject = tomllib.loads((STUDIES.parent / "pyproject.toml").read_text())
     listed = flatten(pyproject["tool"]["flwr"]["app"]["config"])
-    own = {key: listed.pop(key) for key in ("study", "out", "resume", "weights-folder")}
+    own = {key: listed.pop(key) for key in ("study", "out", "resume", "weights-folder", *get_args(Kind))}
 
     assert set(listed) == set(OVERRIDABLE_KEYS)
     assert set(listed.values()) == {""}
@@ -868,6 +876,14 @@ ONE_SHOT: dict[str, Scalar] = {
                 **{f"central-privacy.{key}": 0.5 for key in ("epsilon", "delta", "clip-norm")},
             },
             "federation.balance with central-privacy, which hands on no hospital's steps; leave it out",
+        ),
+        (
+            {"strategy.name": "fedbuff", "federation.fraction-sites": 0.5},
+            "federation.fraction-sites=0.5; expected 1 with strategy.name='fedbuff', which keeps every hospital busy",
+        ),
+        (
+            {"strategy.name": "fedbuff", "federation.min-sites": 3, "strategy.buffer-size": 2},
+            "strategy.buffer-size=2; expected at least the quorum, federation.min-sites=3",
         ),
     ],
 )

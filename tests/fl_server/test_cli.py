@@ -357,7 +357,8 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path, monkeypatch
     monkeypatch.setattr("fl_server.simulation.simulate", interrupted)
     out = tmp_path / "my run"
     (out / "private").mkdir(parents=True)
-    arguments = ["--set", "strategy.name=fedavgm", "--engine", "local", "--no-baselines", "--out", str(out)]
+    arguments = ["--set", "strategy.name=fedavgm", "--continue-from", "runs/first"]
+    arguments += ["--engine", "local", "--no-baselines", "--out", str(out)]
 
     fresh = _run("simulate", "digits", *arguments)
     (out / "private" / "run.json").write_text("{}")

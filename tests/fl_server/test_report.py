@@ -581,3 +581,47 @@ def test_late_replies_and_hospitals_set_aside_are_listed(writer: RunFolderWriter
     assert "<code>set-aside</code>" in page
     assert reason in page
     assert "how many cores train and whether there is a GPU at hospital-2." in page
+
+
+BEST = {"round": 12, "loss": 0.1234}
+ORIGIN = {"kind": "continue-from", "file": "runs/first/private/model.safetensors", "sha256": "ab" * 32}
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_the_best_round_is_said_to_be_chosen_on_held_out_patients(writer: RunFolderWriter) -> None:
+    writer.write("private", best_round=BEST)
+
+    page = unescape(write_report(writer.out).read_text())
+
+    assert "The lowest loss on all held-out patients together was 0.1234, after round 12" in page
+    assert "chosen by measurements on the held-out patients themselves, so its figures are optimistic" in page
+
+
+@pytest.mark.usefixtures("blank_plots")
+@pytest.mark.parametrize(
+    ("origin", "sentence"),
+    [
+        ({"run": "3f9a", "study": "breast-cancer"}, "goes on from the model of run 3f9a (SHA-256 abababababab…)"),
+        (
+            {"kind": "warm-start", "run": None, "study": None},
+            "started from the model of runs/first/private/model.safetensors (SHA-256 abababababab…)",
+        ),
+    ],
+    ids=["a run", "a file"],
+)
+def test_the_model_that_a_run_started_from_is_named(
+    writer: RunFolderWriter, origin: dict[str, Any], sentence: str
+) -> None:
+    writer.write("private", starts_from=ORIGIN | origin)
+
+    assert sentence in unescape(write_report(writer.out).read_text())
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_a_run_without_either_says_nothing_of_them(writer: RunFolderWriter) -> None:
+    writer.write("private")
+
+    page = write_report(writer.out).read_text()
+
+    assert "optimistic" not in page
+    assert "SHA-256" not in page

@@ -15,6 +15,7 @@ from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.fedbuff import FedBuff
 from strategies.feddyn import FedDyn
 from strategies.fednova import FedNova
 from strategies.fedsgd import FedSGD
@@ -73,6 +74,7 @@ LOCAL: dict[str, dict[str, Scalar]] = {
         ("feddyn", {"dynamic-alpha": 0.25}, FedDyn, {"alpha": 0.25}),
         ("fednova", {}, FedNova, {}),
         ("cyclic", {}, Cyclic, {}),
+        ("fedbuff", {"max-staleness": 3}, FedBuff, {"max_staleness": 3}),
         ("median", {}, Median, {}),
         ("geometric-median", {}, GeometricMedian, {}),
         ("trimmed-mean", {"trim-fraction": 0.25}, TrimmedMean, {"trim_fraction": 0.25}),
@@ -92,6 +94,8 @@ def test_a_study_makes_the_strategy_that_it_names(
     named["strategy.name"] = name
     local: dict[str, Scalar] = {"training.private-learning-rate": 0.75, "privacy.steps-per-round": 4}
     local |= LOCAL.get(name, {})
+    fraction = 1.0 if name == "fedbuff" else 0.75
+    local["federation.fraction-sites"] = fraction
     study = load_study("breast-cancer", overrides={**OVERRIDES, **local, **named})
     generator = np.random.default_rng(1)
     roster = roster_of("a", "b")
@@ -102,7 +106,7 @@ def test_a_study_makes_the_strategy_that_it_names(
     assert strategy.roster is roster
     assert strategy.server_learning_rate == 0.5
     assert strategy.buffer_names == {"running_var"}
-    assert (strategy.sampling.min_sites, strategy.sampling.fraction) == (1 if name == "cyclic" else 2, 0.75)
+    assert (strategy.sampling.min_sites, strategy.sampling.fraction) == (1 if name == "cyclic" else 2, fraction)
     assert strategy.sampling.max_update_norm == 3.5
     assert strategy.sampling.generator is generator
     assert strategy.weighting.kind == "equal"
@@ -149,6 +153,38 @@ def test_institution_weights_name_every_hospital_and_no_other(
 
     with pytest.raises(SettingError, match=re.escape(message)):
         make_strategy(study, roster=roster_of("a", "b"), generator=np.random.default_rng(1), buffer_names=())
+
+
+@pytest.mark.parametrize(("buffer_size", "quorum"), [(None, 2), (2, 2), (3, 3)])
+def test_the_buffer_s_size_is_the_quorum(
+    buffer_size: int | None, quorum: int, roster_of: Callable[..., Roster]
+) -> None:
+    overrides: dict[str, Scalar] = {"strategy.name": "fedbuff", "federation.min-sites": 2}
+    overrides |= {} if buffer_size is None else {"strategy.buffer-size": buffer_size}
+    study, generator = load_study("breast-cancer", overrides=overrides), np.random.default_rng(1)
+
+    strategy = make_strategy(study, roster=roster_of("a", "b", "c"), generator=generator, buffer_names=())
+
+    assert strategy.sampling.min_sites == quorum
+
+
+def test_a_buffer_that_the_hospitals_cannot_fill_is_refused(roster_of: Callable[..., Roster]) -> None:
+    overrides: dict[str, Scalar] = {"strategy.name": "fedbuff", "strategy.buffer-size": 4, "federation.min-sites": 2}
+    study, generator = load_study("breast-cancer", overrides=overrides), np.random.default_rng(1)
+
+    with pytest.raises(
+        SettingError, match=r"buffer-size=4; expected at most 2, the hospitals that train, \['a', 'b'\]"
+    ):
+        make_strategy(study, roster=roster_of("a", "b"), generator=generator, buffer_names=())
+
+
+def test_a_hospital_alone_fills_the_buffer_of_its_run_for_comparison(roster_of: Callable[..., Roster]) -> None:
+    overrides: dict[str, Scalar] = {"strategy.name": "fedbuff", "strategy.buffer-size": 4, "federation.min-sites": 1}
+    study = load_study("breast-cancer", overrides=overrides | {"simulation.trainers": "hospital-1"})
+
+    strategy = make_strategy(study, roster=roster_of("hospital-1"), generator=np.random.default_rng(1), buffer_names=())
+
+    assert strategy.sampling.min_sites == 1
 
 
 def test_the_weight_of_a_hospital_alone_does_not_matter(roster_of: Callable[..., Roster]) -> None:

@@ -48,7 +48,8 @@ class Outcome:
 class Federation:
     """Runs a study over virtual hospitals.
 
-    ``wrap`` stands between the coordinator and the hospitals' app; ``site_files`` makes nodes real hospitals.
+    ``wrap`` stands between the coordinator and the hospitals' app; ``site_files`` makes nodes real hospitals; ``grid``
+    carries the messages.
     """
 
     def __init__(self, out: Path) -> None:
@@ -64,6 +65,7 @@ class Federation:
         num_nodes: int = 4,
         studies: Path = STUDIES,
         site_files: Mapping[int, Path] | None = None,
+        grid: Callable[..., LocalGrid] = LocalGrid,
     ) -> Outcome:
         run_config: dict[str, Scalar] = {"study": study, "out": str(self.out), "resume": resume, **overrides}
         nodes: list[dict[str, Scalar]] = [
@@ -72,12 +74,12 @@ class Federation:
         ]
         for number, path in (site_files or {}).items():
             nodes[number] = {"site-file": str(path), "studies": str(studies)}
-        grid = LocalGrid(wrap(load_client_app()), nodes, run_config=run_config)
+        local = grid(wrap(load_client_app()), nodes, run_config=run_config)
         try:
             context = Context(1, COORDINATOR_NODE, {"studies": str(studies)}, RecordDict(), run_config)
-            server_app(grid, context)
+            server_app(local, context)
         finally:
-            grid.close()
+            local.close()
         return self.outcome()
 
     def outcome(self) -> Outcome:
