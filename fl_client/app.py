@@ -23,6 +23,7 @@ from fl_client.policy import check_policy, check_room, make_plan
 from fl_client.private_round import answer_private_round
 from fl_client.refusals import refuse_if_any
 from fl_client.site import Site, open_sites
+from fl_client.reply_coding import release_reply
 from fl_client.statistics import add_up_features, check_statistics_allowed
 from fl_client.strategy_state import StrategyState
 from fl_client.training import Recipe, round_generator, train
@@ -31,7 +32,6 @@ from fl_contract.messages import (
     PLAN,
     ROSTER,
     STATISTICS,
-    TRAIN,
     Arrays,
     Request,
     SitePlan,
@@ -148,7 +148,7 @@ def _answer_plain_round(site: Site, request: Request, received: Arrays, control:
     train(model, examples, Recipe(task=study.task, settings=study.training, half=half, steps=steps), generator)
     StrategyState(site.folder, request.run).keep(request.server_round, half.state())
     reply = TrainReply(site=site.name, arrays=outgoing_arrays(site, model, half), num_examples=declared, spent=None)
-    return release(reply.to_content(), TRAIN, request, folder=site.folder, model=received)
+    return release_reply(site, request, reply, received)
 
 
 def _refuse(code: RefusalCode, detail: str) -> NoReturn:

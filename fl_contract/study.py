@@ -19,6 +19,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
+from fl_contract.codecs import CommunicationSettings, NoCodecSettings
 from fl_contract.errors import SettingError
 from fl_contract.models import ModelSettings, build_model
 from fl_contract.models.encode import OneHot
@@ -247,6 +248,7 @@ class Study(Settings):
     stopping: StoppingSettings
     privacy: PrivacySettings
     central_privacy: CentralPrivacySettings | None = None
+    communication: CommunicationSettings = Field(default_factory=NoCodecSettings)
     simulation: SimulationSettings
 
     @model_validator(mode="before")

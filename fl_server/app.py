@@ -12,6 +12,7 @@ from flwr.supercore import log
 from safetensors.numpy import save
 from torch import nn
 
+from fl_contract.coded_update import update_form
 from fl_contract.errors import CheckpointError, ConsiliumError, SettingError
 from fl_contract.exchanged import exchanged_names
 from fl_contract.messages import Arrays, Request, SitePlan
@@ -29,6 +30,7 @@ from fl_server.settings import RunSettings, read_run_settings, variant_of
 from fl_server.statistics import standardise_by_all
 from fl_server.stopping import Stopping
 from fl_server.summary import write_evaluations
+from fl_server.traffic import expect_traffic
 from privacy.book_keeping import is_covered
 from privacy.clipping import Method
 from privacy.errors import PrivacyError
@@ -98,6 +100,7 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
     )
     if study.is_private:
         check_dp_compatible(torch_model)
+    log(INFO, "Bytes %s", expect_traffic(study, torch_model).in_words(study))
     roster, silent = call_roster(grid, study, request)
     plans, refused = call_plans(grid, study, request, roster)
     record.agree(_site_table(plans), silent | refused)
@@ -125,6 +128,7 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
         stopping=stopping,
         average=average,
         exchanged=exchanged_names(study, torch_model),
+        form=update_form(study),
     )
     model, evaluations = loop.run(model, last_round=last_round, seconds_before=seconds)
     _write_model(record, model)

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from fl_contract.errors import SettingError
 from fl_contract.study import SimulationSettings, Study
+from fl_server.traffic import expect_traffic
 from privacy.model_check import check_dp_compatible
 from privacy.plan import PrivacyPlan
 
@@ -89,13 +90,12 @@ def describe_noise(study: Study, console: Console) -> None:
 def describe_simulation(study: Study, console: Console) -> None:
     """Print the study in a few lines: hospitals, model, rounds and bytes, privacy."""
     model = study.build_model()
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     lines = [
         _describe_hospitals(study),
         f"{study.model.kind} model of {num_parameters:,} parameters, {study.strategy.name}, at most {study.num_rounds} "
         f"rounds, a quorum of {study.federation.min_sites}",
-        f"about {_bytes(3 * size * study.num_rounds)} for each hospital (the model down twice and up once a round)",
+        expect_traffic(study, model).in_words(study),
         _describe_privacy(study),
         *_describe_central_privacy(study),
     ]
@@ -139,11 +139,3 @@ def _describe_central_privacy(study: Study) -> list[str]:
         f"differential privacy per hospital, added by the coordinator: ε at most {central.epsilon:g} at δ "
         f"{central.delta:g} for all models of the run"
     ]
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
