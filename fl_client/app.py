@@ -22,8 +22,8 @@ from fl_client.measurement import agree_on_measurement, measure
 from fl_client.policy import check_policy, check_room, make_plan
 from fl_client.private_round import answer_private_round
 from fl_client.refusals import refuse_if_any
-from fl_client.site import Site, open_sites
 from fl_client.reply_coding import release_reply
+from fl_client.site import Site, open_sites
 from fl_client.statistics import add_up_features, check_statistics_allowed
 from fl_client.strategy_state import StrategyState
 from fl_client.training import Recipe, round_generator, train

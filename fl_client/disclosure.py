@@ -73,7 +73,13 @@ logger = logging.getLogger("fl_client")
 
 
 def release(
-    content: RecordDict, kind: str, request: Request, *, folder: Path, model: Arrays | None = None, form: UpdateForm | None = None
+    content: RecordDict,
+    kind: str,
+    request: Request,
+    *,
+    folder: Path,
+    model: Arrays | None = None,
+    form: UpdateForm | None = None,
 ) -> RecordDict:
     """Let a reply leave, after it was checked and written to the hospital's outbound log.
 

@@ -11,7 +11,7 @@ BLOCK = 256
 
 LEVELS = 127
 
-_CHUNK = 2**12
+_CHUNK = 2**8
 """Blocks that are worked on at a time, for the processor's cache."""
 
 

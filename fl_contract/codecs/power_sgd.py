@@ -1,4 +1,6 @@
-"""Each matrix of an update as a product of two thin ones, with error feedback (PowerSGD: Vogels et al. 2019, 1905.13727).
+"""Each matrix of an update as a product of two thin ones, with error feedback (PowerSGD: Vogels et al. 2019).
+
+Source: arXiv 1905.13727.
 
 Algorithm 1 adds up the first factor over all workers before it makes the second. Here a hospital codes its own update,
 so it needs no second exchange; two turns from a random start take the place of the start that algorithm 1 keeps.
@@ -55,7 +57,9 @@ class PowerSgd(Codec):
         del seed
         update = np.empty(self.size, dtype=np.float32)
         parts = list(self._parts())
-        for (place, _, shape), piece in zip(parts, read_numbers(payload, "<f4", *(each[1] for each in parts)), strict=True):
+        for (place, _, shape), piece in zip(
+            parts, read_numbers(payload, "<f4", *(each[1] for each in parts)), strict=True
+        ):
             if shape is None:
                 update[place] = piece
                 continue

@@ -54,7 +54,10 @@ class TopK(Codec):
         del seed
         (values,) = read_numbers(payload[: 2 * self._count], "<f2", self._count)
         low, high = read_numbers(
-            payload[2 * self._count :], "<u1", self._num_low_bytes, self.num_bytes - 2 * self._count - self._num_low_bytes
+            payload[2 * self._count :],
+            "<u1",
+            self._num_low_bytes,
+            self.num_bytes - 2 * self._count - self._num_low_bytes,
         )
         update = np.zeros(self.size, dtype=np.float32)
         update[self._read_places(low.astype(np.uint8), high.astype(np.uint8))] = values
