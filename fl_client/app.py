@@ -67,6 +67,7 @@ def answer_plan(message: Message, context: Context) -> Message:
     check_statistics_allowed(site)
     records = site.load_records()
     refuse_if_any(record_refusals(site, records))
+    site.build_model()  # a file of weights that is missing is said before round 1
     plan = _agree_on_privacy(site, request, records.train) if site.study.is_private else None
     agree_on_measurement(site, request, records.test)
     Agreements(site.folder).agree(request)
@@ -127,7 +128,7 @@ def _check_agreed(site: Site, request: Request) -> None:
 
 
 def _agree_on_privacy(site: Site, request: Request, records: Records) -> PrivacyPlan:
-    check_dp_compatible(site.study.build_model())
+    check_dp_compatible(site.build_model())
     plan = make_plan(site.settings, site.study)
     with site.open_ledger() as ledger:
         if ledger.load_plan(request.run) is None:

@@ -10,5 +10,6 @@ def exchanged_names(study: Study, model: nn.Module) -> tuple[str, ...]:
 
     All others stay where they are: at the coordinator as in `Study.build_model`, at a hospital as it keeps them.
     """
-    del study
-    return tuple(model.state_dict())
+    frozen = {name for name, each in model.named_parameters() if not each.requires_grad}
+    stays = frozen if study.model.trainable != "all" else set()
+    return tuple(name for name in model.state_dict() if name not in stays)

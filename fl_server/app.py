@@ -15,12 +15,12 @@ from torch import nn
 from fl_contract.coded_update import update_form
 from fl_contract.errors import CheckpointError, ConsiliumError, SettingError
 from fl_contract.exchanged import exchanged_names
+from fl_contract.initial_weights import load_initial_weights
 from fl_contract.messages import Arrays, Request, SitePlan
 from fl_contract.models import buffer_names
 from fl_contract.study import Study
 from fl_server.averaging import ModelAverage, first_averaged_round
 from fl_server.checkpoint import Checkpoint, read_checkpoint
-from fl_server.initial_weights import load_initial_weights
 from fl_server.local_grid import LocalGrid
 from fl_server.roll_call import call_plans, call_roster
 from fl_server.round_loop import RoundLoop
@@ -154,7 +154,7 @@ def _make_strategy(
         study,
         roster=roster,
         declared={site: plan.num_examples for site, plan in plans.items()},
-        num_coordinates=sum(tensor.numel() for tensor in model.state_dict().values()),
+        num_coordinates=sum(model.state_dict()[name].numel() for name in exchanged_names(study, model)),
     )
     if plan is None:
         return make_strategy(study, roster=roster, generator=generator, buffer_names=buffers)

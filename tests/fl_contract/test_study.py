@@ -534,6 +534,9 @@ CHANGES: dict[str, Scalar] = {
     "simulation.require-privacy": True,
     "simulation.measurements": "none",
     "communication.codec": "int8",
+    "model.trainable": "head",
+    "model.lora-rank": 2,
+    "model.lora-alpha": 2.0,
 }
 UNCHANGEABLE = {
     "model.kind",  # another kind has other keys, see below
