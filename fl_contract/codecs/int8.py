@@ -42,7 +42,8 @@ class Int8(Codec):
             chosen = blocks[place] / divisor
             chosen += generator.random(chosen.shape, dtype=np.float32)
             levels[place] = np.clip(np.floor(chosen, out=chosen), -LEVELS, LEVELS, out=chosen)
-        return scales.astype("<f4").tobytes() + levels.ravel()[: self.size].tobytes()
+        payload: bytes = scales.astype("<f4").tobytes() + levels.ravel()[: self.size].tobytes()
+        return payload
 
     def decode(self, payload: bytes, seed: CodecSeed) -> Vector:
         """See `Codec.decode`."""

@@ -44,13 +44,17 @@ class PowerSgd(Codec):
             if shape is None:
                 pieces.append(update[place])
                 continue
-            matrix = update[place].reshape(shape)
-            right = generator.standard_normal((shape[1], self._rank), dtype=np.float32)
-            for _ in range(_TURNS):
-                left = np.linalg.qr(matrix @ np.linalg.qr(right)[0])[0]
-                right = matrix.T @ left
+            left, right = self._factor(update[place].reshape(shape), generator)
             pieces += [left.ravel(), right.ravel()]
         return b"".join(piece.astype("<f4").tobytes() for piece in pieces)
+
+    def _factor(self, matrix: Vector, generator: np.random.Generator) -> tuple[Vector, Vector]:
+        """An orthonormal basis [rows, rank] of most of the matrix, and the matrix in it, [columns, rank]."""
+        right = generator.standard_normal((matrix.shape[1], self._rank), dtype=np.float32)
+        for _ in range(_TURNS - 1):
+            right = matrix.T @ np.linalg.qr(matrix @ np.linalg.qr(right)[0])[0]
+        left = np.linalg.qr(matrix @ np.linalg.qr(right)[0])[0]
+        return left, matrix.T @ left
 
     def decode(self, payload: bytes, seed: CodecSeed) -> Vector:
         """See `Codec.decode`."""

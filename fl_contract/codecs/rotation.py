@@ -91,7 +91,8 @@ class Rotation(Codec):
     def decode(self, payload: bytes, seed: CodecSeed) -> Vector:
         """See `Codec.decode`."""
         head = 4 * self._num_blocks
-        (scales,) = read_numbers(payload[:head], "<f4", self._num_blocks)
+        (read,) = read_numbers(payload[:head], "<f4", self._num_blocks)
+        scales = read.astype(np.float32)
         (codes,) = read_numbers(payload[head:], "<u1", self._num_code_bytes)
         update = np.empty(self.size, dtype=np.float32)
         first = 0
@@ -119,16 +120,16 @@ class Rotation(Codec):
         codes = (numbers > self._borders[0]).view(np.uint8)
         for border in self._borders[1:]:
             codes += (numbers > border).view(np.uint8)
-        codes, bits = codes.ravel(), self._bits
-        codes = np.pad(codes, (0, -len(codes) % (8 // bits)))
+        packed: NDArray[np.uint8] = np.pad(codes.ravel(), (0, -codes.size % (8 // self._bits)))
+        bits = self._bits
         while bits < 8:  # two neighbours into one
-            pairs = codes.view("<u2")
-            codes, bits = (pairs | pairs >> (8 - bits)).astype(np.uint8), 2 * bits
-        return codes
+            pairs = packed.view("<u2")
+            packed, bits = (pairs | pairs >> (8 - bits)).astype(np.uint8), 2 * bits
+        return packed
 
     def _unpack(self, packed: NDArray[np.generic], shape: tuple[int, int]) -> Vector:
         """The levels that `_pack` chose."""
-        levels = self._levels_of_byte.take(packed, axis=0).ravel()
+        levels: Vector = self._levels_of_byte.take(packed, axis=0).ravel()
         return levels[: shape[0] * shape[1]].reshape(shape)
 
 

@@ -7,7 +7,7 @@ travel.
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -32,26 +32,32 @@ class LoraLinear(nn.Linear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[..., numbers in] to [..., numbers out]."""
-        return super().forward(inputs) + self._share * self.lora_up(self.lora_down(inputs))
+        added: Tensor = self.lora_up(self.lora_down(inputs))
+        return super().forward(inputs) + self._share * added
 
 
 class LoraConv2d(nn.Conv2d):
     """A convolution with a low-rank term: one of the same window to ``rank`` channels, then one of 1 x 1."""
 
     def __init__(self, layer: nn.Conv2d, *, rank: int, alpha: float) -> None:
-        window = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        super().__init__(
-            layer.in_channels, layer.out_channels, *window, bias=layer.bias is not None, padding_mode=layer.padding_mode
-        )  # type: ignore[misc]  # mypy takes the sizes of the window for any of its arguments
+        window: dict[str, Any] = {
+            "kernel_size": layer.kernel_size,
+            "stride": layer.stride,
+            "padding": layer.padding,
+            "dilation": layer.dilation,
+            "padding_mode": layer.padding_mode,
+        }
+        super().__init__(layer.in_channels, layer.out_channels, bias=layer.bias is not None, **window)
         self.load_state_dict(layer.state_dict())
-        self.lora_down = nn.Conv2d(layer.in_channels, rank, *window, bias=False, padding_mode=layer.padding_mode)  # type: ignore[misc]  # the same
+        self.lora_down = nn.Conv2d(layer.in_channels, rank, bias=False, **window)
         self.lora_up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
         nn.init.zeros_(self.lora_up.weight)
         self._share = alpha / rank
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images [B, channels in, H, W] to [B, channels out, H', W']."""
-        return super().forward(inputs) + self._share * self.lora_up(self.lora_down(inputs))
+        added: Tensor = self.lora_up(self.lora_down(inputs))
+        return super().forward(inputs) + self._share * added
 
 
 def train_part(network: nn.Module, trainable: Trainable, *, rank: int, alpha: float) -> None:
