@@ -4,7 +4,7 @@ Without privacy noise, over seeds, each codec beside the same run without one. B
 for a hospital's reply in a round; a plain reply holds NumPy's heads too, so the share of the bare float32 numbers
 stands beside. Through the product's own path. Prints a line a case and codec; the last line is JSON.
 
-    python benchmarks/bytes.py --results benchmarks/results/bytes.json
+    OMP_NUM_THREADS=1 python benchmarks/bytes.py --results benchmarks/results/bytes.json
 """
 
 import io
@@ -22,7 +22,6 @@ import torch
 import typer
 from pydantic import TypeAdapter
 from rich.console import Console
-from threadpoolctl import threadpool_limits
 
 from fl_contract.codecs import CommunicationSettings, NoCodecSettings
 from fl_contract.codecs.codec import Codec, CodecSeed, Vector
@@ -152,13 +151,12 @@ def speeds(size: int, repeats: int) -> dict[str, dict[str, float]]:
     update, side = large_update(size), int(np.sqrt(size))
     shapes = ((side, side), (size - side * side,))
     measured = {}
-    with threadpool_limits(limits=1):
-        for name, settings in CODECS.items():
-            parsed = TypeAdapter(CommunicationSettings).validate_python(settings)
-            if isinstance(parsed, NoCodecSettings) or parsed.zstd:
-                continue
-            measured[name] = measure_codec(parsed.build(shapes), update, repeats)
-            print(f"{name:<12} {measured[name]}", flush=True)
+    for name, settings in CODECS.items():
+        parsed = TypeAdapter(CommunicationSettings).validate_python(settings)
+        if isinstance(parsed, NoCodecSettings) or parsed.zstd:
+            continue
+        measured[name] = measure_codec(parsed.build(shapes), update, repeats)
+        print(f"{name:<12} {measured[name]}", flush=True)
     return measured
 
 

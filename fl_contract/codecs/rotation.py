@@ -18,7 +18,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from fl_contract.codecs.codec import Codec, CodecSeed, CodecSettings, Shapes, Vector, read_numbers
 
@@ -155,6 +154,8 @@ def _multiply(left: Vector, right: Vector) -> Vector:
 
 def draw_rotation(size: int, seed: CodecSeed) -> Vector:
     """An orthogonal matrix, [size, size], uniform over all of them (Mezzadri 2007, arXiv math-ph/0609050)."""
+    from scipy.special import ndtri  # a slow import, which no study without this codec waits for
+
     gaussian = ndtri(seed.uniforms(size * size)).reshape(size, size)
     orthogonal, triangular = np.linalg.qr(gaussian)
     return (orthogonal * np.sign(np.diag(triangular))).astype(np.float32)

@@ -1,7 +1,5 @@
 """Compression without loss on top of a codec (Zstandard, RFC 8878), bounded where it is undone."""
 
-import pyarrow as pa
-
 from fl_contract.errors import ReplyError
 
 _HEADROOM = 64
@@ -10,6 +8,8 @@ _HEADROOM = 64
 
 def compress(payload: bytes) -> bytes:
     """The payload as a Zstandard frame."""
+    import pyarrow as pa  # a slow import, which no study without compression waits for
+
     compressed: bytes = pa.Codec("zstd").compress(payload, asbytes=True)
     return compressed
 
@@ -25,6 +25,8 @@ def decompress(frame: bytes, *, num_bytes: int) -> bytes:
     Raises:
         ReplyError: It is no frame, a damaged one, or one of another length.
     """
+    import pyarrow as pa
+
     try:
         with pa.CompressedInputStream(pa.BufferReader(frame), "zstd") as stream:
             payload: bytes = stream.read(num_bytes + 1)

@@ -107,11 +107,11 @@ def test_a_private_run_codes_after_the_noise_and_a_repeated_round_sends_the_same
             if message.metadata.message_type != "train":
                 return app(message, context)
             request = Request.from_message(message)
-            for _ in range(2):
-                reply = app(message, context)
-                content = reply.content.array_records[ARRAYS][UPDATE].data
-                sent.setdefault((request.site, request.server_round), []).append(content)
-            return reply
+            replies = [app(message, context) for _ in range(2)]
+            sent[request.site, request.server_round] = [
+                reply.content.array_records[ARRAYS][UPDATE].data for reply in replies
+            ]
+            return replies[1]
 
         return handle
 
@@ -149,11 +149,10 @@ def _spoil(change: Callable[[Message], None]) -> Callable[[Handler], Handler]:
     return wrap
 
 
-def _send(content: bytes, **fields: object) -> Callable[[Message], None]:
-    whole = {"dtype": "uint8", "shape": (len(content),), "stype": SERIALISATION, "data": content, **fields}
-
+def _send(content: bytes, *, stype: str = SERIALISATION) -> Callable[[Message], None]:
     def change(reply: Message) -> None:
-        reply.content.array_records[ARRAYS][UPDATE] = Array(**whole)  # type: ignore[arg-type]
+        array = Array(dtype="uint8", shape=(len(content),), stype=stype, data=content)
+        reply.content.array_records[ARRAYS][UPDATE] = array
 
     return change
 

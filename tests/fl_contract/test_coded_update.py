@@ -44,9 +44,10 @@ def coded(form: UpdateForm = FORM) -> ArrayRecord:
     return form.encode(trained(), reference(), None, SEED)[0]
 
 
-def raw(content: bytes, **changes: object) -> Array:
-    fields = {"dtype": "uint8", "shape": (len(content),), "stype": SERIALISATION, "data": content}
-    return Array(**{**fields, **changes})  # type: ignore[arg-type]
+def raw(
+    content: bytes, *, dtype: str = "uint8", shape: tuple[int, ...] | None = None, stype: str = SERIALISATION
+) -> Array:
+    return Array(dtype=dtype, shape=shape or (len(content),), stype=stype, data=content)
 
 
 def test_the_model_comes_back_with_names_order_shapes_and_types() -> None:
