@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 from fl_client.agreements import Agreements
 from fl_client.capacity import capacity_of, check_asked_steps, steps_of
 from fl_client.data.records import Records
-from fl_client.disclosure import TRAIN_WITH_LOSS, release
+from fl_client.disclosure import release
 from fl_client.evaluation import evaluate
 from fl_client.guard import guard, log_to_site
 from fl_client.inputs import (
@@ -25,6 +25,7 @@ from fl_client.personal import keep_personal_model
 from fl_client.policy import check_policy, check_room, make_plan
 from fl_client.private_round import answer_private_round
 from fl_client.refusals import refuse_if_any
+from fl_client.reply_coding import release_reply
 from fl_client.site import Site, open_sites
 from fl_client.statistics import add_up_features, check_statistics_allowed
 from fl_client.strategy_state import StrategyState
@@ -34,7 +35,6 @@ from fl_contract.messages import (
     PLAN,
     ROSTER,
     STATISTICS,
-    TRAIN,
     Arrays,
     Request,
     SitePlan,
@@ -70,6 +70,7 @@ def answer_plan(message: Message, context: Context) -> Message:
     check_statistics_allowed(site)
     records = site.load_records()
     refuse_if_any(record_refusals(site, records))
+    site.build_model()  # a file of weights that is missing is said before round 1
     plan = _agree_on_privacy(site, request, records.train) if site.study.is_private else None
     agree_on_measurement(site, request, records.test)
     Agreements(site.folder).agree(request)
@@ -134,7 +135,7 @@ def _check_agreed(site: Site, request: Request) -> None:
 
 
 def _agree_on_privacy(site: Site, request: Request, records: Records) -> PrivacyPlan:
-    check_dp_compatible(site.study.build_model())
+    check_dp_compatible(site.build_model())
     plan = make_plan(site.settings, site.study)
     with site.open_ledger() as ledger:
         if ledger.load_plan(request.run) is None:
@@ -163,8 +164,7 @@ def _answer_plain_round(site: Site, request: Request, received: Arrays, control:
     reply = TrainReply(
         site=site.name, arrays=outgoing_arrays(site, model, half), num_examples=declared, spent=None, loss=loss
     )
-    kind = TRAIN if loss is None else TRAIN_WITH_LOSS
-    return release(reply.to_content(), kind, request, folder=site.folder, model=received)
+    return release_reply(site, request, reply, received)
 
 
 def _refuse(code: RefusalCode, detail: str) -> NoReturn:

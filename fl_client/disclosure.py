@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
+from fl_contract.coded_update import UpdateForm
 from fl_contract.errors import DisclosureError, MessageError, RefusalCode
 from fl_contract.messages import (
     ARRAYS,
@@ -80,7 +81,13 @@ logger = logging.getLogger("fl_client")
 
 
 def release(
-    content: RecordDict, kind: str, request: Request, *, folder: Path, model: Arrays | None = None
+    content: RecordDict,
+    kind: str,
+    request: Request,
+    *,
+    folder: Path,
+    model: Arrays | None = None,
+    form: UpdateForm | None = None,
 ) -> RecordDict:
     """Let a reply leave, after it was checked and written to the hospital's outbound log.
 
@@ -90,6 +97,7 @@ def release(
         request: What was asked, for the log.
         folder: The hospital's own, for the log.
         model: For a train reply: the model that was received; the reply's arrays have its names, shapes and types.
+        form: For a train reply of a study that names a codec: what its arrays are instead.
 
     Returns:
         The same content.
@@ -110,7 +118,7 @@ def release(
                 f"{kind} reply's {name} hold {odd}, or hold it as another type; allowed are {sorted(fields)}"
             )
     if kind in WITH_MODEL:
-        _check_arrays(content, model or {})
+        _check_arrays(content.array_records[ARRAYS], model or {}, form)
     _log(content, kind, request, folder / OUTBOUND_LOG)
     return content
 
@@ -149,8 +157,11 @@ def _has_type(value: object, expected: type | GenericAlias | None) -> bool:
     return expected is not None and isinstance(value, expected)
 
 
-def _check_arrays(content: RecordDict, model: Arrays) -> None:
-    arrays = content.array_records[ARRAYS]
+def _check_arrays(arrays: ArrayRecord, model: Arrays, form: UpdateForm | None) -> None:
+    if form is not None:
+        if odd := form.odd_arrays(arrays, model):
+            raise DisclosureError(f"arrays {odd} are not what the study's codec gives; allowed is its coded update")
+        return
     found = {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
     expected = {name: (array.shape, str(array.dtype)) for name, array in model.items()}
     if found != expected:

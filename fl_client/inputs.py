@@ -104,7 +104,7 @@ def load_model(site: Site, received: Arrays) -> nn.Module:
     Raises:
         RefusalError: INVALID_REQUEST: they are not what of the study's model travels, or not finite.
     """
-    model = site.study.build_model()
+    model = site.build_model()
     return _load(model, received, exchanged_names(site.study, model))
 
 
@@ -137,7 +137,11 @@ def make_half(site: Site, request: Request, model: nn.Module, control: Arrays) -
     Raises:
         RefusalError: INVALID_REQUEST: what came beside the model is not of it, or not what the algorithm sends.
     """
-    trained = {name: (each.shape, str(each.detach().numpy().dtype)) for name, each in model.named_parameters()}
+    trained = {
+        name: (each.shape, str(each.detach().numpy().dtype))
+        for name, each in model.named_parameters()
+        if each.requires_grad
+    }
     expected = trained if site.study.strategy.SENDS_CONTROL else {}
     if {name: (array.shape, str(array.dtype)) for name, array in control.items()} != expected:
         raise _invalid(f"control arrays {sorted(control)}; expected {sorted(expected)}, of the model's shapes")

@@ -12,15 +12,15 @@ reply, settles its charge if a crash left that open, and sends the same bytes.
 
 from flwr.app import RecordDict
 
-from fl_client.disclosure import release
 from fl_client.inputs import load_model, make_half, outgoing_arrays, privacy_units, record_contents, training_examples
 from fl_client.outbox import Outbox
 from fl_client.policy import check_plan
+from fl_client.reply_coding import release_reply
 from fl_client.site import Site
 from fl_client.strategy_state import StrategyState
 from fl_client.training import Recipe, train_with_privacy
 from fl_contract.errors import RefusalCode, RefusalError
-from fl_contract.messages import TRAIN, Arrays, PrivacySpent, Request, TrainReply
+from fl_contract.messages import Arrays, PrivacySpent, Request, TrainReply
 from privacy.errors import LedgerError
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
@@ -48,7 +48,7 @@ def answer_private_round(site: Site, request: Request, received: Arrays, control
             reply, spent = _make_reply(site, request, (received, control), plan, ledger)
             outbox.put(run, server_round, reply, spent)
             ledger.settle(run=run, server_round=server_round, steps_run=spent.steps)
-    return release(reply.to_content(), TRAIN, request, folder=site.folder, model=received)
+    return release_reply(site, request, reply, received)
 
 
 def _reply_made(outbox: Outbox, ledger: Ledger, run: str, server_round: int) -> TrainReply | None:

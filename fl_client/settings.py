@@ -80,6 +80,8 @@ class SiteSettings(Settings):
             sampling and noise are scaled by instead of the true one.
         source: Where its records are.
         policy: What it allows.
+        weights_folder: That holds the files that studies name as ``model.weights``; a relative one starts at the folder
+            of ``site.toml``. Needed for studies that train a part of such a model only.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
@@ -87,6 +89,7 @@ class SiteSettings(Settings):
     declared_examples: int = Field(ge=1)
     source: Annotated[AnySourceSettings, Field(discriminator="kind")]
     policy: PolicySettings
+    weights_folder: str = "weights"
 
 
 def read_site_settings(path: Path) -> SiteSettings:

@@ -3,11 +3,12 @@
 import json
 import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
+from torch import nn
 
 from fl_client.data.records import SiteRecords, Source
 from fl_client.record_cache import RecordCache, stamp_of
@@ -16,6 +17,7 @@ from fl_client.source_settings import SqlSourceSettings
 from fl_client.sources import open_source
 from fl_client.virtual_source import virtual_source
 from fl_contract.errors import RefusalCode, RefusalError, SettingError
+from fl_contract.initial_weights import load_initial_weights
 from fl_contract.models.own_model import OwnModelSettings
 from fl_contract.run_folder import run_folder
 from fl_contract.study import Study
@@ -41,17 +43,33 @@ class Site:
         folder: Its own state: ledger, outbox, logs.
         study: Its own copy, with the run's overrides.
         run: Which run asks; None for none.
+        weights: Folder of the files that studies name as ``model.weights``.
     """
 
     settings: SiteSettings
     folder: Path
     study: Study
     run: str | None = None
+    weights: Path = Path("weights")
 
     @property
     def name(self) -> str:
         """As the federation knows it."""
         return self.settings.name
+
+    def build_model(self) -> nn.Module:
+        """The study's model before the first round; what of it is frozen has the weights that every hospital gives it.
+
+        Raises:
+            RefusalError: STUDY_MISMATCH: the file of these weights is absent or another one.
+        """
+        model = self.study.build_model()
+        if self.study.model.trainable != "all":
+            try:
+                load_initial_weights(model, self.study, self.weights)
+            except SettingError as error:
+                raise RefusalError(RefusalCode.STUDY_MISMATCH, str(error)) from error
+        return model
 
     def load_records(self) -> SiteRecords:
         """Its patients; kept in memory as long as the files stay as they are, a database for one run."""
@@ -128,13 +146,17 @@ def open_sites(context: Context) -> dict[str, Site]:
         raise RefusalError(RefusalCode.STUDY_MISMATCH, str(error)) from error
     if (path := site_file(context.node_config)) is not None:
         settings = read_site_settings(path)
-        return {settings.name: Site(settings=settings, folder=path.parent, study=study)}
+        weights = path.parent / settings.weights_folder
+        return {settings.name: Site(settings=settings, folder=path.parent, study=study, weights=weights)}
     number, count = partition(context.node_config)
     names = study.simulation.site_names
     if study.simulation.trainers == "pooled":
         names = (*names, "pooled")
     folder = run_folder(context.run_config, context.run_id) / "sites"
-    return {name: _open_virtual_site(name, study, folder / name) for name in names[number::count]}
+    weights = Path(str(context.run_config.get("weights-folder") or "weights"))
+    return {
+        name: replace(_open_virtual_site(name, study, folder / name), weights=weights) for name in names[number::count]
+    }
 
 
 def _open_virtual_site(name: str, study: Study, folder: Path) -> Site:

@@ -1,7 +1,8 @@
-"""What an algorithm's client half keeps at the hospital from round to round of a run; it never leaves."""
+"""What an algorithm's client half, or a codec, keeps at the hospital from round to round of a run; it never leaves."""
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors.numpy import load_file, save
@@ -18,10 +19,11 @@ class StrategyState:
     Args:
         folder: The hospital's own.
         run: Of which the rounds are.
+        owner: Who keeps it: the ``strategy`` or the ``codec``.
     """
 
-    def __init__(self, folder: Path, run: str) -> None:
-        self._folder = folder / "strategy" / hashlib.sha256(run.encode()).hexdigest()[:16]
+    def __init__(self, folder: Path, run: str, *, owner: Literal["strategy", "codec"] = "strategy") -> None:
+        self._folder = folder / owner / hashlib.sha256(run.encode()).hexdigest()[:16]
 
     def before(self, server_round: int) -> Arrays:
         """What was kept after the last round before this one; empty if there was none."""

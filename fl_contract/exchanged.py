@@ -11,8 +11,9 @@ def exchanged_names(study: Study, model: nn.Module) -> tuple[str, ...]:
     All others stay where they are: at the coordinator as in `Study.build_model`, at a hospital as it keeps them. Where
     the result is an ensemble, a request to measure holds these of every member, as in `Study.build_ensemble`.
     """
-    kept = kept_names(study, model)
-    return tuple(name for name in model.state_dict() if name not in kept)
+    frozen = {name for name, each in model.named_parameters() if not each.requires_grad}
+    stays = kept_names(study, model) | (frozen if study.model.trainable != "all" else set())
+    return tuple(name for name in model.state_dict() if name not in stays)
 
 
 def kept_names(study: Study, model: nn.Module) -> frozenset[str]:

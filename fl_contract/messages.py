@@ -199,8 +199,8 @@ class TrainReply:
     spent: PrivacySpent | None
     loss: float | None = None
 
-    def to_content(self) -> RecordDict:
-        """As Flower carries it."""
+    def to_content(self, coded: ArrayRecord | None = None) -> RecordDict:
+        """As Flower carries it; with the coded form in place of the arrays where there is one."""
         metrics: dict[str, Any] = {NUM_EXAMPLES: self.num_examples}
         if self.spent is not None:
             metrics |= {"epsilon": self.spent.epsilon, "delta": self.spent.delta, "steps": self.spent.steps}
@@ -208,7 +208,7 @@ class TrainReply:
             metrics[LOSS] = self.loss
         return RecordDict(
             {
-                ARRAYS: to_array_record(self.arrays),
+                ARRAYS: to_array_record(self.arrays) if coded is None else coded,
                 METRICS: MetricRecord(metrics),
                 CONFIG: ConfigRecord({"site": self.site}),
             }

@@ -19,6 +19,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
+from fl_contract.codecs import CommunicationSettings, NoCodecSettings
 from fl_contract.errors import SettingError
 from fl_contract.models import ModelSettings, build_model
 from fl_contract.models.architecture import ROW_TASKS
@@ -289,6 +290,7 @@ class Study(Settings):
     stopping: StoppingSettings
     privacy: PrivacySettings
     central_privacy: CentralPrivacySettings | None = None
+    communication: CommunicationSettings = Field(default_factory=NoCodecSettings)
     simulation: SimulationSettings
 
     @model_validator(mode="before")
@@ -409,6 +411,21 @@ class Study(Settings):
         """Learning rate of a hospital's steps."""
         training = self.training
         return (self.is_private and training.private_learning_rate) or training.learning_rate
+
+    @model_validator(mode="after")
+    def _check_what_travels(self) -> Self:
+        name = self.strategy.name
+        if self.model.trainable != "all" and (self.strategy.PERSONAL or self.strategy.IS_ENSEMBLE):
+            raise ValueError(
+                f"model.trainable={self.model.trainable!r} with strategy.name={name!r}, which says itself what of the "
+                "model stays where; expected 'all'"
+            )
+        if self.communication.codec != "none" and self.strategy.FULL_BATCH:
+            raise ValueError(
+                f"communication.codec={self.communication.codec!r} with strategy.name={name!r}, whose hospitals send "
+                "gradients; codecs are for updates; expected 'none'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_participation(self) -> Self:

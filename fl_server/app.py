@@ -11,8 +11,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 from torch import nn
 
+from fl_contract.coded_update import update_form
 from fl_contract.errors import CheckpointError, ConsiliumError, SettingError
 from fl_contract.exchanged import exchanged_names
+from fl_contract.initial_weights import load_initial_weights
 from fl_contract.messages import Request, SitePlan
 from fl_contract.models import buffer_names
 from fl_contract.study import Study
@@ -20,7 +22,6 @@ from fl_server.averaging import ModelAverage, first_averaged_round
 from fl_server.best_round import BestRound
 from fl_server.buffered_loop import BufferedLoop
 from fl_server.checkpoint import Checkpoint, read_checkpoint
-from fl_server.initial_weights import load_initial_weights
 from fl_server.local_grid import LocalGrid
 from fl_server.model_file import write_model
 from fl_server.roll_call import call_plans, call_roster
@@ -31,6 +32,7 @@ from fl_server.settings import RunSettings, read_run_settings, variant_of
 from fl_server.statistics import standardise_by_all
 from fl_server.stopping import Stopping
 from fl_server.summary import write_evaluations
+from fl_server.traffic import expect_traffic
 from fl_server.turnout import Turnout
 from privacy.book_keeping import is_covered
 from privacy.clipping import Method
@@ -105,6 +107,7 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
     if checkpoint is None and settings.earlier is not None:
         model, origin = settings.earlier.read(study, variant=variant_of(study), like=model)
         record.start_from(origin)
+    log(INFO, "Bytes %s", expect_traffic(study, torch_model).in_words(study))
     roster, silent = call_roster(grid, study, request)
     plans, refused = call_plans(grid, study, request, roster)
     record.agree(_site_table(plans), silent | refused)
@@ -142,6 +145,7 @@ def _run(grid: Grid, settings: RunSettings, checkpoint: Checkpoint | None, recor
         average=average,
         exchanged=exchanged_names(study, torch_model),
         turnout=turnout,
+        form=update_form(study),
     )
     model, evaluations = loop.run(model, last_round=last_round, seconds_before=seconds)
     write_model(record.folder / MODEL_FILE, model)
@@ -168,7 +172,7 @@ def _make_strategy(
         study,
         roster=roster,
         declared={site: plan.num_examples for site, plan in plans.items()},
-        num_coordinates=sum(tensor.numel() for tensor in model.state_dict().values()),
+        num_coordinates=sum(model.state_dict()[name].numel() for name in exchanged_names(study, model)),
     )
     if plan is None:
         return make_strategy(

@@ -7,8 +7,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from fl_contract.errors import SettingError
-from fl_contract.exchanged import exchanged_names
 from fl_contract.study import SimulationSettings, Study
+from fl_server.traffic import expect_traffic
 from privacy.model_check import check_dp_compatible
 from privacy.plan import PrivacyPlan
 from strategies.regions import Regions
@@ -101,15 +101,12 @@ def describe_noise(study: Study, console: Console) -> None:
 def describe_simulation(study: Study, console: Console) -> None:
     """Print the study in a few lines: hospitals, model, rounds and bytes, privacy."""
     model = study.build_model()
-    arrays = model.state_dict()
-    size = sum(arrays[name].numel() * arrays[name].element_size() for name in exchanged_names(study, model))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     lines = [
         _describe_hospitals(study),
         f"{study.model.kind} model of {num_parameters:,} parameters, {study.strategy.name}, at most {study.num_rounds} "
         f"rounds, a quorum of {study.federation.min_sites}",
-        f"about {_bytes(3 * size * study.num_rounds)} for each hospital ({_travels(study)} down twice and up once a "
-        "round)",
+        expect_traffic(study, model).in_words(study),
         _describe_privacy(study),
         *_describe_central_privacy(study),
     ]
@@ -117,10 +114,6 @@ def describe_simulation(study: Study, console: Console) -> None:
     for line in lines:
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print()
-
-
-def _travels(study: Study) -> str:
-    return f"what {study.strategy.name} shares of the model" if study.is_personal else "the model"
 
 
 def _describe_hospitals(study: Study) -> str:
@@ -157,11 +150,3 @@ def _describe_central_privacy(study: Study) -> list[str]:
         f"differential privacy per hospital, added by the coordinator: ε at most {central.epsilon:g} at δ "
         f"{central.delta:g} for all models of the run"
     ]
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"

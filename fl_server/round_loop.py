@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
+from fl_contract.coded_update import UpdateForm, codec_seed
 from fl_contract.errors import MessageError, ReplyError, RunError
 from fl_contract.messages import (
     ARRAYS,
@@ -23,6 +24,7 @@ from fl_contract.messages import (
     privacy_spent,
     read_evaluation,
     refusal_of_reply,
+    request_arrays,
     site_of_reply,
     to_array_record,
 )
@@ -61,6 +63,7 @@ class RoundLoop:
         average: Of the models so far; what is measured.
         exchanged: Names of the model's arrays that travel.
         turnout: Who is asked, and what still comes of earlier rounds.
+        form: Of coded replies; None where they hold the model itself.
         held_out: Held-out patients of each hospital, as it first said, None if it measures with noise; they are the
             same for the whole run, and so is the way it measures.
     """
@@ -77,6 +80,7 @@ class RoundLoop:
     average: ModelAverage
     exchanged: tuple[str, ...]
     turnout: Turnout
+    form: UpdateForm | None
     held_out: dict[str, int | None] = field(default_factory=dict)
 
     def run(self, model: Arrays, *, last_round: int, seconds_before: float) -> tuple[Arrays, dict[str, Measurement]]:
@@ -226,14 +230,26 @@ class RoundLoop:
             return False
         try:
             spent = self._check_sender(reply, site)
-        except MessageError as error:
+            entry.num_examples = self.plans[site].num_examples
+            entry.bytes_up += sum(arrays.count_bytes() for arrays in reply.content.array_records.values())
+            self._decode(request, reply, site)
+        except (MessageError, ReplyError) as error:
             left_out[site] = ("unusable-reply", str(error))
             return False
-        entry.num_examples = self.plans[site].num_examples
-        entry.bytes_up += sum(arrays.count_bytes() for arrays in reply.content.array_records.values())
         if spent is not None:
             entry.epsilon, entry.delta, entry.steps = spent.epsilon, spent.delta, spent.steps
         return True
+
+    def _decode(self, request: Message, reply: Message, site: str) -> None:
+        """Put the model into a reply in place of its coded form, so that no strategy has to know of codecs."""
+        if self.form is None:
+            return
+        arrays = reply.content.array_records.get(ARRAYS)
+        if arrays is None:
+            raise ReplyError(f"records {sorted(reply.content)}; expected {ARRAYS!r}")
+        server_round = Request.from_message(request).server_round
+        seed = codec_seed(self.study, site=site, server_round=server_round)
+        reply.content[ARRAYS] = to_array_record(self.form.decode(arrays, request_arrays(request), seed))
 
     def _check_sender(self, reply: Message, site: str) -> PrivacySpent | None:
         spent = privacy_spent(reply)

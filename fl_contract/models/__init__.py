@@ -15,6 +15,7 @@ from fl_contract.models.linear import LinearSettings, LogisticSettings
 from fl_contract.models.mlp import MlpSettings
 from fl_contract.models.multimodal import MultimodalSettings
 from fl_contract.models.own_model import OwnModelSettings
+from fl_contract.models.partial_training import train_part
 from fl_contract.models.resnet import ResnetSettings
 from fl_contract.models.small_cnn import SmallCnnSettings
 from fl_contract.models.transe import TransESettings
@@ -56,7 +57,9 @@ def build_model(settings: ModelSettings, schema: Schema, *, num_outputs: int, se
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed accelerators too
-        return settings.build(schema, num_outputs)
+        network = settings.build(schema, num_outputs)
+        train_part(network, settings.trainable, rank=settings.lora_rank, alpha=settings.lora_alpha)
+        return network
 
 
 def buffer_names(model: nn.Module) -> frozenset[str]:

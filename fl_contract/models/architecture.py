@@ -3,8 +3,10 @@
 from abc import abstractmethod
 from typing import ClassVar
 
+from pydantic import Field
 from torch import nn
 
+from fl_contract.models.partial_training import Trainable
 from fl_contract.schema import Schema
 from fl_contract.settings import Settings
 
@@ -21,6 +23,10 @@ class Architecture(Settings):
         NOT_PRIVATE: Which layer keeps it from being trained with differential privacy, and what to choose instead;
             empty where `privacy.model_check` alone decides.
         kind: Its name in a study.
+        trainable: Which part is trained and travels; see `fl_contract.models.partial_training`. What is frozen is the
+            same everywhere: it follows from the study's seed, or from a file of weights that every hospital has.
+        lora_rank: Of each low-rank term, for ``lora``.
+        lora_alpha: Such a term counts by this over its rank.
     """
 
     TAKES: ClassVar[frozenset[str]]
@@ -28,6 +34,9 @@ class Architecture(Settings):
     NOT_PRIVATE: ClassVar[str] = ""
 
     kind: str
+    trainable: Trainable = "all"
+    lora_rank: int = Field(default=8, ge=1, le=1024)
+    lora_alpha: float = Field(default=8.0, gt=0)
 
     def check_schema(self, schema: Schema) -> None:
         """Refuse a study whose data or task the architecture is not for.

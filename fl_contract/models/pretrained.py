@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fl_contract.errors import SettingError
+from fl_contract.models.partial_training import is_added
 from fl_contract.settings import Settings
 
 STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
@@ -21,6 +22,8 @@ COUNTER: Final = "num_batches_tracked"
 
 class WeightsFile(Settings):
     """A file that the coordinator has; hospitals get the weights in round 1, like those of any model.
+
+    Where a study trains a part of the model only, the rest does not travel, and every hospital has the file too.
 
     Attributes:
         file: Its name, without a folder; what torchvision publishes (``.pth``), or safetensors.
@@ -70,7 +73,11 @@ def fit_weights(model: nn.Module, arrays: Mapping[str, Tensor], layout: Layout) 
     Raises:
         SettingError: Arrays are missing, unknown, of another shape or not finite; names them.
     """
-    own = {name: value for name, value in model.state_dict().items() if not name.startswith(layout.head)}
+    own = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith(layout.head) and not is_added(name)
+    }
     given = {layout.name(name): array for name, array in arrays.items()}
     left_out = [
         name

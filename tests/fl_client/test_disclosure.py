@@ -12,6 +12,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from fl_client.data.records import SiteRecords
 from fl_client.disclosure import OUTBOUND_LOG, TRAIN_WITH_LOSS, WITH_MODEL, release
+from fl_contract.codecs.codec import CodecSeed
+from fl_contract.codecs.int8 import Int8
+from fl_contract.coded_update import UPDATE, UpdateForm
 from fl_contract.errors import DisclosureError
 from fl_contract.messages import (
     ARRAYS,
@@ -161,6 +164,51 @@ def test_an_agreed_reply_leaves_as_it_is_and_is_logged(tmp_path: Path, kind: str
     logged = json.loads(line)
     assert (logged["kind"], logged["run"], logged["round"]) == (kind, "run-1", 2)
     assert logged["sha256"] == hashlib.sha256(content.deflate()).hexdigest()
+
+
+FORM = UpdateForm(codec=Int8(((2, 3),)), zstd=False, trained=("w",))
+
+
+def coded_reply() -> RecordDict:
+    seed = CodecSeed(seed=1, site="hospital-1", server_round=2)
+    reply = TrainReply(site="hospital-1", arrays=model(), num_examples=80, spent=None)
+    return reply.to_content(FORM.encode(model(), model(), None, seed)[0])
+
+
+def test_a_coded_reply_leaves_where_the_study_names_its_codec_and_is_logged(tmp_path: Path) -> None:
+    """Six numbers and one scale, the name of the array; the number of examples; the site."""
+    release(coded_reply(), TRAIN, REQUEST, folder=tmp_path, model=model(), form=FORM)
+
+    logged = json.loads((tmp_path / OUTBOUND_LOG).read_text(encoding="utf-8"))
+    assert logged["fields"][ARRAYS] == [UPDATE]
+    assert logged["bytes"] == 6 + 4 + len(UPDATE) + 12 + 8 + 4 + 10
+
+
+@pytest.mark.parametrize(
+    ("content", "form"),
+    [
+        pytest.param(reply_of(TRAIN), FORM, id="plain weights of a study with a codec"),
+        pytest.param(coded_reply(), None, id="a coded update of a study without"),
+        pytest.param(
+            coded_reply(), UpdateForm(codec=Int8(((2, 4),)), zstd=False, trained=("w",)), id="another number of bytes"
+        ),
+    ],
+)
+def test_a_reply_of_another_form_than_the_studys_stays(
+    tmp_path: Path, content: RecordDict, form: UpdateForm | None
+) -> None:
+    with pytest.raises(DisclosureError, match="arrays"):
+        release(content, TRAIN, REQUEST, folder=tmp_path, model=model(), form=form)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_patients_beside_a_coded_update_stay(tmp_path: Path) -> None:
+    content = coded_reply()
+    content.array_records[ARRAYS]["patients"] = Array(np.array([62.0, 71.0]))
+
+    with pytest.raises(DisclosureError, match="patients"):
+        release(content, TRAIN, REQUEST, folder=tmp_path, model=model(), form=FORM)
 
 
 def test_a_train_reply_without_privacy_leaves_without_a_spend(tmp_path: Path) -> None:

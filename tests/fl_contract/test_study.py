@@ -539,6 +539,10 @@ CHANGES: dict[str, Scalar] = {
     "simulation.epsilon-budget": 7.0,
     "simulation.require-privacy": True,
     "simulation.measurements": "none",
+    "communication.codec": "int8",
+    "model.trainable": "head",
+    "model.lora-rank": 2,
+    "model.lora-alpha": 2.0,
 }
 UNCHANGEABLE = {
     "model.kind",  # another kind has other keys, see below
@@ -575,6 +579,10 @@ UNCHANGEABLE = {
     "model.num-blocks",
     "federation.min-per-region",  # goes with federation.regions, see below
     "federation.balance",  # goes without dp-sgd, see below
+    "communication.zstd",  # go with a codec, see below
+    "communication.bits",
+    "communication.fraction",
+    "communication.rank",
     "central-privacy.mechanism",  # go together, see below
     "central-privacy.epsilon",
     "central-privacy.delta",
@@ -646,6 +654,47 @@ def test_overrides_of_another_algorithm_change_the_fingerprint() -> None:
     studies = [load_study("breast-cancer", overrides=base | each) for each in overrides]
 
     assert len({study.fingerprint for study in studies}) == len(overrides)
+
+
+def test_overrides_of_another_codec_change_the_fingerprint() -> None:
+    named: list[dict[str, Scalar]] = [
+        {"codec": "none"},
+        {"codec": "float16"},
+        {"codec": "bfloat16"},
+        {"codec": "int8"},
+        {"codec": "int8", "zstd": True},
+        {"codec": "rotation"},
+        {"codec": "rotation", "bits": 4},
+        {"codec": "top-k"},
+        {"codec": "top-k", "fraction": 0.5},
+        {"codec": "powersgd"},
+        {"codec": "powersgd", "rank": 2},
+    ]
+    overrides = [{f"communication.{key}": value for key, value in each.items()} for each in named]
+    studies = [load_study("breast-cancer", overrides=each) for each in overrides]
+
+    assert len({study.fingerprint for study in studies}) == len(named)
+    assert studies[0].fingerprint == load_study("breast-cancer").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ({"codec": "int7"}, "communication.codec='int7'; expected"),
+        ({"zstd": True}, "communication.codec is missing; add it"),
+        ({"codec": "none", "zstd": True}, "communication.zstd=True is not a known key"),
+        ({"codec": "int8", "bits": 4}, "communication.bits=4 is not a known key"),
+        ({"codec": "rotation", "bits": 3}, "communication.bits=3; expected 1, 2 or 4"),
+        ({"codec": "top-k", "fraction": 0.0}, "communication.fraction=0.0; expected above 0"),
+        ({"codec": "top-k", "fraction": 1.5}, "communication.fraction=1.5; expected at most 1"),
+        ({"codec": "powersgd", "rank": 0}, "communication.rank=0; expected at least 1"),
+    ],
+)
+def test_a_broken_rule_of_a_codec_is_named(table: dict[str, Any], line: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Study.parse(raw_with("communication", table), origin="s.toml")
+
+    assert str(caught.value).startswith(f"s.toml: {line}")
 
 
 def test_overrides_of_central_privacy_change_the_fingerprint() -> None:
@@ -820,6 +869,15 @@ ONE_SHOT: dict[str, Scalar] = {
                 "without noise, and its measurements leave; choose 'fedbn', 'fedper' or 'fedrep'",
             )
             for name in ("ditto", "apfl", "fine-tuning")
+        ),
+        (
+            {"strategy.name": "fedper", "model.kind": "mlp", "model.trainable": "head"},
+            "model.trainable='head' with strategy.name='fedper', which says itself what of the model stays where; "
+            "expected 'all'",
+        ),
+        (
+            {"strategy.name": "fedsgd", "communication.codec": "int8", "privacy.steps-per-round": 1},
+            "communication.codec='int8' with strategy.name='fedsgd', whose hospitals send gradients; codecs are for",
         ),
         ({"strategy.name": "fedbn"}, "the model has no normalisation layer that could stay at a hospital; choose"),
         ({"strategy.name": "fedper"}, "all weights of the model are in its head, so that hospitals would share"),

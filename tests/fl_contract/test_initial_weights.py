@@ -12,13 +12,13 @@ import torch
 from federation_harness import PLAIN, Federation, Handler
 from flwr.app import Context, Message
 from schemas import schema_of
-from torch import Tensor
+from torch import Tensor, nn
 
-from fl_contract.errors import SettingError
+from fl_contract.errors import QuorumError, SettingError
+from fl_contract.initial_weights import load_initial_weights
 from fl_contract.messages import ARRAYS, Arrays, from_array_record
 from fl_contract.models.resnet import ResnetSettings
-from fl_contract.study import STUDIES, load_study
-from fl_server.initial_weights import load_initial_weights
+from fl_contract.study import STUDIES, Scalar, Study, load_study
 
 State = dict[str, Tensor]
 
@@ -198,3 +198,54 @@ def test_a_run_whose_file_is_absent_fails_before_any_hospital_is_asked(
     assert received == []
     assert federation.outcome().header["status"] == "failed"
     assert "weights-folder" in federation.outcome().header["reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_there", [True, False], ids=["there", "absent"])
+def test_where_a_part_is_trained_hospitals_need_the_file_too_and_get_only_the_rest(
+    is_there: bool,
+    published: State,
+    tmp_path: Path,
+    write_study: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "files").mkdir()
+    file = write(tmp_path / "files" / "a.pth", published)
+    studies, received = write_study(file), list[Arrays]()
+    if not is_there:
+        monkeypatch.setattr("fl_client.site.load_initial_weights", refuse_absent)
+    federation = Federation(tmp_path / "out")
+    overrides: dict[str, Scalar] = {
+        **PLAIN,
+        "num-rounds": 1,
+        "model.trainable": "head",
+        "weights-folder": str(tmp_path / "files"),
+    }
+
+    if not is_there:
+        with pytest.raises(QuorumError, match="study-mismatch"):
+            federation.run("digits", overrides=overrides, studies=studies, wrap=keeping(received))
+        return
+    outcome = federation.run("digits", overrides=overrides, studies=studies, wrap=keeping(received))
+
+    assert {tuple(arrays) for arrays in received} == {("fc.weight", "fc.bias")}
+    kept = torch.from_numpy(outcome.model["layer1.0.conv1.weight"])
+    assert torch.equal(kept, published["layer1.0.conv1.weight"])
+
+
+def refuse_absent(model: nn.Module, study: Study, folder: Path) -> None:
+    """What a hospital meets that has no such folder."""
+    load_initial_weights(model, study, folder / "absent")
+
+
+def test_a_low_rank_term_is_no_part_of_a_file(
+    published: State, tmp_path: Path, write_study: Callable[..., Path]
+) -> None:
+    studies = write_study(write(tmp_path / "a.pth", published))
+    study = load_study("digits", directory=studies, overrides={"model.trainable": "lora", "model.lora-rank": 2})
+    model = study.build_model()
+
+    load_initial_weights(model, study, tmp_path)
+
+    assert torch.equal(model.state_dict()["layer4.1.conv2.weight"], published["layer4.1.conv2.weight"])
+    assert not model.state_dict()["layer4.1.conv2.lora_up.weight"].any()

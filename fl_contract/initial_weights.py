@@ -1,4 +1,4 @@
-"""The only place that reads a file of weights that a run starts from."""
+"""The only place that reads a file of weights that a run starts from, at either end."""
 
 import hashlib
 import io
@@ -42,7 +42,7 @@ def _read(path: Path, file: WeightsFile) -> dict[str, Tensor]:
     except OSError as error:
         raise SettingError(
             f"model.weights.file={file.file!r}: {path} cannot be read ({error.strerror}); put the file there, or name "
-            "its folder as weights-folder in the run's settings"
+            "its folder as weights-folder in the run's settings, at a hospital in its site.toml"
         ) from error
     if (sha256 := hashlib.sha256(content).hexdigest()) != file.sha256:
         raise SettingError(f"{path}: its SHA-256 is {sha256}; expected model.weights.sha256={file.sha256!r}")
