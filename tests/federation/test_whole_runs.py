@@ -210,6 +210,18 @@ def test_a_run_without_privacy_gives_its_last_model(tmp_path: Path, monkeypatch:
     assert all(np.array_equal(array, last[-1][name]) for name, array in outcome.model.items())
 
 
+def test_a_round_of_gradients_is_a_round_of_models_after_one_step_on_all_records(tmp_path: Path) -> None:
+    overrides: dict[str, Scalar] = {**PLAIN, "num-rounds": 2, "training.learning-rate": 0.5}
+
+    by_models = Federation(tmp_path / "models").run(overrides=overrides | {"training.batch-size": 1000})
+    by_gradients = Federation(tmp_path / "gradients").run(
+        overrides=overrides | {"strategy.name": "fedsgd", "training.batch-size": 16}
+    )
+
+    for name, array in by_models.model.items():
+        assert by_gradients.model[name] == pytest.approx(array, abs=1e-6)
+
+
 def test_a_run_that_no_hospital_measures_goes_on_without_figures(tmp_path: Path) -> None:
     outcome = Federation(tmp_path).run(overrides={**PRIVATE, "simulation.measurements": "none"})
 
