@@ -29,7 +29,8 @@ def print_comparison(out: Path, console: Console) -> None:
     kinds = [kind for kind in COLUMNS if kind in variants]
     measure = summary["measure"]
     title = f"\nWas it worth joining? {MEASURES[measure]} on held-out patients, and its 95 % interval"
-    table = Table(title=title, title_justify="left", pad_edge=False)
+    caption = "together: each hospital's personal model, on its own patients" if summary["personal"] else None
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", pad_edge=False)
     table.add_column("hospital")
     for kind in kinds:
         table.add_column(COLUMNS[kind], justify="right")

@@ -5,6 +5,7 @@ Where hospitals contradict each other, those models are the better ones.
 
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from federation_harness import PRIVATE, Federation, Handler, Outcome
 from flwr.app import Context, Message
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from table_hospitals import run_at_hospitals
@@ -26,6 +28,7 @@ from fl_client.site import Site
 from fl_contract.messages import ARRAYS, Arrays
 from fl_contract.study import STUDIES, Scalar, load_study
 from fl_server.checkpoint import Checkpoint, write_checkpoint
+from fl_server.comparison import print_comparison
 from fl_server.report import write_report
 from fl_server.summary import summarise
 
@@ -243,7 +246,10 @@ def test_the_record_the_summary_and_the_report_say_that_figures_are_of_personal_
     outcome = Federation(tmp_path).run(overrides=overrides_of("fedper"))
 
     page = write_report(tmp_path).read_text(encoding="utf-8")
+    terminal = StringIO()
+    print_comparison(tmp_path, Console(file=terminal, width=100))
 
+    assert "together: each hospital's personal model, on its own patients" in " ".join(terminal.getvalue().split())
     assert outcome.header["personal"] is True
     assert summarise(tmp_path)["personal"] is True
     assert "Together, without privacy, personal models" in page
