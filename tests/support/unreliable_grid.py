@@ -1,13 +1,14 @@
 """A local engine whose network loses requests and holds replies back, without waiting for any deadline."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
 from flwr.app import Message
 
 import fl_server.exchange
+import fl_server.turnout
 from fl_contract.messages import TRAIN, Request
 from fl_server.local_grid import LocalGrid
 
@@ -34,10 +35,17 @@ class Network:
     Args:
         lose: Requests that never reach their hospital.
         hold: Train replies that come one round late: once the next round's requests are on their way.
+        seconds_a_step: How long each hospital trains, on the clock of the coordinator; replies then come one by one.
     """
 
-    def __init__(self, *, lose: Rule = lambda *_: False, hold: Rule = lambda *_: False) -> None:
-        self.lose, self.hold = lose, hold
+    def __init__(
+        self,
+        *,
+        lose: Rule = lambda *_: False,
+        hold: Rule = lambda *_: False,
+        seconds_a_step: Mapping[str, float] | None = None,
+    ) -> None:
+        self.lose, self.hold, self.seconds_a_step = lose, hold, seconds_a_step or {}
         self.asked: dict[int, list[str]] = {}
         self.measured: dict[int, list[str]] = {}
         self.requests: dict[tuple[str, int], Message] = {}
@@ -47,6 +55,7 @@ class Network:
         """Let federations of this test run over this network."""
         clock, network = Clock(), self
         monkeypatch.setattr(fl_server.exchange, "time", clock)
+        monkeypatch.setattr(fl_server.turnout, "time", clock)
 
         class UnreliableGrid(LocalGrid):
             def __init__(self, *args: Any, **named: Any) -> None:
@@ -88,6 +97,10 @@ class Network:
                 free = [each for each in wanted if each in self._held and not self._is_held(each)]
                 if not free and all(each in self._held or each in self._lost for each in wanted):
                     clock.now += 1e6
+                if network.seconds_a_step:
+                    free = free[:1]
+                    for request in (self._of[each] for each in free if each in self._of):
+                        clock.now += network.seconds_a_step[request.site] * (request.local_steps or 0)
                 return [self._held.pop(each) for each in free]
 
             def _is_held(self, identity: str) -> bool:
