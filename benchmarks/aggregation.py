@@ -210,7 +210,7 @@ def main(
             "script": "benchmarks/aggregation.py",
             "commit": commit,
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "hardware": f"{platform.machine()}, {os.cpu_count()} cores, one thread, processor time, median turn of {turns}",
+            "hardware": f"{platform.machine()}, {os.cpu_count()} cores, one thread, median of {turns} turns",
             "not_measured": "a network, replies of other types than float32, more than 100 hospitals",
         }
         results.parent.mkdir(parents=True, exist_ok=True)

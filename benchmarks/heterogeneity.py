@@ -115,6 +115,39 @@ STRATEGIES: dict[str, Entry] = {
     "feddyn": entry("feddyn", grid(learning_rate=(0.03, 0.1), dynamic_alpha=(0.1, 1.0))),
     "fednova": entry("fednova"),
     "cyclic": entry("cyclic", rounds=8 * NUM_HOSPITALS),
+    "fedsgd": Entry(
+        name="fedsgd",
+        choices=grid(learning_rate=(0.1, 0.3, 1.0, 3.0)),
+        fixed={
+            "strategy.name": "fedsgd",
+            "training.local-steps": 1,
+            "num-rounds": 8 * 10,
+            "federation.measure-every": 8 * 10,
+        },
+    ),
+    "q-fedavg": entry("q-fedavg", grid(learning_rate=(0.03, 0.1), fairness=(0.2, 1.0))),
+    "fedbuff": entry("fedbuff"),
+    "one-shot-ensemble": Entry(
+        name="one-shot-ensemble",
+        choices=grid(learning_rate=RATES),
+        fixed={
+            "strategy.name": "one-shot-ensemble",
+            "strategy.weighting": "equal",
+            "training.local-steps": 8 * 10,
+            "num-rounds": 1,
+            "federation.measure-every": 1,
+        },
+    ),
+    "fedbn": Entry(
+        name="fedbn",
+        choices=grid(learning_rate=RATES),
+        fixed={"strategy.name": "fedbn", "model.norm": "layer"},
+    ),
+    "fedper": entry("fedper"),
+    "fedrep": entry("fedrep"),
+    "ditto": entry("ditto", grid(learning_rate=(0.03, 0.1), personal_pull=(0.1, 1.0))),
+    "apfl": entry("apfl", grid(learning_rate=(0.03, 0.1), mixture=(0.25, 0.75))),
+    "fine-tuning": entry("fine-tuning"),
     "median": entry("median", weighting="equal"),
     "geometric-median": entry("geometric-median", weighting="equal"),
     "trimmed-mean": entry("trimmed-mean", weighting="equal", trim_fraction=0.25),
@@ -130,7 +163,7 @@ STRATEGIES: dict[str, Entry] = {
 """Every line of the table; a new strategy joins by one."""
 
 PERSONAL = ("fedbn", "fedper", "fedrep", "ditto", "apfl", "fine-tuning")
-"""Strategies by which a hospital ends with a model of its own."""
+"""Strategies by which a hospital ends with a model of its own; FedBN has a layer to normalise in beside the others."""
 
 BASELINES = ("local", "pooled")
 

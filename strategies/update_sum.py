@@ -136,7 +136,7 @@ def _fold(
     *,
     is_begun: bool,
 ) -> None:
-    """T = t + w * (x - g) for one block of each model; t = w * (x - g) for the first of all."""
+    """One block: t = t + w * (x - g) of each model in turn, and t = w * (x - g) of the first of all."""
     for row, share in zip(rows, shares, strict=True):
         if is_begun:
             _weigh(row, share, origin, spare[: total.size])

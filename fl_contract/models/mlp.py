@@ -17,6 +17,7 @@ class MlpSettings(Architecture):
     Attributes:
         hidden_size: Units of each hidden layer.
         num_hidden_layers: Hidden layers.
+        norm: ``layer`` after each hidden linear layer, or ``none``.
         embedding_size: Learned numbers for each category feature of a table; 0 gives the network one for each category.
     """
 
@@ -25,6 +26,7 @@ class MlpSettings(Architecture):
     kind: Literal["mlp"]
     hidden_size: int = Field(default=32, ge=1, le=4096)
     num_hidden_layers: int = Field(default=1, ge=1, le=8)
+    norm: Literal["none", "layer"] = "none"
     embedding_size: int = Field(default=0, ge=0, le=256)
 
     def check_schema(self, schema: Schema) -> None:
@@ -36,7 +38,7 @@ class MlpSettings(Architecture):
             )
 
     def build(self, schema: Schema, num_outputs: int) -> nn.Module:
-        """Embeddings if there are some; then linear and tanh layers in turn, ended by a linear one."""
+        """Embeddings if there are some; then linear, normalisation and tanh layers in turn, ended by a linear one."""
         size = math.prod(schema.encoded_shape)
         layers: list[nn.Module] = [nn.Flatten()]
         if self.embedding_size:
@@ -44,6 +46,9 @@ class MlpSettings(Architecture):
             layers = [CategoryEmbedding(num_categories, self.embedding_size)]
             size = sum(self.embedding_size if num else 1 for num in num_categories)
         for _ in range(self.num_hidden_layers):
-            layers += [nn.Linear(size, self.hidden_size), nn.Tanh()]
+            layers += [nn.Linear(size, self.hidden_size)]
+            if self.norm == "layer":
+                layers += [nn.LayerNorm(self.hidden_size)]
+            layers += [nn.Tanh()]
             size = self.hidden_size
         return nn.Sequential(*layers, nn.Linear(size, num_outputs))

@@ -65,6 +65,7 @@ CASES = {
     ),
     "linear": Case(settings={"kind": "linear"}, schema=NUMBER, num_outputs=1, is_random=False),
     "mlp": Case(settings={"kind": "mlp", "hidden-size": 7, "num-hidden-layers": 3}, schema=schema_of((5,))),
+    "mlp, normalised": Case(settings={"kind": "mlp", "norm": "layer"}, schema=schema_of((5,))),
     "mlp, images": Case(settings={"kind": "mlp"}, schema=schema_of((3, 6, 5))),
     "mlp, series": Case(settings={"kind": "mlp"}, schema=schema_of((2, 6))),
     "cox": Case(settings={"kind": "cox"}, schema=SURVIVAL, num_outputs=1, is_random=False),

@@ -48,8 +48,19 @@ BY_HAND: dict[str, tuple[str, dict[str, Scalar], float, float]] = {
     # v = 4 + 36 = 40, 1 + 0.5 * 3 / (6.324555 + 2) = 1.1801900; then u = 5.8198100, m = 4.4099050,
     # v = 40 + 33.870188 = 73.870188, 1.1801900 + 0.5 * 4.4099050 / (8.594777 + 2)
     "fedadagrad": ("fedadagrad", ADAPTIVE, 1.1801900, 1.3883069),
-    # Its server half is FedAvg's.
+    # Their server half is FedAvg's.
     "fedprox": ("fedprox", {"proximal-mu": 0.5}, MEAN, MEAN),
+    "fedper": ("fedper", {}, MEAN, MEAN),
+    "fedrep": ("fedrep", {}, MEAN, MEAN),
+    "ditto": ("ditto", {}, MEAN, MEAN),
+    "apfl": ("apfl", {}, MEAN, MEAN),
+    "fine-tuning": ("fine-tuning", {}, MEAN, MEAN),
+    # What is sent are gradients: 1 - 0.5 * 3 * 7, at the study's rate of 3; then 9.5 + 10.5 further down
+    "fedsgd": ("fedsgd", {"server-learning-rate": 0.5}, -9.5, -20.0),
+    # Nobody is late.
+    "fedbuff": ("fedbuff", {"server-learning-rate": 0.5}, 4.0, 5.5),
+    # Between rounds it is the mean; the members are in test_worked_examples.py.
+    "one-shot-ensemble": ("one-shot-ensemble", {**EQUAL, "num-rounds": 1}, 5.0, 5.0),
     # The model is the mean; what the server keeps beside it is in test_client_halves.py.
     "scaffold": ("scaffold", {}, MEAN, MEAN),
     # h = -0.5 * 6 = -3, 7 - -3 / 0.5 = 13; then h = -3 - 0.5 * (7 - 13) = 0, 7 - 0 / 0.5
@@ -78,11 +89,16 @@ BY_HAND: dict[str, tuple[str, dict[str, Scalar], float, float]] = {
 
 
 def test_every_algorithm_is_worked_out() -> None:
-    assert {name for name, *_ in BY_HAND.values()} | {"geometric-median"} == set(strategy_names())
+    elsewhere = {"geometric-median", "q-fedavg", "fedbn"}  # below; test_worked_examples.py; test_personal.py
+    assert {name for name, *_ in BY_HAND.values()} | elsewhere == set(strategy_names())
 
 
 def make_named(name: str, settings: dict[str, Scalar], roster: Roster) -> FedAvg:
     named: dict[str, Scalar] = {f"strategy.{key}": value for key, value in settings.items()}
+    if "strategy.num-rounds" in named:
+        named["num-rounds"] = named.pop("strategy.num-rounds")
+    if name in ("fedper", "fedrep"):
+        named["model.kind"] = "mlp"  # which has a body and a head
     if name == "scaffold":
         named["training.local-steps"] = 4
     study = load_study(
