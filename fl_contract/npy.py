@@ -47,7 +47,7 @@ class NpyBuffer:
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         head = io.BytesIO()
         header = {"descr": npy_format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        npy_format.write_array_header_1_0(head, header)  # type: ignore[arg-type]  typed as for a file on disk
+        npy_format.write_array_header_1_0(head, header)
         offset, num_bytes = head.tell(), math.prod(shape) * dtype.itemsize
         self._file = io.BytesIO(bytes(offset + num_bytes))  # takes the bytes over, since nobody else holds them
         self._file.write(head.getvalue())
@@ -63,4 +63,4 @@ class NpyBuffer:
 @lru_cache(maxsize=1024)
 def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, order and type; a model's headers come again with every reply, and NumPy reads one in 30 µs."""
-    return npy_format.read_array_header_1_0(io.BytesIO(header))  # type: ignore[arg-type]
+    return npy_format.read_array_header_1_0(io.BytesIO(header))

@@ -223,8 +223,8 @@ class FedAvg(Strategy):
                 check_finite(model, self._global)
             except ReplyError as error:
                 odd[site] = error
-        for site, error in odd.items():
-            self.outcome.leave_out(site, error)
+        for site, reason in odd.items():
+            self.outcome.leave_out(site, reason)
             del models[site]
         self._check_quorum()
         return bool(odd)

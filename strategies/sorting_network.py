@@ -65,7 +65,7 @@ def _by_network(rows: Sequence[NDArray[Any]], wanted: range) -> list[NDArray[Any
     return [current[place] for place in wanted]
 
 
-def _by_column(rows: Sequence[NDArray[Any]], wanted: range) -> NDArray[Any]:
+def _by_column(rows: Sequence[NDArray[Any]], wanted: range) -> list[NDArray[Any]]:
     size, dtype = rows[0].size, rows[0].dtype
     ordered = np.empty((len(wanted), size), dtype)
     for start in range(0, size, PIECE):
@@ -76,4 +76,4 @@ def _by_column(rows: Sequence[NDArray[Any]], wanted: range) -> NDArray[Any]:
         columns = np.ascontiguousarray(piece.T)
         columns.sort(axis=1)
         ordered[:, start:end] = columns[:, wanted.start : wanted.stop].T
-    return ordered
+    return list(ordered)

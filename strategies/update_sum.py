@@ -154,7 +154,8 @@ def _weigh(row: NDArray[Any], share: float, origin: NDArray[Any], out: NDArray[A
 def _divide(total: NDArray[Any], shares: Sequence[float], origin: NDArray[Any]) -> NDArray[Any]:
     """The mean of models whose updates were summed up; in place of the sum."""
     np.divide(total, math.fsum(shares), out=total)
-    return np.add(total, origin, out=total, dtype=total.dtype)
+    np.add(total, origin, out=total, dtype=total.dtype)
+    return total
 
 
 def _room(dtype: np.dtype[Any]) -> NDArray[Any]:

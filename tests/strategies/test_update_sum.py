@@ -16,8 +16,12 @@ from strategies.update_sum import ModelMean, UpdateSum, sum_type
 
 EVERYTHING = slice(0, 100)
 
+Round = tuple[list[NDArray[np.floating]], list[float], NDArray[np.floating]]
 
-def mean_of(models: list[NDArray[np.floating]], weights: list[float], origin: NDArray[np.floating]) -> NDArray:
+
+def mean_of(
+    models: list[NDArray[np.floating]], weights: list[float], origin: NDArray[np.floating]
+) -> NDArray[np.floating]:
     """Of flat arrays, added one at a time."""
     total = UpdateSum({"w": origin}, {"w": np.empty(origin.size, sum_type(origin.dtype))})
     for model, weight in zip(models, weights, strict=True):
@@ -26,7 +30,7 @@ def mean_of(models: list[NDArray[np.floating]], weights: list[float], origin: ND
 
 
 @st.composite
-def rounds(draw: st.DrawFn) -> tuple[list[NDArray[np.float32]], list[float], NDArray[np.float32]]:
+def rounds(draw: st.DrawFn) -> Round:
     """Models of up to 9 hospitals of 5 numbers, their weights, and the model that was sent out."""
     value = st.floats(-(2.0**60), 2.0**60, width=32) | st.floats(-1, 1, width=32)
     model = st.lists(value, min_size=5, max_size=5).map(lambda values: np.array(values, np.float32))
@@ -37,7 +41,7 @@ def rounds(draw: st.DrawFn) -> tuple[list[NDArray[np.float32]], list[float], NDA
 
 @settings(deadline=None)
 @given(rounds(), st.data())
-def test_calls_and_places_do_not_matter_to_the_bit(round_: tuple, data: st.DataObject) -> None:
+def test_calls_and_places_do_not_matter_to_the_bit(round_: Round, data: st.DataObject) -> None:
     models, weights, origin = round_
     one_by_one = mean_of(models, weights, origin)
     in_file = data.draw(st.lists(st.booleans(), min_size=len(models), max_size=len(models)))
@@ -57,7 +61,7 @@ def test_calls_and_places_do_not_matter_to_the_bit(round_: tuple, data: st.DataO
 
 @settings(deadline=None)
 @given(rounds())
-def test_the_mean_is_off_by_roundings_of_the_updates_alone(round_: tuple) -> None:
+def test_the_mean_is_off_by_roundings_of_the_updates_alone(round_: Round) -> None:
     models, weights, origin = round_
     start = origin.astype(float)
     total = math.fsum(weights)
