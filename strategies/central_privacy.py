@@ -23,6 +23,7 @@ from fl_contract.messages import (
 )
 from privacy.central import CentralPlan
 from privacy.errors import PrivacySettingError
+from strategies.arrivals import each_once
 from strategies.fedavg import FedAvg, RoundOutcome
 from strategies.reply_check import check_reply, check_update_norm
 
@@ -169,7 +170,7 @@ class CentralPrivacy(Strategy):
         """
         self._check_rounds_left(server_round)
         total = np.zeros(self.plan.num_coordinates, np.int64)
-        for reply in replies:
+        for reply in each_once(replies):
             self._fold(reply, total)
         if len(self.outcome.examples) < self.min_sites:
             raise QuorumError(self.outcome.describe_quorum(server_round, self.min_sites))

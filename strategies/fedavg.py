@@ -30,6 +30,7 @@ from fl_contract.messages import (
     view_array_record,
 )
 from fl_contract.npy import NpyBuffer
+from strategies.arrivals import each_once
 from strategies.blocks import Blocks, Mean, Resident, flatten, is_finite, places
 from strategies.participation import Roster, SiteSampling, SiteWeighting
 from strategies.reply_check import check_finite, check_update_norm, read_num_examples, read_reply
@@ -237,7 +238,7 @@ class FedAvg(Strategy):
         Raises:
             QuorumError: There are fewer than the quorum.
         """
-        for reply in replies:
+        for reply in each_once(replies):
             self._fold(reply, add, checked=checked)
         self._check_quorum()
 
