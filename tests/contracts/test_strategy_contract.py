@@ -163,6 +163,11 @@ def bits(arrays: Arrays) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
+def kept(strategy: FedAvg) -> dict[str, bytes]:
+    """What a strategy keeps from round to round, but for the requests that are open in FedBuff and their models."""
+    return {name: each for name, each in bits(strategy.state()).items() if not name.startswith(("open/", "model/"))}
+
+
 MOVES_ON_ITS_OWN = {
     *("fedavgm by Nesterov", "fedsgd", "q-fedavg", "fedadam", "fedyogi", "fedadagrad", "feddyn"),
     *("norm-bounding", "centred-clipping"),
@@ -292,7 +297,7 @@ def test_a_bad_reply_is_left_out_by_name_with_a_reason_and_changes_nothing(
         with pytest.raises(QuorumError, match="0 usable replies"):
             strategy.aggregate_train(1, [BAD[kind](requests[bad])])
 
-    assert bits(strategy.state()) == bits(clean.state())
+    assert kept(strategy) == kept(clean)
     ((site, (code, reason)),) = strategy.outcome.left_out.items()
     assert (site, code) == (bad, "budget-exhausted" if kind == "a refusal" else "unusable-reply")
     assert reason
@@ -302,14 +307,14 @@ def test_a_bad_reply_is_left_out_by_name_with_a_reason_and_changes_nothing(
 def test_fewer_replies_than_the_quorum_are_an_error(make: Make, num_replies: int, grid: LocalGrid) -> None:
     sampling = SiteSampling(min_sites=3, generator=np.random.default_rng(0))
     strategy = make(roster=roster_of(SITES), sampling=sampling)
-    before = bits(strategy.state())
+    before = kept(strategy)
 
     with pytest.raises(QuorumError) as error:
         run_rounds(strategy, random_model(0), grid, [1], SITES[:num_replies])
 
     usable = min(num_replies, len(strategy.outcome.asked))
     assert f"{usable} usable replies; expected at least 3" in str(error.value)
-    assert bits(strategy.state()) == before
+    assert kept(strategy) == before
 
 
 def test_a_round_without_a_reply_is_an_error_whatever_the_quorum(make: Make, grid: LocalGrid) -> None:

@@ -65,7 +65,7 @@ class Federation:
         num_nodes: int = 4,
         studies: Path = STUDIES,
         site_files: Mapping[int, Path] | None = None,
-        grid: Callable[..., LocalGrid] = LocalGrid,
+        grid: Callable[..., LocalGrid] | None = None,
     ) -> Outcome:
         run_config: dict[str, Scalar] = {"study": study, "out": str(self.out), "resume": resume, **overrides}
         nodes: list[dict[str, Scalar]] = [
@@ -74,7 +74,7 @@ class Federation:
         ]
         for number, path in (site_files or {}).items():
             nodes[number] = {"site-file": str(path), "studies": str(studies)}
-        local = grid(wrap(load_client_app()), nodes, run_config=run_config)
+        local = (grid or LocalGrid)(wrap(load_client_app()), nodes, run_config=run_config)
         try:
             context = Context(1, COORDINATOR_NODE, {"studies": str(studies)}, RecordDict(), run_config)
             server_app(local, context)
