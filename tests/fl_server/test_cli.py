@@ -88,7 +88,9 @@ def test_a_simulation_compares_all_ways_to_train_and_writes_summary_and_report(t
     assert "Was it worth joining?" in result.output
     assert re.search(r"interval +│ 0\.\d{3}–", result.output)
     summary = json.loads((out / "summary.json").read_text())
-    assert set(summary) == {"study", "measure", "rounds", "seconds", "variants", "epsilon", "delta"}
+    assert set(summary) == {
+        *("study", "personal", "measure", "rounds", "seconds", "best_round", "variants", "epsilon", "delta")
+    }
     assert set(summary["variants"]) == {"local", "federated", "private", "pooled"}
     for figures in summary["variants"].values():
         assert set(figures) == {

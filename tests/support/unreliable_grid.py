@@ -9,7 +9,7 @@ from flwr.app import Message
 
 import fl_server.exchange
 import fl_server.turnout
-from fl_contract.messages import TRAIN, Request
+from fl_contract.messages import ARRAYS, TRAIN, Arrays, Request, from_array_record
 from fl_server.local_grid import LocalGrid
 
 Rule = Callable[[str, int], bool]
@@ -49,7 +49,7 @@ class Network:
         self.asked: dict[int, list[str]] = {}
         self.measured: dict[int, list[str]] = {}
         self.requests: dict[tuple[str, int], Message] = {}
-        self.replies: dict[tuple[str, int], Message] = {}
+        self.models: dict[tuple[str, int], Arrays] = {}
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> "Network":
         """Let federations of this test run over this network."""
@@ -93,7 +93,9 @@ class Network:
                     self._held[identity] = reply
                     if identity in self._of:
                         request = self._of[identity]
-                        network.replies[request.site, request.server_round] = reply
+                        if reply.has_content():
+                            model = from_array_record(reply.content.array_records[ARRAYS])
+                            network.models[request.site, request.server_round] = model
                 free = [each for each in wanted if each in self._held and not self._is_held(each)]
                 if not free and all(each in self._held or each in self._lost for each in wanted):
                     clock.now += 1e6
