@@ -154,7 +154,7 @@ class RoundLoop:
         This comes after the checkpoint, which holds what a run that is stopped in between needs to write it.
         """
         if 0 < server_round == self.best.server_round:
-            write_model(self.record.folder / BEST_MODEL_FILE, self.average.of(model))
+            write_model(self.record.folder / BEST_MODEL_FILE, self.strategy.result(self.average.of(model)))
             self.record.keep_best_round(self.best.to_json())
 
     def _train(self, model: Arrays, record: RoundRecord) -> Arrays:

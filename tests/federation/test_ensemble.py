@@ -69,6 +69,8 @@ def test_the_result_is_the_models_of_those_that_answered_in_the_order_of_their_n
     expected = join_members(members)
     assert set(outcome.model) == set(expected)
     assert all(np.array_equal(outcome.model[name], array) for name, array in expected.items())
+    best, last = ((outcome.folder / f"{name}.safetensors").read_bytes() for name in ("best-model", "model"))
+    assert best == last
     (line,) = outcome.rounds
     assert line["pooled"]["loss"] == pytest.approx(pooled_loss_by_hand(tmp_path, members), rel=1e-5)
     assert line["pooled"]["figures"]["auroc"] > 0.98
