@@ -47,10 +47,11 @@ def flatten(arrays: Arrays) -> Arrays:
     return {name: array.reshape(-1) for name, array in arrays.items()}
 
 
-def places(size: int) -> Iterator[slice]:
-    """The blocks of an array with so many numbers."""
-    for start in range(0, size, BLOCK):
-        yield slice(start, min(start + BLOCK, size))
+def places(size: int, block: int | None = None) -> Iterator[slice]:
+    """The blocks of an array with so many numbers; of `BLOCK` if nothing else is said."""
+    step = block or BLOCK
+    for start in range(0, size, step):
+        yield slice(start, min(start + step, size))
 
 
 def is_finite(numbers: NDArray[Any]) -> bool:

@@ -34,9 +34,9 @@ from strategies.arrivals import each_once
 from strategies.blocks import Blocks, Mean, Resident, flatten, is_finite, places
 from strategies.participation import Roster, SiteSampling, SiteWeighting
 from strategies.reply_check import check_finite, check_update_norm, read_num_examples, read_reply
+from strategies.running_mean import MEAN_BLOCK, ModelMean, mean_type, reading_only
 from strategies.spool import Spool
 from strategies.turns import Turns
-from strategies.update_sum import ModelMean, sum_type
 
 
 @dataclass
@@ -170,7 +170,7 @@ class FedAvg(Strategy):
 
     def _aggregate(self, replies: Iterable[Message], stepped: Arrays) -> None:
         """Write the new model, flat, where its bytes are sent from; until then the sums are there."""
-        with Spool() as spool, np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
+        with Spool() as spool, reading_only(), np.errstate(over="ignore", invalid="ignore"):  # overflow is refused
             mean = self._combine(replies, spool, stepped)
             try:
                 self._step(mean, stepped)
@@ -183,7 +183,7 @@ class FedAvg(Strategy):
         """The weighted mean of the usable replies, added up in the order of hospitals' names as they arrive."""
         if isinstance(replies, Sequence):
             return self._combine_resident(replies, totals)
-        mean = ModelMean(flatten(self._origin()), self._trained(), totals)
+        mean = ModelMean(flatten(self._global), self._trained(), totals)
         turns = Turns(self.outcome.asked, self.outcome.left_out, spool, lambda ready: self._add(mean, ready))
         self._fold_all(replies, turns.arrive)
         turns.finish()
@@ -200,7 +200,7 @@ class FedAvg(Strategy):
 
     def _mean_of(self, models: dict[str, Blocks], totals: Arrays | None) -> ModelMean:
         """Of models that are in memory and may hold NaN."""
-        mean = ModelMean(flatten(self._origin()), self._trained(), totals, unchecked=models)
+        mean = ModelMean(flatten(self._global), self._trained(), totals, unchecked=models)
         self._add(mean, sorted(models.items()))
         return mean
 
@@ -301,8 +301,8 @@ class FedAvg(Strategy):
         trained, takes_mean = self._trained(), self._takes_mean()
         self._begin_step()
         for name, old in flatten(self._global).items():
-            for place in places(old.size):
-                after = mean.mean(name, place, sum_type(old.dtype) if name in trained and takes_mean else np.float64)
+            for place in places(old.size, MEAN_BLOCK if isinstance(mean, ModelMean) else None):
+                after = mean.mean(name, place, mean_type(old.dtype) if name in trained and takes_mean else np.float64)
                 if name in trained and not takes_mean:
                     after = self._step_block(name, place, old[place].astype(np.float64), after)
                 new = stepped[name][place]
@@ -364,14 +364,10 @@ class FedAvg(Strategy):
             check_update_norm(arrays, self._started_from(self._site(reply)), trained=self._trained(), largest=largest)
         return arrays, num_examples
 
-    def _origin(self) -> Arrays:
-        """What updates are added up from; the model."""
-        return self._global
-
     def _started_from(self, site: str) -> Arrays:
         """What a hospital's own update is measured from."""
         del site
-        return self._origin()
+        return self._global
 
     def _site(self, reply: Message) -> str:
         """The hospital that a reply names; else the one asked at that node, or the node's id if there are several."""

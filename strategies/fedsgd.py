@@ -38,8 +38,9 @@ class FedSGD(FedAvg):
         super().__init__(server_learning_rate=server_learning_rate, **common)
         self.learning_rate = learning_rate
 
-    def _origin(self) -> Arrays:
+    def _started_from(self, site: str) -> Arrays:
         """Zeros: a gradient is an update already."""
+        del site
         return {name: np.zeros_like(array) for name, array in self._global.items()}
 
     def _step_block(

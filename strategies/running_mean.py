@@ -1,0 +1,183 @@
+"""The only place where hospitals' models are averaged."""
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from warnings import catch_warnings, filterwarnings
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+
+from fl_contract.messages import Arrays
+from strategies.blocks import Blocks, is_finite, places
+
+MEAN_BLOCK = 1 << 17
+"""Numbers at a time; PyTorch's calls cost too much for fewer."""
+
+
+class RunningMean:
+    """The weighted mean of models, taken in one after another (West 1979, Comm. ACM 22 (9)).
+
+    ::
+
+        m = m + (w / W) * (x - m)
+
+    with w the weight of model x and W that of all until now. So for one order of models the mean is the same to the
+    last bit, whichever of them came in one call and wherever they are read from.
+
+    Roundings are those of the mean's type: in float32 it is off by at most 8 n * 2**-24 of the largest of n numbers.
+    Equal numbers, however many, have their own value as their mean.
+
+    Guarantees:
+        - Memory: one number for each of the model, and a block.
+        - The mean of one model is that model, to the last bit, and a mean of numbers that are not negative is not.
+
+    Args:
+        means: Where the means are kept, flat, by name; their types are those of the arithmetic.
+    """
+
+    def __init__(self, means: Mapping[str, NDArray[Any]]) -> None:
+        self._means = means
+        self._weights: list[float] = []
+
+    def add(self, models: Sequence[Blocks], weights: Sequence[float], *, watch: bool = False) -> bool:
+        """Take in models whose names, shapes and types were checked before.
+
+        Args:
+            models: One after another.
+            weights: Of each; above 0.
+            watch: Whether to look at the means.
+
+        Returns:
+            False if a mean is not finite; then a number of these models may not be.
+        """
+        shares = _shares(self._weights, weights)
+        self._weights += weights
+        finite = True
+        for name, kept in self._means.items():
+            for place in places(kept.size, MEAN_BLOCK):
+                mean = kept[place]
+                _fold((model.block(name, place) for model in models), shares, mean)
+                finite = finite and (not watch or is_finite(mean))
+        return finite
+
+    def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
+        """The mean of the models taken in.
+
+        Raises:
+            ValueError: Nothing was added.
+        """
+        if not self._weights:
+            raise ValueError("the mean of no models is not defined; add at least one")
+        return self._means[name][place].astype(dtype)
+
+
+class LazyMean:
+    """`RunningMean` of models that can be read at any time: each number is worked out when it is asked for.
+
+    Guarantees:
+        - To the last bit what `RunningMean` gives for the same order of models.
+        - Memory: a block for each type of mean.
+
+    Args:
+        types: Of the arithmetic, by name.
+    """
+
+    def __init__(self, types: Mapping[str, np.dtype[Any]]) -> None:
+        self._types = types
+        self._models: list[Blocks] = []
+        self._weights: list[float] = []
+        self._room = {dtype: np.empty(MEAN_BLOCK, dtype) for dtype in set(types.values())}
+
+    def add(self, models: Sequence[Blocks], weights: Sequence[float], *, watch: bool = False) -> bool:
+        """Add models, of which nothing is read yet."""
+        del watch
+        self._models += models
+        self._weights += weights
+        return True
+
+    def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
+        """As `RunningMean.mean`; good until the next call."""
+        mean = self._room[self._types[name]][: place.stop - place.start]
+        _fold((model.block(name, place) for model in self._models), _shares([], self._weights), mean)
+        return mean.astype(dtype, copy=False)
+
+
+def _shares(before: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Of each weight in all until it."""
+    everything = [*before, *weights]
+    return [everything[last] / math.fsum(everything[: last + 1]) for last in range(len(before), len(everything))]
+
+
+def _fold(rows: Iterable[NDArray[Any]], shares: Sequence[float], mean: NDArray[Any]) -> None:
+    """Take in one block of each model; the first of all, whose share is 1, as it is."""
+    target = torch.from_numpy(mean)
+    for row, share in zip(rows, shares, strict=True):
+        if share == 1.0:
+            mean[...] = row
+        else:
+            target.lerp_(torch.from_numpy(row.astype(mean.dtype, copy=False)), share)
+
+
+@contextmanager
+def reading_only() -> Iterator[None]:
+    """Let PyTorch read arrays that cannot be written to, such as the bytes of a message, without a warning of it."""
+    with catch_warnings():
+        filterwarnings("ignore", message="The given NumPy array is not writable")
+        yield
+
+
+class ModelMean:
+    """The weighted mean of hospitals' models, in two parts.
+
+    Buffers and whole numbers are averaged in float64, trained arrays in their own type, or float32 if that is smaller.
+    An algorithm may give each of the two parts weights of its own.
+
+    Args:
+        like: The model that was sent out, flat, by name.
+        trained: Names of the arrays that training moves.
+        room: Where means may be kept, flat, by name: those that have the same type as their array are. None for models
+            that can be read at any time, whose mean is then not worked out before it is needed.
+        unchecked: The models, by hospital, if they may hold NaN or infinity; the means are then watched.
+
+    Attributes:
+        is_odd: Whether a mean that was watched is not finite.
+    """
+
+    def __init__(
+        self,
+        like: Arrays,
+        trained: Collection[str],
+        room: Arrays | None,
+        *,
+        unchecked: dict[str, Blocks] | None = None,
+    ) -> None:
+        self.unchecked = {} if unchecked is None else unchecked
+        self.is_odd = False
+        types = {name: mean_type(array.dtype) for name, array in like.items() if name in trained}
+        self._trained: RunningMean | LazyMean
+        if room is None:
+            self._trained = LazyMean(types)
+        else:
+            self._trained = RunningMean({
+                name: room[name] if room[name].dtype == dtype else np.empty(room[name].size, dtype)
+                for name, dtype in types.items()
+            })  # fmt: skip
+        self._others = RunningMean({name: np.empty(like[name].size) for name in like if name not in trained})
+        self._names = frozenset(types)
+
+    def add(self, models: Sequence[Blocks], weights: Sequence[tuple[float, float]]) -> None:
+        """As `RunningMean.add`, with a weight for trained arrays and one for all others."""
+        for each, part in zip((self._trained, self._others), zip(*weights, strict=True), strict=True):
+            self.is_odd |= not each.add(models, part, watch=bool(self.unchecked))
+
+    def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
+        """As `RunningMean.mean`."""
+        return (self._trained if name in self._names else self._others).mean(name, place, dtype)
+
+
+def mean_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which a trained array is averaged."""
+    return np.dtype(np.float32 if dtype.itemsize <= 4 else np.float64)
