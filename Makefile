@@ -6,7 +6,7 @@ PACKAGES := fl_contract privacy strategies fl_client fl_server
 # CI has time for the slow tests too.
 FAST := $(if $(CI),,not slow and )not deployment and not chaos
 # And two cores. The tests of a file stay together: those that start Flower and Ray do so one after the other.
-PROCESSES := $(if $(CI),-n 2 --dist loadfile)
+PROCESSES := $(if $(CI),-n 2 --dist loadfile --no-loadscope-reorder)
 
 # Nothing we start may call home, or install packages at run time.
 export FLWR_TELEMETRY_ENABLED := 0

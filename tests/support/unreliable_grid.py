@@ -93,7 +93,7 @@ class Network:
                     self._held[identity] = reply
                     if identity in self._of:
                         request = self._of[identity]
-                        if reply.has_content():
+                        if reply.has_content() and ARRAYS in reply.content.array_records:
                             model = from_array_record(reply.content.array_records[ARRAYS])
                             network.models[request.site, request.server_round] = model
                 free = [each for each in wanted if each in self._held and not self._is_held(each)]
