@@ -93,6 +93,15 @@ BENCHMARKS = {
             "fedyogi": {"training.learning-rate": 0.03, "strategy.server-learning-rate": 0.03},
             "fedadagrad": {"training.learning-rate": 0.03, "strategy.server-learning-rate": 0.1},
             "cyclic": {"training.learning-rate": 0.003},
+            "fedavgm": {"training.learning-rate": 0.003, "strategy.server-momentum": 0.5},
+            "q-fedavg": {"training.learning-rate": 0.01, "strategy.fairness": 1.0},
+            "median": {"training.learning-rate": 0.01, "strategy.weighting": "equal"},
+            "geometric-median": {"training.learning-rate": 0.01, "strategy.weighting": "equal"},
+            "norm-bounding": {
+                "training.learning-rate": 0.01,
+                "strategy.weighting": "equal",
+                "strategy.update-bound": 0.3,
+            },
             "pooled": {"training.learning-rate": 0.01},
         },
         grid={
@@ -250,14 +259,14 @@ def compare(
         runs = [train(benchmark, {hospital: alone}, benchmark.methods["pooled"], seed) for seed in SEEDS]
         ours[f"local {number}"] = runs
     print(f"\n{benchmark.study}: {benchmark.measure} on all held-out patients, mean (worst) of seeds {SEEDS}")
-    print(f"{'method':<12}{'Consilium':>18}{'FLamby':>18}")
+    print(f"{'method':<18}{'Consilium':>18}{'FLamby':>18}")
     rows = {}
     for method, runs in ours.items():
         values = [run["pooled"] for run in runs]
         rows[method] = {"mean": float(np.mean(values)), "worst": float(np.min(values)), "runs": runs}
         label = benchmark.theirs.get(method, method.capitalize())
         other = f"{theirs[label]['mean']:.3f} ({theirs[label]['worst']:.3f})" if label in theirs else "–"
-        print(f"{method:<12}{f'{np.mean(values):.3f} ({np.min(values):.3f})':>18}{other:>18}")
+        print(f"{method:<18}{f'{np.mean(values):.3f} ({np.min(values):.3f})':>18}{other:>18}")
     best = max((row["mean"], label) for label, row in theirs.items() if label.endswith("100"))
     print(f"FLamby's best federated: {best[1]} {best[0]:.3f}\n", flush=True)
     return rows
