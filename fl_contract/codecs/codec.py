@@ -100,9 +100,9 @@ class CodecSettings(Settings):
     codec: str
     zstd: bool = False
 
+    @abstractmethod
     def build(self, shapes: Shapes) -> Codec:
         """The codec for a model with these trained arrays."""
-        raise NotImplementedError
 
 
 def read_numbers(payload: bytes, kind: str, *counts: int) -> list[NDArray[np.generic]]:
