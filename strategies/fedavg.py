@@ -180,7 +180,7 @@ class FedAvg(Strategy):
                 self._step(self._mean_of(mean.unchecked, None), stepped)
 
     def _combine(self, replies: Iterable[Message], spool: Spool, totals: Arrays) -> Mean:
-        """The weighted mean of the usable replies, added up in the order of hospitals' names as they arrive."""
+        """The weighted mean of the usable replies, taken in the order of hospitals' names as they arrive."""
         if isinstance(replies, Sequence):
             return self._combine_resident(replies, totals)
         mean = ModelMean(flatten(self._global), self._trained(), totals)

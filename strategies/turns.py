@@ -1,4 +1,4 @@
-"""The only place that decides in which order the replies of a round are added up."""
+"""The only place that decides in which order the replies of a round are averaged."""
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
