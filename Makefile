@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := fl_contract privacy strategies fl_client fl_server
+PACKAGES := fl_contract privacy strategies fl_host fl_client fl_server
 # CI has time for the slow tests too.
 FAST := $(if $(CI),,not slow and )not deployment and not chaos
 # And two cores. The tests of a file stay together: those that start Flower and Ray do so one after the other.

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fl_contract.errors import ConsiliumError, SettingError
-from fl_server.quiet_flower import QUIET_FLOWER
+from fl_host.quiet_flower import QUIET_FLOWER
 
 os.environ.update(QUIET_FLOWER)
 

@@ -19,8 +19,8 @@ from typing import IO
 
 from fl_contract.errors import RunError
 from fl_contract.study import Scalar
+from fl_host.quiet_flower import QUIET_FLOWER
 from fl_server.local_grid import PROJECT
-from fl_server.quiet_flower import QUIET_FLOWER
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.2

@@ -1,5 +1,6 @@
 """What hospitals receive is our packages, the studies, the licence and pyproject.toml, and nothing else."""
 
+import ast
 import io
 import re
 import shutil
@@ -11,6 +12,10 @@ from flwr.cli.build import build_fab_from_disk
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("fl_contract/", "privacy/", "strategies/", "fl_client/", "fl_server/")
+HOST_CODE = (
+    *("fl_server/host/", "fl_client/node/", "fl_server/cli.py", "fl_client/cli.py"),
+    *("fl_server/simulation.py", "fl_server/flower_engine.py"),
+)
 WANTED = re.compile(rf"pyproject\.toml|LICENSE|\.info/CONTENT|studies/[^/]+\.toml|({'|'.join(PACKAGES)}).+\.py")
 
 
@@ -39,7 +44,35 @@ def test_the_bundle_holds_every_file_of_the_packages(tree: Path, committable_fil
     """Flower drops what is no Python file, and test_*.py, without a word; the run would fail at the hospital."""
     bundled = _bundled_files(build_fab_from_disk(tree))
 
-    assert [name for name in committable_files if name.startswith(PACKAGES) and name not in bundled] == []
+    wanted = [name for name in committable_files if name.startswith(PACKAGES) and not name.startswith(HOST_CODE)]
+    assert [name for name in wanted if name not in bundled] == []
+
+
+def test_no_code_of_a_host_is_in_the_bundle_nor_needed_by_it(tree: Path) -> None:
+    """What approves, starts and watches code is installed at a host; were it in the bundle, it would approve itself."""
+    archive = zipfile.ZipFile(io.BytesIO(build_fab_from_disk(tree)))
+    host_modules = tuple(name.removesuffix(".py").rstrip("/").replace("/", ".") for name in (*HOST_CODE, "fl_host/"))
+
+    needed = {
+        (name, module)
+        for name in archive.namelist()
+        if name.endswith(".py")
+        for module in _imported_modules(archive.read(name).decode())
+        if module.startswith(host_modules)
+    }
+
+    assert [name for name in archive.namelist() if name.startswith(HOST_CODE)] == []
+    assert needed == set()
+
+
+def _imported_modules(source: str) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return modules
 
 
 @pytest.mark.parametrize(

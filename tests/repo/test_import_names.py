@@ -5,7 +5,7 @@ from importlib.metadata import packages_distributions
 import pytest
 
 
-@pytest.mark.parametrize("package", ["fl_contract", "privacy", "strategies", "fl_client", "fl_server"])
+@pytest.mark.parametrize("package", ["fl_contract", "privacy", "strategies", "fl_host", "fl_client", "fl_server"])
 def test_no_other_distribution_claims_our_import_name(package: str) -> None:
     claimed_by = set(packages_distributions().get(package, []))
 
