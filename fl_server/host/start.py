@@ -2,10 +2,8 @@
 
 import fcntl
 import os
-import ssl
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,14 +11,15 @@ from pathlib import Path
 
 from cryptography import x509
 
-from fl_contract.errors import RunError, SettingError
-from fl_host.private_files import check_private, make_private_folder
+from fl_contract.errors import RunError
+from fl_host.private_files import make_private_folder
 from fl_host.quiet_flower import QUIET_FLOWER
 from fl_host.supervisor import Child, supervise
 from fl_server.host.authority import fingerprint_of
 from fl_server.host.control import LOOPBACK, trust
 from fl_server.host.federation import FederationFolder
 from fl_server.host.provisioning import lock_file
+from fl_server.host.superlink import check, listen
 
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.2
@@ -38,15 +37,16 @@ def start(folder: FederationFolder, say: Callable[[str], None]) -> int:
         0 after SIGTERM, SIGINT or SIGHUP; else the code of the process that ended.
 
     Raises:
-        SettingError: The folder is incomplete or open to others.
+        SettingError: The folder is incomplete or open to others, or a port is taken.
         RunError: Another one runs on this folder, or it does not get ready.
     """
     os.umask(0o077)
-    folder.settings()
-    check_private(folder.root)
+    check(folder)
     for inner in (folder.logs, folder.runs, folder.sites, folder.flower_home):
         make_private_folder(inner)
     with _only_one(folder):
+        for listener in listen(folder):  # a port that is taken is an error now, not a child that starts for ever
+            listener.close()
         return supervise(_children(folder), folder.logs, on_ready=lambda: _announce(folder, say))
 
 
@@ -68,7 +68,7 @@ def _children(folder: FederationFolder) -> tuple[Child, Child]:
     environment = _environment(own)
     superlink = Child(
         name="superlink",
-        command=(sys.executable, "-m", "fl_server.host.superlink", str(root)),
+        command=(sys.executable, "-P", "-m", "fl_server.host.superlink", str(root)),
         environment=environment,
         folder=root,
         restarts=True,
@@ -125,7 +125,7 @@ def _announce(folder: FederationFolder, say: Callable[[str], None]) -> None:
 
 
 def is_healthy(folder: FederationFolder) -> bool:
-    """Whether the SuperLink answers on the operator's port.
+    """Whether the SuperLink answers on the operator's port, with a certificate that the federation's authority signed.
 
     Raises:
         SettingError: The authority's certificate cannot be read.
@@ -136,7 +136,5 @@ def is_healthy(folder: FederationFolder) -> bool:
     try:
         with direct.open(url, timeout=2) as response:
             return bool(response.status == 200)
-    except ssl.SSLCertVerificationError as error:
-        raise SettingError(f"{url}: answers with another certificate ({error.verify_message})") from error
-    except (OSError, urllib.error.URLError):
+    except OSError:
         return False
