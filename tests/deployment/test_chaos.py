@@ -1,4 +1,4 @@
-"""Parts of a running federation are killed, cut off, filled up and set wrong: the run completes, or stops with its cause.
+"""Parts of a running federation are killed, cut off, filled up, set wrong: the run completes, or stops with its cause.
 
 Afterwards nothing is lost: hospitals' logs and ledgers are whole, and a resumed run has the model of one that never was
 stopped.
