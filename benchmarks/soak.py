@@ -6,7 +6,7 @@ A coordinator and two hospitals train heart disease, one run after another, unti
 client app, an executor, a SuperNode or a server app is killed; a run that fails is resumed. A simulated hour is twelve
 rounds, one every five minutes.
 
-Resident memory and open files of the processes that live through all of it (SuperLink, its supervisor, and SuperNode and
+Memory and open files of the processes that live through all of it (SuperLink, its supervisor, and SuperNode and
 supervisor of the hospital whose node is left alone) are read between runs, when nothing is at work. Growth is the mean
 of the last quarter over that of the second; the first is left out, since caches fill then. The last line is JSON.
 """
