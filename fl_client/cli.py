@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from fl_client.exit_codes import errors_in_words
-from fl_client.node import node_commands
+from fl_client.node import approval_commands, node_commands
 from fl_client.node.log_commands import log_app
 
 if TYPE_CHECKING:
@@ -301,3 +301,5 @@ def _table(title: str, *texts: str, numbers: Sequence[str]) -> Table:
 app.add_typer(log_app, name="log")
 app.command()(node_commands.enroll)
 app.command()(node_commands.join)
+app.command()(approval_commands.approve)
+app.command()(approval_commands.approvals)
