@@ -5,23 +5,16 @@ Heavy packages are imported inside the commands, so that ``--help`` answers at o
 
 import os
 import shlex
-import signal
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from fl_contract.errors import ConsiliumError, SettingError
+from fl_contract.errors import SettingError
 from fl_host.quiet_flower import QUIET_FLOWER
+from fl_server.exit_codes import exit_codes, interrupted_by_sigterm, open_console
 
 os.environ.update(QUIET_FLOWER)
 
@@ -33,10 +26,6 @@ app = typer.Typer(
 )
 
 RUNS = Path("runs")
-INTERRUPTED = 130
-WORKERS = ("study", "local-grid")
-"""Names of the threads that run a study in this process (`fl_server.simulation`, `fl_server.local_grid`)."""
-WORKER_SECONDS = 1.0
 
 
 class Engine(StrEnum):
@@ -82,8 +71,8 @@ def simulate(
     from fl_server.simulation import SimulationPlan, find_study, parse_overrides, simulate
     from fl_server.summary import write_summary
 
-    console = _console()
-    with _exit_codes(), _interrupted_by_sigterm():
+    console = open_console()
+    with exit_codes(), interrupted_by_sigterm():
         if resume and out is None:
             raise SettingError("--resume needs --out: the folder of the run to go on with")
         name, studies = find_study(study)
@@ -130,8 +119,8 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run, as simulat
     from fl_server.report import write_report
     from fl_server.summary import write_summary
 
-    console = _console()
-    with _exit_codes():
+    console = open_console()
+    with exit_codes():
         write_summary(run)
         print_comparison(run, console)
         console.print(f"\nreport   {write_report(run)}", soft_wrap=True)
@@ -142,71 +131,6 @@ def runs(folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")]
     """List the runs in a folder: study, how it ended, rounds, result."""
     from fl_server.run_list import print_runs
 
-    console = _console()
-    with _exit_codes():
+    console = open_console()
+    with exit_codes():
         print_runs(folder, console)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    """A console that prints names, paths and errors as they are: what looks like markup in them is not."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Turn exceptions into a message and an exit code: 2 for a wrong setting, 130 for Ctrl-C, 1 for anything else."""
-    from privacy.errors import PrivacyError
-
-    code = 0
-    try:
-        yield
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except (ConsiliumError, PrivacyError) as error:
-        _print_error(str(error))
-        code = 2 if isinstance(error, SettingError) else 1
-    except OSError as error:
-        _print_error(f"{error.filename2 or error.filename or 'a file'}: {error.strerror or error}")
-        code = 1
-    _leave_busy_workers(code)
-    if code:
-        raise typer.Exit(code)
-
-
-def _print_error(message: str) -> None:
-    _console(stderr=True).print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
-
-
-def _leave_busy_workers(code: int) -> None:
-    """End the process at once if a worker thread is still in a request; torch aborts an interpreter that ends under it.
-
-    What the worker does is lost as in a crash: budgets are charged before use, and files are replaced in one step.
-    """
-    deadline = time.monotonic() + WORKER_SECONDS
-    workers = [thread for thread in threading.enumerate() if thread.name in WORKERS]
-    for thread in workers:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    if any(thread.is_alive() for thread in workers):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM, and a terminal that closes, do what Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    changed = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
-    for number in changed:
-        signal.signal(number, _interrupt)
-    try:
-        yield
-    finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
