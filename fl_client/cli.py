@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from fl_client.node import node_commands
+
 if TYPE_CHECKING:
     from fl_client.audit import ModelAudit
     from fl_client.budget import SiteBudget
@@ -306,3 +308,7 @@ def _table(title: str, *texts: str, numbers: Sequence[str]) -> Table:
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+app.command()(node_commands.enroll)
+app.command()(node_commands.join)

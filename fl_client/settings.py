@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fl_client.node_settings import NodeSettings
 from fl_client.source_settings import AnySourceSettings
 from fl_contract.errors import SettingError
 from fl_contract.settings import Settings, read_toml
@@ -82,6 +83,7 @@ class SiteSettings(Settings):
         policy: What it allows.
         weights_folder: That holds the files that studies name as ``model.weights``; a relative one starts at the folder
             of ``site.toml``. Needed for studies that train a part of such a model only.
+        node: Of the hospital's processes.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
@@ -90,6 +92,7 @@ class SiteSettings(Settings):
     source: Annotated[AnySourceSettings, Field(discriminator="kind")]
     policy: PolicySettings
     weights_folder: str = "weights"
+    node: NodeSettings = NodeSettings()
 
 
 def read_site_settings(path: Path) -> SiteSettings:

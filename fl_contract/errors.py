@@ -34,6 +34,7 @@ class RefusalCode(IntEnum):
     DISCLOSURE = 109
     PRIVACY_SETTING = 110
     NO_AGREEMENT = 111
+    TIME_LIMIT = 112
 
     @property
     def label(self) -> str:
@@ -63,6 +64,7 @@ _SENTENCES = {
     RefusalCode.PRIVACY_SETTING: "The study's privacy settings break a rule; the hospital's own log names it.",
     RefusalCode.NO_AGREEMENT: "The hospital has not agreed to this run, or not to this request of it.",
     RefusalCode.DISCLOSURE: "The hospital's disclosure gate stopped the reply.",
+    RefusalCode.TIME_LIMIT: "The request took longer than the hospital allows.",
 }
 
 

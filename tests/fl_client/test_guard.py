@@ -2,8 +2,12 @@
 
 import json
 import logging
+import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +100,60 @@ def test_an_answer_is_handed_on_as_it_is(make_request: Callable[..., Message]) -
     answered = guard(make_request(TRAIN), Context(1, 1, {}, RecordDict(), {}), lambda message, context: reply)
 
     assert answered is reply
+
+
+@pytest.fixture
+def answer_in_time(
+    make_request: Callable[..., Message], write_site_file: Callable[..., Path]
+) -> Callable[[Callable[[], Any]], Message]:
+    """The reply of a handler of a hospital whose requests may take a second."""
+
+    def answer(work: Callable[[], Any]) -> Message:
+        path = write_site_file()
+        path.write_text(path.read_text(encoding="utf-8") + "\n[node]\ntask-timeout-seconds = 1\n", encoding="utf-8")
+        context = Context(1, 1, {"site-file": str(path)}, RecordDict(), {})
+        return guard(make_request(TRAIN), context, lambda message, context: work())
+
+    return answer
+
+
+@pytest.mark.slow
+def test_a_handler_that_takes_longer_than_the_hospital_allows_is_ended_and_answered(
+    answer_in_time: Callable[[Callable[[], Any]], Message],
+) -> None:
+    def ignore_the_first_interrupt_only() -> None:
+        with suppress(RefusalError):
+            time.sleep(30)
+        time.sleep(30)
+
+    start = time.monotonic()
+
+    reply = answer_in_time(lambda: time.sleep(30))
+    stubborn = answer_in_time(ignore_the_first_interrupt_only)
+
+    assert own_sentence(reply, RefusalCode.TIME_LIMIT)
+    assert own_sentence(stubborn, RefusalCode.TIME_LIMIT)
+    assert time.monotonic() - start < 6
+
+
+def test_after_an_answer_in_time_nothing_is_interrupted(
+    answer_in_time: Callable[[Callable[[], Any]], Message], make_request: Callable[..., Message]
+) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+
+    answer_in_time(lambda: make_request(TRAIN))
+
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+@pytest.mark.parametrize("wrong", [None, "done", 0])
+def test_a_handler_that_returns_no_message_is_answered(
+    answer_in_time: Callable[[Callable[[], Any]], Message], wrong: object
+) -> None:
+    reply = answer_in_time(lambda: wrong)
+
+    assert own_sentence(reply, RefusalCode.INTERNAL)
 
 
 def test_no_sentence_names_a_number_or_a_path() -> None:

@@ -1,0 +1,76 @@
+"""Commands of ``fl-client`` for a hospital's node: enroll, join, start."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+SiteFile = Annotated[Path, typer.Argument(metavar="SITE", help="The hospital's site.toml.")]
+
+
+def enroll(
+    site: SiteFile,
+    out: Annotated[
+        Path | None, typer.Option(help="The request; <site>.request.json in this folder if not given.")
+    ] = None,
+    *,
+    new_key: Annotated[
+        bool,
+        typer.Option("--new-key", help="Ask with a new key; the old one stays in use until the new one is joined."),
+    ] = False,
+) -> None:
+    """Make this hospital's node key, and a request to take part in a federation."""
+    from fl_client.node.enrolment import enroll
+
+    with _exit_codes():
+        made = enroll(site, out, new_key=new_key)
+    _say(f"Request of {made.site}: {made.request}")
+    _say(f"Fingerprint of this node's key: {made.fingerprint}")
+    _say("Next: send the request to the coordinator, and read the fingerprint out by telephone.")
+    _say(f"Then: fl-client join {site} INVITATION.json")
+
+
+def join(
+    site: SiteFile,
+    invitation: Annotated[Path, typer.Argument(help="What the coordinator sent back.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Check the coordinator's invitation against this hospital, show it, and store it."""
+    from fl_client.node.enrolment import check_invitation, join
+
+    with _exit_codes():
+        checked = check_invitation(site, invitation)
+    _say(f"Federation:    {checked.invitation.federation}")
+    _say(f"Coordinator:   {checked.invitation.address}")
+    for authority in checked.authorities:
+        _say(f"Its authority: SHA-256 {authority}")
+    _say(f"Study lead:    {checked.lead}")
+    if not yes:
+        _say(
+            "Compare both fingerprints with the coordinator by telephone: whoever holds the lead's key signs what runs."
+        )
+        typer.confirm("Are they the same?", abort=True)
+    with _exit_codes():
+        join(site, checked)
+    _say(f"Joined. Next: fl-client approve {site} BUNDLE.fab, then fl-client start {site}")
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """End with one line on standard error: 2 for a wrong setting, 1 for anything else that went wrong."""
+    from fl_contract.errors import ConsiliumError, SettingError
+
+    try:
+        yield
+    except (ConsiliumError, OSError) as error:
+        console = Console(stderr=True, markup=False, highlight=False)
+        console.print(f"error: {error}", soft_wrap=True)
+        raise typer.Exit(2 if isinstance(error, SettingError) else 1) from error
+
+
+def _say(text: str) -> None:
+    Console(markup=False, highlight=False, emoji=False).print(text, soft_wrap=True)
