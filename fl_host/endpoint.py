@@ -3,20 +3,20 @@
 import socket
 import ssl
 import time
-from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from cryptography import x509
 
 from fl_contract.errors import ConsiliumError, SettingError
 
 TIMEOUT_SECONDS = 10.0
+MOST_BYTES = 65_536
 
 
 class ProxyError(ConsiliumError):
@@ -31,11 +31,13 @@ class Answer:
         status: HTTP status.
         server_time: Of its ``Date`` header, seconds since 1970, in whole seconds; None if it has none.
         local_time: Of this host, half-way between request and answer.
+        body: At most `MOST_BYTES` of it.
     """
 
     status: int
     server_time: float | None
     local_time: float
+    body: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class Endpoint:
     Attributes:
         host: Name or IP address.
         port: Its port.
-        proxy: URL of an HTTP proxy, ``http://[user:password@]host:port``; None for a straight way.
+        proxy: URL of an HTTP proxy, ``http://host:port``; None for a straight way.
     """
 
     host: str
@@ -67,13 +69,13 @@ class Endpoint:
         """Host and port that this host connects to: the proxy, if there is one.
 
         Raises:
-            SettingError: The proxy is no HTTP proxy's URL.
+            SettingError: The proxy is spoken to by TLS, which is not tested here.
         """
         if self.proxy is None:
             return self.host, self.port
         parts = urlsplit(self.proxy)
         if parts.scheme != "http" or not parts.hostname:
-            raise SettingError(f"proxy={parts.scheme}://{parts.hostname}; expected http://host:port")
+            raise SettingError(f"proxy={self.proxy}; only http://host:port can be tested from here; try it with curl")
         return parts.hostname, parts.port or 80
 
     @contextmanager
@@ -86,17 +88,12 @@ class Endpoint:
         """
         with socket.create_connection(self.first_hop, timeout=TIMEOUT_SECONDS) as connection:
             if self.proxy is not None:
-                self._ask_proxy(connection, self.proxy)
+                self._ask_proxy(connection)
             yield connection
 
-    def _ask_proxy(self, connection: socket.socket, proxy: str) -> None:
+    def _ask_proxy(self, connection: socket.socket) -> None:
         target = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-        parts = urlsplit(proxy)
-        if parts.username is not None:
-            secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            lines.append(f"Proxy-Authorization: Basic {b64encode(secret).decode()}")
-        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        connection.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
         status = _read_head(connection).partition("\r\n")[0]
         if status.split(" ")[1:2] != ["200"]:
             raise ProxyError(f"the proxy answered {status!r} to CONNECT {target}")
@@ -128,8 +125,16 @@ class Endpoint:
             raise ConsiliumError(f"{self.host}:{self.port} showed no certificate")
         return x509.load_der_x509_certificate(shown)
 
-    def ask(self, authority: Path, path: str, *, method: str = "GET") -> Answer:
-        """One request over verified TLS, without a body.
+    def ask(
+        self,
+        authority: Path,
+        path: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Answer:
+        """One request over verified TLS.
 
         Raises:
             OSError: No connection, or no trusted TLS.
@@ -137,9 +142,10 @@ class Endpoint:
             ConsiliumError: What answered does not speak HTTP.
         """
         with self.connect_tls(trusting(authority)) as connection:
-            head = [f"{method} {path} HTTP/1.1", f"Host: {self.host}", "Content-Length: 0", "Connection: close"]
+            fields = {"Host": self.host, "Content-Length": str(len(body)), "Connection": "close", **(headers or {})}
+            head = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
             started = time.time()
-            connection.sendall("\r\n".join([*head, "", ""]).encode())
+            connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
             response = HTTPResponse(connection, method=method)
             try:
                 response.begin()
@@ -148,7 +154,8 @@ class Endpoint:
             local_time = (started + time.time()) / 2
             date = response.getheader("Date")
             server_time = parsedate_to_datetime(date).timestamp() if date else None
-            return Answer(status=response.status, server_time=server_time, local_time=local_time)
+            told = response.read(MOST_BYTES)
+            return Answer(status=response.status, server_time=server_time, local_time=local_time, body=told)
 
 
 def trusting(authority: Path) -> ssl.SSLContext:

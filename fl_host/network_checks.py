@@ -47,8 +47,10 @@ def check_route(endpoint: Endpoint) -> Finding:
         with endpoint.connect():
             pass
     except ProxyError as error:
-        told = "give it a user and password in the proxy's URL" if "407" in str(error) else "ask the proxy's owner"
-        return failed(str(error), f"{told} to allow CONNECT to {endpoint.host}:{endpoint.port}")
+        return failed(
+            str(error),
+            f"ask the proxy's owner to let this host CONNECT to {endpoint.host}:{endpoint.port} without a password",
+        )
     except TimeoutError:
         return failed(
             f"{host}:{port} did not answer", f"a firewall drops the packets: allow outbound TCP to {host}:{port}"
@@ -137,7 +139,7 @@ def _why_not_trusted(endpoint: Endpoint, error: ssl.SSLCertVerificationError) ->
     if error.verify_code in HOSTNAME_CODES:
         return failed(
             f"the certificate is for {_names(certificate)}, not for {endpoint.host}",
-            f"use one of these names, or at the coordinator: fl-server renew --also {endpoint.host}",
+            f"use one of these names as the coordinator's address (an invitation holds it)",
         )
     if error.verify_code == NOT_YET_VALID:
         return failed(

@@ -41,26 +41,21 @@ def test_with_a_proxy_every_connection_goes_through_it(tmp_path: Path) -> None:
     certificate, key = authority.issue("127.0.0.1")
 
     with https_port(certificate, key) as port, connect_proxy() as (proxy_port, heads):
-        endpoint = Endpoint(host="127.0.0.1", port=port, proxy=f"http://north:s%20cret@127.0.0.1:{proxy_port}")
+        endpoint = Endpoint(host="127.0.0.1", port=port, proxy=f"http://127.0.0.1:{proxy_port}")
         findings = [check_route(endpoint), check_clock(endpoint, authority.certificate)]
 
     assert [finding.status for finding in findings] == [Status.OK] * 2
     assert all(head.startswith(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\n") for head in heads)
-    # bm9... is the base64 of what the URL says, its %20 a blank
-    assert all("Proxy-Authorization: Basic bm9ydGg6cyBjcmV0\r\n" in head for head in heads)
 
 
-@pytest.mark.parametrize(
-    ("refusal", "advice"),
-    [("407 Proxy Authentication Required", "user and password"), ("403 Forbidden", "ask the proxy's owner")],
-)
-def test_a_proxy_that_refuses_is_quoted(refusal: str, advice: str) -> None:
+@pytest.mark.parametrize("refusal", ["407 Proxy Authentication Required", "403 Forbidden"])
+def test_a_proxy_that_refuses_is_quoted(refusal: str) -> None:
     with connect_proxy(refuses=refusal) as (proxy_port, _):
         finding = check_route(Endpoint(host="fl.example.org", port=8443, proxy=f"http://127.0.0.1:{proxy_port}"))
 
     assert finding.status is Status.FAILED
     assert refusal in finding.text
-    assert advice in finding.advice
+    assert "without a password" in finding.advice
 
 
 def test_a_port_that_nobody_listens_on_is_said_to_refuse() -> None:
