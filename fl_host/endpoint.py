@@ -48,11 +48,13 @@ class Endpoint:
         host: Name or IP address.
         port: Its port.
         proxy: URL of an HTTP proxy, ``http://host:port``; None for a straight way.
+        at: IP address to connect to instead of looking up the host, as on the coordinator itself.
     """
 
     host: str
     port: int
     proxy: str | None = None
+    at: str | None = None
 
     @classmethod
     def parse(cls, address: str, proxy: str | None = None) -> "Endpoint":
@@ -72,7 +74,7 @@ class Endpoint:
             SettingError: The proxy is spoken to by TLS, which is not tested here.
         """
         if self.proxy is None:
-            return self.host, self.port
+            return self.at or self.host, self.port
         parts = urlsplit(self.proxy)
         if parts.scheme != "http" or not parts.hostname:
             raise SettingError(f"proxy={self.proxy}; only http://host:port can be tested from here; try it with curl")

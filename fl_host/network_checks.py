@@ -12,6 +12,7 @@ from fl_host.checks import Finding, failed, ok, warning
 from fl_host.endpoint import Endpoint, ProxyError, trusting
 
 EXPIRY_WARNING_DAYS = 30
+RENEW = "at the coordinator: fl-server renew; it needs no restart and no new invitation"
 
 CLOCK_WARNING_SECONDS = 2.0
 MOST_SECONDS_AHEAD = 5.0
@@ -82,19 +83,20 @@ def check_certificate(endpoint: Endpoint, authority: Path) -> Finding:
     return check_expiry(certificate, f"{protocol}, signed by this federation, names {_names(certificate)}")
 
 
-def check_expiry(certificate: x509.Certificate, told: str = "") -> Finding:
+def check_expiry(certificate: x509.Certificate, told: str, *, renew: str = RENEW) -> Finding:
     """How many days a certificate is still valid.
 
     Args:
         certificate: Any.
         told: What else to say of it.
+        renew: What to do when it ends.
     """
     days = (certificate.not_valid_after_utc - datetime.now(UTC)).days
-    text = f"{told}; " * bool(told) + f"valid for {days} days, until {certificate.not_valid_after_utc:%Y-%m-%d}"
+    text = f"{told}; valid for {days} days, until {certificate.not_valid_after_utc:%Y-%m-%d}"
     if certificate.not_valid_after_utc <= datetime.now(UTC):
-        return failed(f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", "at the coordinator: fl-server renew")
+        return failed(f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", renew)
     if days < EXPIRY_WARNING_DAYS:
-        return warning(text, "at the coordinator: fl-server renew; no restart, no new invitation")
+        return warning(text, renew)
     return ok(text)
 
 

@@ -1,7 +1,5 @@
 """``fl-client doctor``: the only place that lists what has to be right at a hospital before it can take part."""
 
-import fcntl
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,6 +10,7 @@ from fl_client.settings import SiteSettings, read_site_settings
 from fl_contract.enrolment import Invitation
 from fl_host.checks import SETTINGS, Finding, Question, failed, ok, warning
 from fl_host.endpoint import Endpoint
+from fl_host.listening import is_loopback, listening_addresses
 from fl_host.machine_checks import (
     LOG_BYTES,
     check_disk,
@@ -22,6 +21,7 @@ from fl_host.machine_checks import (
     folder_bytes,
 )
 from fl_host.network_checks import check_address, check_certificate, check_clock, check_route
+from fl_host.running import is_locked
 
 NUM_PROCESSES = 2
 """SuperNode and executor, each with logs of its own."""
@@ -189,33 +189,16 @@ class HospitalDoctor:
 
     def _check_node(self) -> Finding:
         port = self.settings.node.runtime_port
-        is_running, is_taken = _is_locked(self.node.lock), _is_taken(port)
+        is_running, addresses = is_locked(self.node.lock), listening_addresses(port)
         logs = f"look at {self.node.logs}"
-        if not is_running and is_taken:
+        if exposed := [each for each in addresses if not is_loopback(each)]:
+            advice = "nothing of a hospital's node may: end the program that listens there (ss -ltnp)"
+            return failed(f"port {port} can be reached from outside, on {' and '.join(exposed)}", advice)
+        if not is_running and addresses:
             return failed(f"port {port} is another program's", "set node.runtime-port in site.toml to a free one")
         if not is_running:
             return ok(f"does not run; port {port} is free")
-        if not is_taken:
+        if not addresses:
             return warning(f"runs, but nothing listens on port {port} yet", f"{logs}; ask again in a minute")
         state = self.node.connection.read_text().strip() if self.node.connection.exists() else "not connected yet"
         return ok(f"runs, {state}") if state == CONNECTED else warning(f"runs: {state}", logs)
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether another process holds the lock that a running node keeps; nothing is written."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return False
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
