@@ -12,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from fl_client.node import node_commands
+from fl_client.node.doctor_command import doctor
 
 if TYPE_CHECKING:
     from fl_client.audit import ModelAudit
@@ -312,3 +313,4 @@ def _table(title: str, *texts: str, numbers: Sequence[str]) -> Table:
 
 app.command()(node_commands.enroll)
 app.command()(node_commands.join)
+app.command()(doctor)

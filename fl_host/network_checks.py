@@ -141,7 +141,7 @@ def _why_not_trusted(endpoint: Endpoint, error: ssl.SSLCertVerificationError) ->
     if error.verify_code in HOSTNAME_CODES:
         return failed(
             f"the certificate is for {_names(certificate)}, not for {endpoint.host}",
-            f"use one of these names as the coordinator's address (an invitation holds it)",
+            "use one of these names as the coordinator's address (an invitation holds it)",
         )
     if error.verify_code == NOT_YET_VALID:
         return failed(

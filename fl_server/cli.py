@@ -15,6 +15,7 @@ import typer
 from fl_contract.errors import SettingError
 from fl_host.quiet_flower import QUIET_FLOWER
 from fl_server.exit_codes import exit_codes, interrupted_by_sigterm, open_console
+from fl_server.host.doctor_command import doctor
 from fl_server.host.provisioning_commands import init, renew
 
 os.environ.update(QUIET_FLOWER)
@@ -139,3 +140,4 @@ def runs(folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")]
 
 app.command()(init)
 app.command()(renew)
+app.command()(doctor)

@@ -16,8 +16,8 @@ def doctor(
 ) -> None:
     """Check everything that this hospital needs to take part, and say what to do about each thing that is wrong.
 
-    Disturbs no running node, charges nothing, sends nothing of a patient. Exits with 0 if nothing failed, 1 if something
-    did, 2 if site.toml cannot be used.
+    Disturbs no running node, charges nothing, sends nothing of a patient. Exits with 0 if nothing failed, 1 if
+    something did, 2 if site.toml cannot be used.
     """
     from rich.console import Console
 

@@ -1,7 +1,7 @@
 """The only place that asks a coordinator whether it knows this node's key, without taking part.
 
-Flower activates a node that asks to be, unless it is online already: a doctor must not. A request to be activated with a
-heartbeat of 0 s is refused either way, before anything is changed: with one code where the key is registered, with
+Flower activates a node that asks to be, unless it is online already: a doctor must not. A request to be activated with
+a heartbeat of 0 s is refused either way, before anything is changed: with one code where the key is registered, with
 another where it is not.
 """
 

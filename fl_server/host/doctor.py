@@ -58,9 +58,7 @@ class CoordinatorDoctor:
     def public(self) -> Endpoint:
         """The hospitals' port, asked from this host under the name that hospitals use."""
         bind = self.settings.bind
-        return Endpoint(
-            host=self.settings.address, port=self.settings.port, at=LOOPBACK if bind in ANYWHERE else bind
-        )
+        return Endpoint(host=self.settings.address, port=self.settings.port, at=LOOPBACK if bind in ANYWHERE else bind)
 
     @cached_property
     def operator(self) -> Endpoint:
@@ -121,7 +119,8 @@ class CoordinatorDoctor:
         leads = read_trusted_leads(self.folder)
         if not leads:
             return failed(
-                f"{self.folder.lead_public_key.parent} holds no public key of a study lead", "restore lead.pub from backup"
+                f"{self.folder.lead_public_key.parent} holds no public key of a study lead",
+                "restore lead.pub from backup",
             )
         place = "here, its owner's alone" if self.folder.lead_key.exists() else "kept elsewhere"
         return ok(f"{len(leads)} may give orders; private key {place}")

@@ -11,7 +11,7 @@ from fl_host.listening import is_loopback, listening_addresses
 from fl_host.running import has_process, is_locked
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"])
 def test_a_listening_port_is_found_with_its_address(address: str) -> None:
     with socket.create_server((address, 0)) as listener:
         port = listener.getsockname()[1]
@@ -38,7 +38,7 @@ def test_the_kernels_table_is_read_for_both_families(tmp_path: Path, line: str, 
     assert listening_addresses(8444, (table, tmp_path / "absent")) == addresses
 
 
-@pytest.mark.parametrize(("address", "only_here"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False)])
+@pytest.mark.parametrize(("address", "only_here"), [("127.0.0.1", True), ("::1", True), ("10.0.0.5", False)])
 def test_only_loopback_is_loopback(address: str, only_here: bool) -> None:
     assert is_loopback(address) is only_here
 
