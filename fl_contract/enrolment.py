@@ -1,4 +1,4 @@
-"""What a hospital and the coordinator hand to each other before they can talk: two JSON files without a secret."""
+"""What a hospital and the coordinator hand to each other before they can talk: JSON files without a secret."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,9 @@ from fl_contract.errors import SettingError
 from fl_contract.settings import Settings
 
 
-class _HandedOver(Settings):
+class HandedOver(Settings):
+    """A JSON file that a person carries from one host to another."""
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read the file.
@@ -33,7 +35,7 @@ class _HandedOver(Settings):
         return json.dumps(self.model_dump(by_alias=True), indent=2) + "\n"
 
 
-class EnrolmentRequest(_HandedOver):
+class EnrolmentRequest(HandedOver):
     """``fl-client enroll`` makes it; ``fl-server admit`` takes it.
 
     Attributes:
@@ -57,7 +59,7 @@ class EnrolmentRequest(_HandedOver):
         return f"consilium enrolment v1\n{site}\n{public_key}".encode()
 
 
-class Invitation(_HandedOver):
+class Invitation(HandedOver):
     """``fl-server admit`` makes it; ``fl-client join`` takes it. Holds no secret.
 
     Attributes:

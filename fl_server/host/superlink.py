@@ -40,19 +40,34 @@ def main(root: Path) -> None:
     os.umask(0o077)
     os.environ.update(QUIET_FLOWER)
     folder = FederationFolder(root.resolve())
+    check(folder)
+    _serve(folder, folder.settings(), listen(folder))
+
+
+def check(folder: FederationFolder) -> None:
+    """Raise what would keep the SuperLink from serving.
+
+    Raises:
+        SettingError: The folder is incomplete or open to others, or the certificate does not fit its key.
+    """
     settings = folder.settings()
-    _check(folder, settings)
-    sockets = [_listen(settings.bind, settings.port), _listen(LOOPBACK, settings.operator_port)]
-    _serve(folder, settings, sockets)
-
-
-def _check(folder: FederationFolder, settings: FederationSettings) -> None:
     if settings.port == settings.operator_port:
         raise SettingError(f"operator-port={settings.operator_port}; expected another port than port")
-    for path in (folder.root, folder.server_key, folder.executor_secret):
+    for path in (folder.root, folder.server_key, folder.authority_key.parent, folder.executor_secret):
         check_private(path)
     if not read_trusted_leads(folder):
         raise SettingError(f"{folder.lead_public_key.parent}: holds no study lead's public key; restore lead.pub")
+    _tls_context(folder)
+
+
+def listen(folder: FederationFolder) -> list[socket.socket]:
+    """The hospitals' socket and the operator's.
+
+    Raises:
+        SettingError: An address is not to be had.
+    """
+    settings = folder.settings()
+    return [_listen(settings.bind, settings.port), _listen(LOOPBACK, settings.operator_port)]
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -54,8 +54,9 @@ def _services(path: Path) -> dict[str, Manifest]:
 def _pod_specs() -> Iterator[tuple[str, Manifest]]:
     for path in MANIFEST_FILES:
         for manifest in _manifests(path):
-            if manifest["kind"] in ("StatefulSet", "Job"):
-                yield f"{path.name} {manifest['metadata']['name']}", manifest["spec"]["template"]["spec"]
+            if manifest["kind"] in ("StatefulSet", "Job", "Pod"):
+                spec = manifest["spec"]
+                yield f"{path.name} {manifest['metadata']['name']}", spec.get("template", {"spec": spec})["spec"]
 
 
 def _containers() -> Iterator[tuple[str, Manifest]]:
@@ -100,9 +101,10 @@ def _commands_of_documents() -> Iterator[tuple[str, list[str]]]:
     for path in DOCUMENTS:
         for block in re.findall(r"^```(?:sh|bash)\n(.*?)^```", path.read_text(), re.M | re.S):
             for line in block.replace("\\\n", " ").splitlines():
-                found = re.search(r"(?:^|[\s/])(fl-(?:server|client)\b[^#|;&]*)", line)
-                if found and not line.lstrip().startswith("#"):
+                if found := re.search(r"(?:^|[\s/])(fl-(?:server|client)\b[^#|;&]*)", line):
                     yield path.name, shlex.split(found[1])
+                if found := re.search(r"compose/(coordinator|hospital)\.yaml run --rm \w+ (.*)", line):
+                    yield path.name, [_entry_point(f"consilium-{found[1]}:"), *shlex.split(found[2])]
 
 
 def _why_unknown(words: list[str]) -> str | None:
@@ -122,7 +124,7 @@ def _why_unknown(words: list[str]) -> str | None:
 def test_there_are_files_of_every_kind() -> None:
     assert _names(DOCKERFILES) == ["Dockerfile.coordinator", "Dockerfile.hospital"]
     assert len(COMPOSE_FILES) == len(UNITS) == 2
-    assert len(MANIFEST_FILES) == 3
+    assert len(MANIFEST_FILES) == 4
 
 
 def test_every_command_that_deploy_starts_exists_with_its_options() -> None:
@@ -188,7 +190,7 @@ def test_a_pod_passes_the_restricted_standard_of_kubernetes() -> None:
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
         assert "memory" in container["resources"]["limits"]
-    assert len(pods) == 3
+    assert len(pods) == 4
 
 
 def test_every_namespace_enforces_that_standard_and_has_a_policy_for_all_of_its_pods() -> None:

@@ -1,0 +1,120 @@
+"""The coordinator's bundle is the source tree's, and carries a signature that hospitals can check."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from typer.testing import CliRunner
+
+from fl_contract.bundle_signature import BundleSignature, verify_bundle
+from fl_contract.errors import RunError, SettingError
+from fl_server.cli import app
+from fl_server.host.bundle import build_and_sign, read_lead_key
+
+LEAD = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+PYPROJECT = """
+[project]
+name = "consilium"
+version = "1.2.3"
+description = "A study"
+license = { file = "LICENSE" }
+dependencies = ["flwr>=1.41.0,<1.41.1"]
+[tool.flwr.app]
+publisher = "consilium"
+fab-format-version = 1
+flwr-version-target = "1.41.0"
+[tool.flwr.app.components]
+serverapp = "app:server"
+clientapp = "app:client"
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A small app that Flower makes a bundle of."""
+    root = tmp_path / "tree"
+    root.mkdir()
+    for name, text in {"pyproject.toml": PYPROJECT, "LICENSE": "free", "app.py": "server = client = None\n"}.items():
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.fixture
+def lead_key(tmp_path: Path) -> Path:
+    """The study lead's key, as ssh-keygen writes it."""
+    path = tmp_path / "lead.key"
+    path.write_bytes(LEAD.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    return path
+
+
+def test_a_tree_becomes_a_bundle_that_the_leads_public_key_accepts(tree: Path, lead_key: Path) -> None:
+    content, signature = build_and_sign(tree, lead_key)
+
+    verify_bundle(content, signature, LEAD.public_key())
+    assert signature.version == "1.2.3"
+    assert "app.py" in zipfile.ZipFile(io.BytesIO(content)).namelist()
+
+
+def test_the_same_tree_gives_the_same_hash(tree: Path, lead_key: Path) -> None:
+    assert build_and_sign(tree, lead_key)[1].sha256 == build_and_sign(tree, lead_key)[1].sha256
+
+
+def test_a_folder_without_sources_is_refused(tmp_path: Path, lead_key: Path) -> None:
+    with pytest.raises(RunError, match="built from a checkout"):
+        build_and_sign(tmp_path / "nothing", lead_key)
+
+
+def test_what_flower_refuses_is_said(tree: Path, lead_key: Path) -> None:
+    (tree / "pyproject.toml").write_text(PYPROJECT.replace("fab-format-version = 1", 'fab-include = ["/absent/**"]'))
+
+    with pytest.raises(RunError, match="Flower makes no bundle of it"):
+        build_and_sign(tree, lead_key)
+
+
+def test_a_key_that_cannot_sign_is_refused(tmp_path: Path) -> None:
+    keys = {
+        "absent": None,
+        "text": b"no key",
+        "curve": ec.generate_private_key(ec.SECP384R1()).private_bytes(
+            Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+        ),
+    }
+    rules = {"absent": "fl-server init", "text": "OpenSSH, Ed25519", "curve": "Ed25519"}
+    for name, content in keys.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+
+        with pytest.raises(SettingError, match=rules[name]):
+            read_lead_key(tmp_path / name)
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.mark.slow
+def test_the_command_writes_bundle_and_signature_and_says_what_hospitals_must_compare(
+    tmp_path: Path, lead_key: Path
+) -> None:
+    result = run("bundle", "--out", tmp_path / "dist", "--lead-key", lead_key)
+
+    assert result.exit_code == 0, result.stderr
+    (bundle,) = (tmp_path / "dist").glob("*.fab")
+    signature = BundleSignature.read(bundle.with_name(f"{bundle.name}.sig"))
+    verify_bundle(bundle.read_bytes(), signature, LEAD.public_key())
+    assert bundle.name == f"consilium-{signature.version}-{signature.sha256[:8]}.fab"
+    assert signature.sha256 in result.stdout
+    assert "heart-disease" in result.stdout
+
+
+def test_without_a_lead_key_the_command_says_where_it_looked(tmp_path: Path) -> None:
+    result = run("bundle", "--folder", tmp_path / "federation")
+
+    assert result.exit_code == 2
+    assert str(tmp_path / "federation" / "lead" / "lead.key") in result.stderr.replace("\n", "")
