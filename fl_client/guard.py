@@ -38,7 +38,8 @@ def guard(message: Message, context: Context, handle: Callable[[Message, Context
             return _checked(handle(message, context))
     except Exception as error:
         logger.exception("request %r was refused", message.metadata.message_type)
-        refusal = release_refusal(refusal_code(error), message, folder=_known_folder())
+        study = str(context.run_config.get("study", ""))
+        refusal = release_refusal(refusal_code(error), message, folder=_known_folder(), study=study)
         return Message(refusal, reply_to=message)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from fl_client.data.records import SiteRecords, Source
 from fl_client.record_cache import RecordCache, stamp_of
 from fl_client.settings import PolicySettings, SiteSettings, partition, read_site_settings, read_study, site_file
+from fl_client.site_files import SITE_FILE
 from fl_client.source_settings import SqlSourceSettings
 from fl_client.sources import open_source
 from fl_client.virtual_source import virtual_source
@@ -23,7 +24,6 @@ from fl_contract.run_folder import run_folder
 from fl_contract.study import Study
 from privacy.ledger import Ledger, LedgerTerms
 
-SITE_FILE = "site.toml"
 LEDGER_FILE = "ledger.sqlite"
 RECEIPT_FILE = Path("receipts") / "ledger.receipt"
 HELD_OUT = "held-out"

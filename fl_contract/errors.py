@@ -4,6 +4,7 @@
     ├── SettingError            a study, site or run setting breaks a rule          (also a ValueError)
     ├── RefusalError            a hospital says no; carries a RefusalCode, nothing else
     ├── DisclosureError         something that was not agreed tried to leave a hospital
+    ├── JournalError            a hospital's journal was changed, cut, or put back from an old copy
     ├── MessageError            a message misses a field or holds one of the wrong type
     ├── RunError                a run cannot go on
     │   ├── QuorumError         too few hospitals gave a usable reply
@@ -92,6 +93,10 @@ class RefusalError(ConsiliumError):
 
 class DisclosureError(ConsiliumError):
     """A field, array or type that was not agreed tried to leave a hospital."""
+
+
+class JournalError(ConsiliumError):
+    """A hospital's journal is not the one that was written: changed, cut, or put back from an old copy."""
 
 
 class MessageError(ConsiliumError):

@@ -1,6 +1,5 @@
 """Whatever goes wrong, a code and our own sentence leave; the exception's text stays in the hospital's own log."""
 
-import json
 import logging
 import signal
 import time
@@ -14,8 +13,8 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 
 from fl_client.data.records import SiteRecords
-from fl_client.disclosure import OUTBOUND_LOG
 from fl_client.guard import SITE_LOG, guard, log_to_site, refusal_code
+from fl_client.journal import JOURNAL_FILE, REFUSAL, Journal
 from fl_contract.errors import DisclosureError, MessageError, QuorumError, RefusalCode, RefusalError, SettingError
 from fl_contract.messages import EVALUATE, PLAN, ROSTER, TRAIN
 from privacy.errors import (
@@ -240,21 +239,23 @@ def test_nothing_is_handed_to_other_loggers(
     assert "4711" not in written.out + written.err
 
 
-def test_a_refusal_is_in_the_outbound_log_of_the_hospital_that_refused(
-    ask: Callable[..., Message], tmp_path: Path
-) -> None:
+def test_a_refusal_is_in_the_journal_of_the_hospital_that_refused(ask: Callable[..., Message], tmp_path: Path) -> None:
     ask(EVALUATE, site="hospital-1", fingerprint="wrong")
 
-    lines = (tmp_path / "sites" / "hospital-1" / OUTBOUND_LOG).read_text(encoding="utf-8").splitlines()
-    last = json.loads(lines[-1])
-    assert (last["kind"], last["refusal"]) == ("evaluate", "study-mismatch")
+    last = Journal(tmp_path / "sites" / "hospital-1").read()[-1]
+    assert last.kind == REFUSAL
+    assert last.fields == {
+        "request": "evaluate",
+        "refusal": "study-mismatch",
+        "study": "breast-cancer",
+        "run": "run-1",
+        "round": 0,
+    }
 
 
-def test_a_refusal_leaves_also_when_the_outbound_log_cannot_be_written(
-    ask: Callable[..., Message], tmp_path: Path
-) -> None:
+def test_a_refusal_leaves_also_when_the_journal_cannot_be_written(ask: Callable[..., Message], tmp_path: Path) -> None:
     ask(EVALUATE, site="hospital-1", fingerprint="wrong")
-    log = tmp_path / "sites" / "hospital-1" / OUTBOUND_LOG
+    log = tmp_path / "sites" / "hospital-1" / JOURNAL_FILE
     log.unlink()
     log.mkdir()
 
