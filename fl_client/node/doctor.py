@@ -99,13 +99,15 @@ class HospitalDoctor:
         return ok(f"{self.site_file}: {self.settings.name}, source {self.settings.source.kind}")
 
     def _check_private(self) -> Finding:
+        from fl_client.journal import JOURNAL_FILE
         from fl_client.site import LEDGER_FILE, receipt_path
 
         if not self.node.root.exists():
             return failed(f"{self.node.root} does not exist", f"fl-client enroll {self.site_file}")
-        node, ledger = self.node, self.folder / LEDGER_FILE
+        node, receipt = self.node, receipt_path(self.settings, self.folder)
         secrets = (node.root, node.key, node.next_key, node.executor_secret, node.logs)
-        return check_private_files([*secrets, ledger, receipt_path(self.settings, self.folder)])
+        books = (self.folder / LEDGER_FILE, self.folder / JOURNAL_FILE, receipt)
+        return check_private_files([*secrets, *books])
 
     def _check_key(self) -> Finding:
         from fl_client.node.node_keys import fingerprint, public_line, read_key

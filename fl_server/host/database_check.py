@@ -17,7 +17,7 @@ def check_database(path: Path) -> Finding:
     """Its size, and SQLite's own quick check of its pages."""
     if not path.exists():
         return ok("none yet; fl-server start makes it")
-    size = path.stat().st_size
+    size = sum(each.stat().st_size for each in (path, _log_of(path)) if each.exists())
     try:
         with _reading(path) as connection:
             (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -25,7 +25,10 @@ def check_database(path: Path) -> Finding:
         told = str(error)
     text = f"{size / MEGABYTE:.1f} MB"
     if told != "ok":
-        return failed(f"{text}, damaged: {told}", "stop fl-server start, and put back the last backup of state/")
+        return failed(
+            f"{text}, cannot be read or is damaged: {told}",
+            "stop fl-server start, and put back the last backup of state/",
+        )
     if size > LARGE_BYTES:
         return warning(f"{text}, sound", "stop fl-server start between runs, then: sqlite3 superlink.db VACUUM")
     return ok(f"{text}, sound")
@@ -43,9 +46,13 @@ def online_sites(path: Path) -> dict[str, bool]:
     return {str(name): bool(is_online) for name, is_online in rows}
 
 
+def _log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A stopped SuperLink leaves no write-ahead log: then nothing can change, and nothing needs to be made to read."""
-    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    mode = "mode=ro" if _log_of(path).exists() else "immutable=1"
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=5.0)) as connection:
         yield connection
