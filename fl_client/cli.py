@@ -11,9 +11,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from fl_client.exit_codes import errors_in_words
-from fl_client.node import node_commands
-from fl_client.node.doctor_command import doctor
 from fl_client.node import approval_commands, node_commands
+from fl_client.node.doctor_command import doctor
 from fl_client.node.log_commands import log_app
 
 if TYPE_CHECKING:
