@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fl_client.exit_codes import errors_in_words
 from fl_client.node import approval_commands, node_commands
+from fl_client.node.doctor_command import doctor
 from fl_client.node.log_commands import log_app
 
 if TYPE_CHECKING:
@@ -301,6 +302,7 @@ def _table(title: str, *texts: str, numbers: Sequence[str]) -> Table:
 app.add_typer(log_app, name="log")
 app.command()(node_commands.enroll)
 app.command()(node_commands.join)
+app.command()(doctor)
 app.command()(approval_commands.approve)
 app.command()(approval_commands.approvals)
 app.command()(node_commands.start)
