@@ -7,7 +7,7 @@ import math
 import re
 import reprlib
 import tokenize
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,6 +26,9 @@ from fl_contract.tasks.task import Task
 
 Arrays = dict[str, NDArray[Any]]
 """A model's state, or an update: one array per name."""
+
+ArrayViews = Mapping[str, NDArray[Any]]
+"""As `Arrays`, to be read only."""
 
 ARRAYS, CONFIG, CONTROL, METRICS = "arrays", "config", "control", "metrics"
 NUM_EXAMPLES = "num-examples"
@@ -393,15 +396,41 @@ def view_array_record(record: ArrayRecord) -> Arrays:
     Raises:
         MessageError: An array is not in NumPy's own format, or its bytes are damaged.
     """
-    arrays = {}
-    for name, array in record.items():
+    return dict(RecordViews(record, tuple(record)))
+
+
+class RecordViews(ArrayViews):
+    """The arrays of a record, each viewed anew when it is asked for: kept views of a hundred models take memory.
+
+    Args:
+        record: Whose bytes are read.
+        names: Of its arrays, in the order wanted.
+    """
+
+    def __init__(self, record: ArrayRecord, names: tuple[str, ...]) -> None:
+        self._record, self._names = record, names
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Read-only, and without a copy.
+
+        Raises:
+            MessageError: The array is not in NumPy's own format, or its bytes are damaged.
+        """
+        array = self._record[name]
         if array.stype != "numpy.ndarray":
             raise MessageError(f"array {name!r} has serialisation {array.stype!r}; expected 'numpy.ndarray'")
         try:
-            arrays[name] = view_npy(array.data)
+            return view_npy(array.data)
         except _UNREADABLE as error:
             raise MessageError(f"array {name!r} cannot be read; its bytes are not a NumPy array") from error
-    return arrays
+
+    def __iter__(self) -> Iterator[str]:
+        """Names, in order."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many arrays."""
+        return len(self._names)
 
 
 def take_array_record(buffers: Mapping[str, NpyBuffer]) -> ArrayRecord:
