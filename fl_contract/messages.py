@@ -396,14 +396,28 @@ def view_array_record(record: ArrayRecord) -> Arrays:
     Raises:
         MessageError: An array is not in NumPy's own format, or its bytes are damaged.
     """
-    return dict(RecordViews(record, tuple(record)))
+    return {name: view_array(name, array) for name, array in record.items()}
+
+
+def view_array(name: str, array: Array) -> NDArray[Any]:
+    """As `view_array_record`, of one array.
+
+    Raises:
+        MessageError: As there.
+    """
+    if array.stype != "numpy.ndarray":
+        raise MessageError(f"array {name!r} has serialisation {array.stype!r}; expected 'numpy.ndarray'")
+    try:
+        return view_npy(array.data)
+    except _UNREADABLE as error:
+        raise MessageError(f"array {name!r} cannot be read; its bytes are not a NumPy array") from error
 
 
 class RecordViews(ArrayViews):
     """The arrays of a record, each viewed anew when it is asked for: kept views of a hundred models take memory.
 
     Args:
-        record: Whose bytes are read.
+        record: Whose bytes are read, for as long as it holds them.
         names: Of its arrays, in the order wanted.
     """
 
@@ -411,18 +425,8 @@ class RecordViews(ArrayViews):
         self._record, self._names = record, names
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """Read-only, and without a copy.
-
-        Raises:
-            MessageError: The array is not in NumPy's own format, or its bytes are damaged.
-        """
-        array = self._record[name]
-        if array.stype != "numpy.ndarray":
-            raise MessageError(f"array {name!r} has serialisation {array.stype!r}; expected 'numpy.ndarray'")
-        try:
-            return view_npy(array.data)
-        except _UNREADABLE as error:
-            raise MessageError(f"array {name!r} cannot be read; its bytes are not a NumPy array") from error
+        """See `view_array`."""
+        return view_array(name, self._record[name])
 
     def __iter__(self) -> Iterator[str]:
         """Names, in order."""

@@ -7,7 +7,7 @@ import numpy as np
 from flwr.app import Message
 
 from fl_contract.errors import MessageError, ReplyError
-from fl_contract.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES, Arrays, ArrayViews, RecordViews
+from fl_contract.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES, Arrays, ArrayViews, RecordViews, view_array
 from fl_contract.metrics.measurement import MAX_EXAMPLES
 from strategies.blocks import Blocks, Resident, is_finite, places
 
@@ -30,7 +30,7 @@ def check_reply(message: Message, reference: Arrays) -> tuple[ArrayViews, float]
 
 
 def read_reply(message: Message, reference: Arrays) -> tuple[ArrayViews, float]:
-    """Read a reply's arrays, as views of its bytes, and its number of examples.
+    """Read a reply's arrays, as views of the bytes that its record holds, and its number of examples.
 
     Guarantees:
         - The arrays have the names, shapes and types of ``reference``, in its order; whole numbers lie within
@@ -50,13 +50,13 @@ def read_reply(message: Message, reference: Arrays) -> tuple[ArrayViews, float]:
     if set(record) != set(reference):
         odd = sorted(set(record) ^ set(reference))
         raise ReplyError(f"arrays {odd} are missing or not expected; expected those of the model")
-    arrays = RecordViews(record, tuple(reference))
+    received = dict(record.items())
     try:
-        for name, array in arrays.items():
-            _check_array(name, array, reference[name])
+        for name, expected in reference.items():
+            _check_array(name, view_array(name, received[name]), expected)
     except MessageError as error:
         raise ReplyError(str(error)) from error
-    return arrays, read_num_examples(message)
+    return RecordViews(record, tuple(reference)), read_num_examples(message)
 
 
 def check_finite(model: Blocks, reference: Arrays) -> None:

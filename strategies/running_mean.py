@@ -90,6 +90,7 @@ class LazyMean:
         self._types, self._room = types, room
         self._models: list[Blocks] = []
         self._weights: list[float] = []
+        self._shares: list[float] = []
         others = {dtype for name, dtype in types.items() if room[name].dtype != dtype}
         self._spare = {dtype: np.empty(MEAN_BLOCK, dtype) for dtype in others}
 
@@ -97,6 +98,7 @@ class LazyMean:
         """Add models, of which nothing is read yet."""
         del watch
         self._models += models
+        self._shares += _shares(self._weights, weights)
         self._weights += weights
         return True
 
@@ -104,7 +106,7 @@ class LazyMean:
         """As `RunningMean.mean`; good until the next call."""
         spare = self._spare.get(self._types[name])
         mean = self._room[name][place] if spare is None else spare[: place.stop - place.start]
-        _fold((model.block(name, place) for model in self._models), _shares([], self._weights), mean)
+        _fold((model.block(name, place) for model in self._models), self._shares, mean)
         return mean.astype(dtype, copy=False)
 
 
