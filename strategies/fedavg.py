@@ -126,6 +126,7 @@ class FedAvg(Strategy):
         self.roster = roster
         self.outcome = RoundOutcome()
         self._global: Arrays = {}
+        self._kept: Arrays = {}
         self._nodes: Mapping[str, int] = {}
         self._server_round = 0
         self.num_trainers = 0
@@ -290,10 +291,11 @@ class FedAvg(Strategy):
 
     def state(self) -> Arrays:
         """What a checkpoint must hold beside the model, the round and the generator; empty for FedAvg."""
-        return {}
+        return dict(self._kept)
 
     def load_state(self, state: Arrays) -> None:
         """Take back what `state` gave."""
+        self._kept = {name: np.array(array) for name, array in state.items()}
 
     def summary(self) -> None:
         """Log the settings, for Flower's own loop."""
@@ -308,11 +310,14 @@ class FedAvg(Strategy):
         """
         trained, takes_mean = self._trained(), self._takes_mean()
         self._begin_step()
+        room = np.empty((2, 0 if takes_mean else mean.block))
         for name, old in flatten(self._global).items():
             for place in places(old.size, mean.block):
-                after = mean.mean(name, place, mean_type(old.dtype) if name in trained and takes_mean else np.float64)
+                after = mean.mean(name, place, mean_type(old.dtype) if name in trained else np.float64)
                 if name in trained and not takes_mean:
-                    after = self._step_block(name, place, old[place].astype(np.float64), after)
+                    pair = room[:, : after.size]
+                    pair[0], pair[1] = old[place], after
+                    after = self._step_block(name, place, *pair)
                 new = stepped[name][place]
                 new[...] = after if old.dtype.kind == "f" else np.rint(after)
                 if not is_finite(new):
@@ -329,17 +334,29 @@ class FedAvg(Strategy):
         """Whether the new model is the mean itself, which then needs no float64."""
         return self.server_learning_rate == 1.0 and type(self)._step_block is FedAvg._step_block
 
-    def _begin_step(self) -> None:
-        """Make room for what the step keeps of trained arrays; nothing for FedAvg."""
+    def _starts(self) -> Mapping[str, float]:
+        """Where the numbers start that the step keeps of each trained one, by a prefix of its name; none for FedAvg."""
+        return {}
 
-    def _filled(self, value: float) -> Arrays:
-        """A float64 array like each trained one."""
-        return {name: np.full(self._global[name].shape, value) for name in self._global if name in self._trained()}
+    def _begin_step(self) -> None:
+        """Make room for what the step keeps, in float64; later rounds have it."""
+        if not self._kept:
+            for prefix, value in self._starts().items():
+                for name in (name for name in self._global if name in self._trained()):
+                    self._kept[f"{prefix}{name}"] = room = np.zeros(self._global[name].shape)
+                    if value:
+                        room.fill(value)
+
+    def _kept_block(self, name: str, place: slice) -> NDArray[np.float64]:
+        """What is kept of some numbers, flat; what is written to it stays."""
+        return self._kept[name].reshape(-1)[place]
 
     def _step_block(
         self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """New values of some numbers of a trained array, flat; each follows from the same number of old and mean.
+
+        Old and mean may be written to: blocks that stay in the cache are half of the speed.
 
         This form gives the mean itself, to the last bit, for a rate of 1.
         """

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from fl_contract.messages import Arrays
+from strategies import blocks
 from strategies.blocks import Blocks, is_finite, places
 
 MEAN_BLOCK = 1 << 17
@@ -64,14 +65,14 @@ class RunningMean:
         return finite
 
     def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
-        """The mean of the models taken in.
+        """The mean of the models taken in; a view where the type is the same.
 
         Raises:
             ValueError: Nothing was added.
         """
         if not self._weights:
             raise ValueError("the mean of no models is not defined; add at least one")
-        return self._means[name][place].astype(dtype)
+        return self._means[name][place].astype(dtype, copy=False)
 
 
 class LazyMean:
@@ -182,7 +183,7 @@ class ModelMean:
     @property
     def block(self) -> int:
         """See `strategies.blocks.Mean`."""
-        return MEAN_BLOCK
+        return MEAN_BLOCK if isinstance(self._trained, LazyMean) else blocks.BLOCK
 
     def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
         """As `RunningMean.mean`."""
