@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fl_client.outbox import write_durably
+from fl_client.durable_file import write_durably
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import Request
 from fl_contract.metrics import measurement_from_json

@@ -57,7 +57,7 @@ def answer_roster(message: Message, context: Context) -> Message:
     request = Request.from_message(message)
     content = roster_content(list(sites))
     for site in sites.values():
-        release(content, ROSTER, request, folder=site.folder)
+        release(content, ROSTER, request, folder=site.folder, study=site.study.name)
     return Message(content, reply_to=message)
 
 
@@ -80,7 +80,9 @@ def answer_plan(message: Message, context: Context) -> Message:
         noise_multiplier=plan.noise_multiplier if plan else 0.0,
         capacity=capacity_of(site),
     )
-    return Message(release(answer.to_content(), PLAN, request, folder=site.folder), reply_to=message)
+    content = answer.to_content()
+    release(content, PLAN, request, folder=site.folder, study=site.study.name)
+    return Message(content, reply_to=message)
 
 
 @app.query("statistics")
@@ -89,7 +91,8 @@ def answer_statistics(message: Message, context: Context) -> Message:
     site, request = _open(message, context)
     Agreements(site.folder).check(request)
     content = statistics_content(site.name, add_up_features(site))
-    return Message(release(content, STATISTICS, request, folder=site.folder), reply_to=message)
+    release(content, STATISTICS, request, folder=site.folder, study=site.study.name)
+    return Message(content, reply_to=message)
 
 
 @app.train()
@@ -111,7 +114,7 @@ def answer_evaluate(message: Message, context: Context) -> Message:
     received = request_arrays(message)
     keep_personal_model(site, request, received)
     content, kind = measure(site, request, received)
-    release(content, kind, request, folder=site.folder)
+    release(content, kind, request, folder=site.folder, study=site.study.name)
     return Message(content, reply_to=message)
 
 

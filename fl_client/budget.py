@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fl_client.settings import SiteSettings, read_site_settings
-from fl_client.site import SITE_FILE, has_ledger, open_ledger, training_cohort
-from fl_contract.errors import SettingError
+from fl_client.site import has_ledger, open_ledger, training_cohort
+from fl_client.site_files import site_files
 from privacy.accounting import AnySpend, ExternalSpend, compute_epsilon
 from privacy.ledger import Ledger, LedgerState, NextRound
 from privacy.ledger_book import LedgerEntry
@@ -84,7 +84,7 @@ def read_budgets(place: Path) -> list[SiteBudget]:
         SettingError: There is no ``site.toml``, or it breaks a rule.
         LedgerError: A ledger cannot be trusted.
     """
-    return [budget for path in _site_files(place) for budget in _read_site(path)]
+    return [budget for path in site_files(place) for budget in _read_site(path)]
 
 
 def verify_ledgers(place: Path) -> dict[str, LedgerState | None]:
@@ -95,7 +95,7 @@ def verify_ledgers(place: Path) -> dict[str, LedgerState | None]:
         LedgerError: Names the first row that is broken, or what else is.
     """
     states: dict[str, LedgerState | None] = {}
-    for path in _site_files(place):
+    for path in site_files(place):
         settings = read_site_settings(path)
         states[settings.name] = None
         if has_ledger(settings, path.parent):
@@ -120,15 +120,6 @@ def charge_by_hand(path: Path, *, study: str, spend: ExternalSpend, reason: str)
     with open_ledger(settings, path.parent, cohort=training_cohort(settings)) as ledger:
         ledger.charge(study=study, spend=spend, reason=reason)
     return _read_cohort(settings, path.parent, training_cohort(settings))
-
-
-def _site_files(place: Path) -> list[Path]:
-    if not place.exists():
-        raise SettingError(f"{place}: does not exist; give the hospital's {SITE_FILE} or its folder")
-    files = [place] if place.is_file() else sorted(place.rglob(SITE_FILE))
-    if not files:
-        raise SettingError(f"{place}: holds no {SITE_FILE}; give the hospital's file or its folder")
-    return files
 
 
 def _read_site(path: Path) -> list[SiteBudget]:

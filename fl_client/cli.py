@@ -1,7 +1,6 @@
 """The hospital's command line, thin over the package."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
+
+from fl_client.exit_codes import errors_in_words
+from fl_client.node import approval_commands, node_commands
+from fl_client.node.doctor_command import doctor
+from fl_client.node.log_commands import log_app
 
 if TYPE_CHECKING:
     from fl_client.audit import ModelAudit
@@ -41,7 +45,7 @@ def budget(place: Place) -> None:
     """Show what of each cohort's privacy budget is spent, by study and run, what is left, what comes next."""
     from fl_client.budget import read_budgets
 
-    with _errors_in_words():
+    with errors_in_words():
         budgets = read_budgets(place)
     console = Console()
     console.print(_budget_table(budgets))
@@ -76,7 +80,7 @@ def check(
     from fl_client.site import Site
     from fl_contract.study import STUDIES, load_study
 
-    with _errors_in_words(exit_code=2):
+    with errors_in_words(exit_code=2):
         opened = Site(
             settings=read_site_settings(site), folder=site.parent, study=load_study(study, directory=studies or STUDIES)
         )
@@ -94,7 +98,7 @@ def verify(place: Place) -> None:
     """Check each row of a ledger, its receipt and its arithmetic; exit 1 and name the first broken row if one is."""
     from fl_client.budget import verify_ledgers
 
-    with _errors_in_words():
+    with errors_in_words():
         states = verify_ledgers(place)
     console = Console()
     for site, state in states.items():
@@ -120,7 +124,7 @@ def charge(
     from fl_client.budget import charge_by_hand
     from privacy.accounting import ExternalSpend
 
-    with _errors_in_words():
+    with errors_in_words():
         spend = ExternalSpend(epsilon=epsilon, delta=delta)
         if not yes:
             typer.confirm(f"Charge epsilon {epsilon:g}, delta {delta:g} for ever?", abort=True)
@@ -154,7 +158,7 @@ def audit(
     from fl_contract.errors import SettingError
     from fl_contract.study import parse_assignment
 
-    with _errors_in_words():
+    with errors_in_words():
         opened = open_study(named_study or study, dict(parse_assignment(word) for word in assignments or []))
         if membership is not None and model is not None:
             result, is_contradicted = _attack_model(opened, membership, model)
@@ -218,7 +222,7 @@ def get(
     from fl_client.data_sets import DATA_SETS, fetch
     from fl_contract.errors import SettingError
 
-    with _errors_in_words():
+    with errors_in_words():
         if name not in DATA_SETS:
             raise SettingError(f"data set {name!r}; expected one of {sorted(DATA_SETS)}")
         folder = to if to != Path() else Path("data") / name
@@ -230,19 +234,6 @@ def get(
                 if not is_new:
                     progress.advance(task, file.num_bytes)
                 progress.console.print(f"{folder / file.name}: {'fetched' if is_new else 'was there'}", highlight=False)
-
-
-@contextmanager
-def _errors_in_words(*, exit_code: int = 1) -> Iterator[None]:
-    """End with an exit code and one line on standard error for exceptions of ours and files that cannot be used."""
-    from fl_contract.errors import ConsiliumError
-    from privacy.errors import PrivacyError
-
-    try:
-        yield
-    except (ConsiliumError, PrivacyError, OSError) as error:
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(exit_code) from error
 
 
 def _label(site: "SiteBudget") -> str:
@@ -306,3 +297,12 @@ def _table(title: str, *texts: str, numbers: Sequence[str]) -> Table:
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+app.add_typer(log_app, name="log")
+app.command()(node_commands.enroll)
+app.command()(node_commands.join)
+app.command()(doctor)
+app.command()(approval_commands.approve)
+app.command()(approval_commands.approvals)
+app.command()(node_commands.start)

@@ -1,20 +1,18 @@
-"""The gate: the only place that decides what leaves a hospital, and the log of everything that did.
+"""The gate: the only place that decides what leaves a hospital, and that writes everything that did to its journal.
 
 Allowed is what stands here; everything else stops the reply. A new field in a reply needs a line in this file.
 """
 
-import json
 import logging
-import os
-from datetime import UTC, datetime
 from pathlib import Path
 from types import GenericAlias
-from typing import Any, get_args
+from typing import get_args
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
+from fl_client.journal import REFUSAL, RELEASE, Journal
 from fl_contract.coded_update import UpdateForm
-from fl_contract.errors import DisclosureError, MessageError, RefusalCode
+from fl_contract.errors import DisclosureError, JournalError, MessageError, RefusalCode
 from fl_contract.messages import (
     ARRAYS,
     CONFIG,
@@ -75,7 +73,8 @@ WITH_MODEL = (TRAIN, TRAIN_WITH_LOSS)
 
 _RECORDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CONFIG: ConfigRecord}
 
-OUTBOUND_LOG = "outbound.jsonl"
+_LONGEST_NAME = 100
+"""What a refusal keeps of a study's name, which the hospital may not know."""
 
 logger = logging.getLogger("fl_client")
 
@@ -86,16 +85,18 @@ def release(
     request: Request,
     *,
     folder: Path,
+    study: str,
     model: Arrays | None = None,
     form: UpdateForm | None = None,
 ) -> RecordDict:
-    """Let a reply leave, after it was checked and written to the hospital's outbound log.
+    """Let a reply leave, after it was checked and written to the hospital's journal.
 
     Args:
         content: The reply.
         kind: Of reply, one of `ALLOWED`.
-        request: What was asked, for the log.
-        folder: The hospital's own, for the log.
+        request: What was asked, for the journal.
+        folder: The hospital's own, for the journal.
+        study: The name of the study, for the journal.
         model: For a train reply: the model that was received; the reply's arrays have its names, shapes and types.
         form: For a train reply of a study that names a codec: what its arrays are instead.
 
@@ -103,7 +104,8 @@ def release(
         The same content.
 
     Raises:
-        DisclosureError: Names what is not allowed, without its value; nothing was logged and nothing may leave.
+        DisclosureError: Names what is not allowed, without its value; nothing was written and nothing may leave.
+        JournalError: The journal is not the one that was written; nothing may leave.
     """
     allowed = ALLOWED[kind]
     expected_records = set(allowed) | ({ARRAYS} if kind in WITH_MODEL else set())
@@ -119,26 +121,41 @@ def release(
             )
     if kind in WITH_MODEL:
         _check_arrays(content.array_records[ARRAYS], model or {}, form)
-    _log(content, kind, request, folder / OUTBOUND_LOG)
+    Journal(folder).append(
+        RELEASE,
+        reply=kind,
+        study=study,
+        run=request.run,
+        round=request.server_round,
+        fields={name: sorted(record) for name, record in content.items()},
+        bytes=sum(record.count_bytes() for record in content.values()),
+        sha256=content.object_id,
+    )
     return content
 
 
-def release_refusal(code: RefusalCode, message: Message, *, folder: Path | None) -> Error:
-    """Let a refusal leave: a code and our own sentence, written to the hospital's outbound log.
+def release_refusal(code: RefusalCode, message: Message, *, folder: Path | None, study: str) -> Error:
+    """Let a refusal leave: a code and our own sentence, written to the hospital's journal.
 
-    A refusal leaves also when the log cannot be written, since a node that does not answer blocks later requests.
+    A refusal leaves also when the journal cannot be written, since a node that does not answer blocks later requests.
 
     Args:
         code: Why.
-        message: The request; the log names its run and round where they can be read.
+        message: The request; the journal names its run and round where they can be read.
         folder: The hospital's own; None where the request names none of this node's.
+        study: As the run names it.
     """
     if folder is not None:
         try:
-            line = {"kind": message.metadata.message_type, **_identity(message), "refusal": code.label}
-            _append(line, folder / OUTBOUND_LOG)
-        except OSError:
-            logger.exception("a refusal left that the outbound log does not hold")
+            Journal(folder).append(
+                REFUSAL,
+                refusal=code.label,
+                request=message.metadata.message_type,
+                study=study[:_LONGEST_NAME],
+                **_identity(message),
+            )
+        except (OSError, JournalError):
+            logger.exception("a refusal left that the journal does not hold")
     return Error(code=int(code), reason=code.sentence)
 
 
@@ -167,24 +184,3 @@ def _check_arrays(arrays: ArrayRecord, model: Arrays, form: UpdateForm | None) -
     if found != expected:
         odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise DisclosureError(f"arrays {odd} are not the model's; allowed are its own names, shapes and types")
-
-
-def _log(content: RecordDict, kind: str, request: Request, path: Path) -> None:
-    line = {
-        "kind": kind,
-        "run": request.run,
-        "round": request.server_round,
-        "fields": {name: sorted(record) for name, record in content.items()},
-        "bytes": sum(record.count_bytes() for record in content.values()),
-        "sha256": content.object_id,
-    }
-    _append(line, path)
-
-
-def _append(line: dict[str, Any], path: Path) -> None:
-    timed = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **line}
-    path.touch(mode=0o600)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(timed) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())

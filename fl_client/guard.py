@@ -1,13 +1,17 @@
-"""The hospital's outermost handler: every error leaves as a code and our own sentence, never as an exception's text."""
+"""The hospital's outermost handler: every request is answered in time, and every error leaves as our own sentence."""
 
 import logging
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from flwr.app import Context, Message
 
 from fl_client.disclosure import release_refusal
-from fl_client.settings import site_file
+from fl_client.settings import read_site_settings, site_file
 from fl_contract.errors import DisclosureError, MessageError, RefusalCode, RefusalError
 from privacy.errors import BudgetExceededError, PrivacySettingError, UnsupportedModelError
 
@@ -23,15 +27,19 @@ def guard(message: Message, context: Context, handle: Callable[[Message, Context
     Guarantees:
         - The reply's error holds a `RefusalCode` and its sentence, nothing of the exception.
         - The exception is never written to the log of a hospital that the request was not for.
+        - A real hospital's handler that runs in Python and in the main thread ends when its ``[node]`` table says so.
     """
     log_to_site(None)
     try:
-        if (path := site_file(context.node_config)) is not None:
-            log_to_site(path.parent)
-        return handle(message, context)
+        if (path := site_file(context.node_config)) is None:
+            return _checked(handle(message, context))
+        log_to_site(path.parent)
+        with _time_limit(read_site_settings(path).node.task_timeout_seconds):
+            return _checked(handle(message, context))
     except Exception as error:
         logger.exception("request %r was refused", message.metadata.message_type)
-        refusal = release_refusal(refusal_code(error), message, folder=_known_folder())
+        study = str(context.run_config.get("study", ""))
+        refusal = release_refusal(refusal_code(error), message, folder=_known_folder(), study=study)
         return Message(refusal, reply_to=message)
 
 
@@ -51,6 +59,31 @@ def refusal_code(error: Exception) -> RefusalCode:
         DisclosureError: RefusalCode.DISCLOSURE,
     }
     return next((code for kind, code in codes.items() if isinstance(error, kind)), RefusalCode.INTERNAL)
+
+
+def _checked(reply: object) -> Message:
+    if not isinstance(reply, Message):
+        raise TypeError(f"the handler returned {type(reply).__name__}; expected a Message")
+    return reply
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Interrupt what runs inside when its time is over, and again each second until it ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread can be interrupted; the hospital's executor ends the process
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise RefusalError(RefusalCode.TIME_LIMIT, f"node.task-timeout-seconds={seconds}; the request took longer")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _known_folder() -> Path | None:

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
+from fl_client.durable_file import write_durably
 from fl_contract.messages import PrivacySpent, TrainReply
 
 
@@ -66,24 +66,6 @@ class Outbox:
 
     def _path(self, run: str) -> Path:
         return self._folder / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.safetensors"
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Replace a file in one step; it is on disk when this returns."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
-    flush_folder(path.parent)
-
-
-def flush_folder(folder: Path) -> None:
-    """Make a new name in a folder outlast a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
 
 
 def _metadata(path: Path) -> dict[str, str]:

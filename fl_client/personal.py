@@ -9,9 +9,9 @@ import numpy as np
 from safetensors.numpy import save
 from torch import nn
 
+from fl_client.durable_file import write_durably
 from fl_client.evaluation import evaluate
 from fl_client.inputs import load_measured_model, load_model
-from fl_client.outbox import write_durably
 from fl_client.preprocessing import prepare
 from fl_client.site import Site
 from fl_client.strategy_state import StrategyState

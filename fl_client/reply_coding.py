@@ -32,7 +32,8 @@ def release_reply(site: Site, request: Request, reply: TrainReply, received: Arr
     form = update_form(site.study)
     coded = None if form is None else _code(form, site, request, reply, received)
     kind = TRAIN if reply.loss is None else TRAIN_WITH_LOSS
-    return release(reply.to_content(coded), kind, request, folder=site.folder, model=received, form=form)
+    content = reply.to_content(coded)
+    return release(content, kind, request, folder=site.folder, study=site.study.name, model=received, form=form)
 
 
 def _code(form: UpdateForm, site: Site, request: Request, reply: TrainReply, received: Arrays) -> ArrayRecord:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from fl_client.outbox import write_durably
+from fl_client.durable_file import write_durably
 from fl_contract.messages import Arrays
 
 

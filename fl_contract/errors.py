@@ -4,6 +4,7 @@
     ├── SettingError            a study, site or run setting breaks a rule          (also a ValueError)
     ├── RefusalError            a hospital says no; carries a RefusalCode, nothing else
     ├── DisclosureError         something that was not agreed tried to leave a hospital
+    ├── JournalError            a hospital's journal was changed, cut, or put back from an old copy
     ├── MessageError            a message misses a field or holds one of the wrong type
     ├── RunError                a run cannot go on
     │   ├── QuorumError         too few hospitals gave a usable reply
@@ -34,6 +35,7 @@ class RefusalCode(IntEnum):
     DISCLOSURE = 109
     PRIVACY_SETTING = 110
     NO_AGREEMENT = 111
+    TIME_LIMIT = 112
 
     @property
     def label(self) -> str:
@@ -63,6 +65,7 @@ _SENTENCES = {
     RefusalCode.PRIVACY_SETTING: "The study's privacy settings break a rule; the hospital's own log names it.",
     RefusalCode.NO_AGREEMENT: "The hospital has not agreed to this run, or not to this request of it.",
     RefusalCode.DISCLOSURE: "The hospital's disclosure gate stopped the reply.",
+    RefusalCode.TIME_LIMIT: "The request took longer than the hospital allows.",
 }
 
 
@@ -90,6 +93,10 @@ class RefusalError(ConsiliumError):
 
 class DisclosureError(ConsiliumError):
     """A field, array or type that was not agreed tried to leave a hospital."""
+
+
+class JournalError(ConsiliumError):
+    """A hospital's journal is not the one that was written: changed, cut, or put back from an old copy."""
 
 
 class MessageError(ConsiliumError):

@@ -17,6 +17,7 @@ from fl_host.quiet_flower import QUIET_FLOWER
 from fl_server.exit_codes import exit_codes, interrupted_by_sigterm, open_console
 from fl_server.host.admission_commands import admit, expel, sites
 from fl_server.host.bundle_commands import bundle
+from fl_server.host.doctor_command import doctor
 from fl_server.host.provisioning_commands import init, renew
 from fl_server.host.run_commands import log, pull, run, start, status, stop
 
@@ -140,5 +141,5 @@ def runs(folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")]
         print_runs(folder, console)
 
 
-for command in (init, renew, start, admit, sites, expel, bundle, run, status, log, stop, pull):
+for command in (init, renew, start, admit, sites, expel, bundle, run, status, log, stop, pull, doctor):
     app.command()(command)

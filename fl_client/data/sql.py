@@ -89,6 +89,18 @@ class SqlSource:
     def files(self) -> None:
         """None: a database does not say when its records change."""
 
+    def connect(self) -> None:
+        """Log in and out again; the query is not run.
+
+        Raises:
+            RefusalError: INVALID_DATA: the database cannot be reached, or refuses the login.
+        """
+        try:
+            with self._open().connect():
+                pass
+        except SQLAlchemyError as error:
+            raise invalid_data(f"{self._settings.url}: {_explain(error, '')}") from None
+
     def load(self) -> SiteRecords:
         """The records that the query gives, all as they are at one moment.
 

@@ -1,6 +1,5 @@
 """Standardisation and imputation equal what one would compute on all hospitals' training records in one table."""
 
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
 from table_hospitals import run_at_hospitals
 
+from fl_client.journal import Journal
 from fl_client.settings import read_site_settings
 from fl_client.site import Site
 from fl_contract.errors import QuorumError, RunError, SettingError
@@ -178,9 +178,8 @@ def test_medians_categories_and_quartiles_are_those_of_the_pooled_table(tmp_path
     # Two numbers for each of two features of categories, and three features of numbers.
     assert state["network.0.embeddings.0.weight"].shape == (2, 3)
     assert state["network.1.weight"].shape[1] == 3 + 2 * 2
-    lines = (tmp_path / "hospital-1" / "outbound.jsonl").read_text().splitlines()
-    (sent,) = [entry for entry in map(json.loads, lines) if entry["kind"] == "query.statistics"]
-    assert sent["fields"]["metrics"] == ["counts", "histograms", "square-sums", "sums"]
+    (sent,) = _sent_statistics(tmp_path / "hospital-1")
+    assert sent["metrics"] == ["counts", "histograms", "square-sums", "sums"]
 
 
 IMAGES = """
@@ -252,12 +251,16 @@ def test_a_policy_that_gives_no_statistics_refuses_before_round_1(tmp_path: Path
         run(tmp_path, tables, policy="")
 
 
-def test_what_left_is_in_the_outbound_log(tmp_path: Path, tables: list[pd.DataFrame]) -> None:
+def _sent_statistics(folder: Path) -> list[Any]:
+    """Fields of each release of statistics."""
+    return [entry.fields["fields"] for entry in Journal(folder).read() if entry.fields["reply"] == "query.statistics"]
+
+
+def test_what_left_is_in_the_journal(tmp_path: Path, tables: list[pd.DataFrame]) -> None:
     run(tmp_path, tables)
 
-    lines = (tmp_path / "hospital-1" / "outbound.jsonl").read_text().splitlines()
-    (sent,) = [entry for entry in map(json.loads, lines) if entry["kind"] == "query.statistics"]
-    assert sent["fields"] == {"config": ["site"], "metrics": ["counts", "square-sums", "sums"]}
+    (sent,) = _sent_statistics(tmp_path / "hospital-1")
+    assert sent == {"config": ["site"], "metrics": ["counts", "square-sums", "sums"]}
     page = " ".join(write_report(tmp_path / "run").read_text().split())
     assert "before round 1 counts, sums, sums of squares and histograms of features" in page
 

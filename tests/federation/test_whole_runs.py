@@ -1,6 +1,5 @@
 """A run trains one model over hospitals, records every round, and does not depend on which nodes carry them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from flwr.app import Context, Message
 from measurements import of_classes
 
 import fl_server.round_loop as round_loop
+from fl_client.journal import RELEASE, Journal
 from fl_contract.errors import SettingError
 from fl_contract.messages import EVALUATE, Arrays, PrivacySpent, noised_evaluation_content, site_of_reply
 from fl_contract.metrics import merge_measurements
@@ -149,14 +149,15 @@ def test_only_some_hospitals_are_asked_where_the_study_says_so(tmp_path: Path) -
     assert len(set().union(*trained)) > 2
 
 
-def test_what_left_each_hospital_is_in_its_outbound_log(tmp_path: Path) -> None:
+def test_what_left_each_hospital_is_in_its_journal(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     federation.run(overrides={**PLAIN, "num-rounds": 2})
 
     for number in range(1, 5):
-        log = tmp_path / "sites" / f"hospital-{number}" / "outbound.jsonl"
-        kinds = [json.loads(line)["kind"] for line in log.read_text().splitlines()]
-        assert kinds == ["query.roster", "query.plan", "train", "evaluate", "train", "evaluate"]
+        entries = Journal(tmp_path / "sites" / f"hospital-{number}").read()
+        assert {(entry.kind, entry.fields["study"]) for entry in entries} == {(RELEASE, "breast-cancer")}
+        replies = [entry.fields["reply"] for entry in entries]
+        assert replies == ["query.roster", "query.plan", "train", "evaluate", "train", "evaluate"]
 
 
 def test_a_run_whose_hospitals_measure_with_noise_ends_with_estimates_and_their_cost(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from measurements import of_classes
 from schemas import TWO_CLASSES
 
 from fl_client.data.records import SiteRecords
-from fl_client.disclosure import OUTBOUND_LOG
 from fl_client.evaluation import evaluate
+from fl_client.journal import JOURNAL_FILE
 from fl_client.preprocessing import Examples
 from fl_contract.errors import RefusalCode
 from fl_contract.messages import (
@@ -86,7 +86,7 @@ class TestRoster:
         reply = ask(ROSTER, site="", node_config={"site-file": str(path)})
 
         assert read_roster(reply) == ["st-anna"]
-        assert (path.parent / OUTBOUND_LOG).exists()
+        assert (path.parent / JOURNAL_FILE).exists()
 
 
 class TestPlan:

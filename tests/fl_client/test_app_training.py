@@ -1,6 +1,5 @@
 """What training costs at the hospital's real app: each release one charge, made before it, whatever crashes."""
 
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from flwr.app import Message
 
 from fl_client.data.records import SiteRecords
-from fl_client.disclosure import OUTBOUND_LOG
+from fl_client.journal import JOURNAL_FILE, RELEASE, Journal
 from fl_client.outbox import Outbox
 from fl_client.training import train_with_privacy
 from fl_contract.errors import RefusalCode
@@ -44,8 +43,7 @@ def fail(*_: object, **__: object) -> None:
 
 def count_released(folder: Path) -> int:
     """Train replies that left the hospital."""
-    lines = [json.loads(line) for line in (folder / OUTBOUND_LOG).read_text(encoding="utf-8").splitlines()]
-    return sum(line["kind"] == "train" and "refusal" not in line for line in lines)
+    return sum(entry.kind == RELEASE and entry.fields["reply"] == "train" for entry in Journal(folder).read())
 
 
 class TestTrainingWithoutPrivacy:
@@ -75,7 +73,8 @@ class TestTrainingWithoutPrivacy:
         reply = train(1, overrides=NOT_PRIVATE)
 
         assert fields_of(reply) == {"arrays.1.weight", "arrays.1.bias", "metrics.num-examples", "config.site"}
-        assert sorted(path.name for path in folder.iterdir()) == ["agreements", OUTBOUND_LOG, "site.log", "site.toml"]
+        left = sorted(path.name for path in folder.iterdir())
+        assert left == ["agreements", JOURNAL_FILE, "receipts", "site.log", "site.toml"]
 
 
 class TestTrainingLoss:
@@ -107,8 +106,8 @@ class TestTrainingLoss:
             *("arrays.1.weight", "arrays.1.bias", "config.site"),
             *("metrics.num-examples", "metrics.loss"),
         }
-        logged = json.loads((folder / OUTBOUND_LOG).read_text(encoding="utf-8").splitlines()[-1])
-        assert (logged["kind"], logged["fields"]["metrics"]) == ("train.with-loss", ["loss", "num-examples"])
+        logged = Journal(folder).read()[-1].fields
+        assert (logged["reply"], logged["fields"]["metrics"]) == ("train.with-loss", ["loss", "num-examples"])
 
     def test_a_hospital_that_sends_no_exact_number_refuses_before_and_during_the_run(
         self, ask: Ask, train: Callable[..., Message], write_site_file: Callable[..., Path]

@@ -1,6 +1,5 @@
 """A hospital tells of its machine what its policy allows, and takes at most the study's own steps, or a share."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 from flwr.app import Message, RecordDict
 
-from fl_client.disclosure import OUTBOUND_LOG
+from fl_client.journal import Journal
 from fl_contract.errors import RefusalCode
 from fl_contract.messages import ARRAYS, CONFIG, PLAN, Capacity, SitePlan, from_array_record
 from fl_contract.study import Scalar
@@ -33,7 +32,7 @@ def test_cores_and_gpu_are_told_only_if_the_policy_allows_it_and_the_study_needs
 
     told = Capacity(num_cores=torch.get_num_threads(), has_gpu=torch.cuda.is_available())
     assert plan.capacity == (told if is_told else None)
-    left = json.loads((path.parent / OUTBOUND_LOG).read_text().splitlines()[-1])["fields"]["config"]
+    left = Journal(path.parent).read()[-1].fields["fields"]["config"]
     assert ("num-cores" in left, "has-gpu" in left) == (is_told, is_told)
 
 

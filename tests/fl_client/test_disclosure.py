@@ -1,7 +1,6 @@
-"""What leaves a hospital is what stands in the gate's own list; all else stays, and leaves no line in the log."""
+"""What leaves a hospital is what stands in the gate's own list; all else stays, and leaves no line in the journal."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fl_client.data.records import SiteRecords
-from fl_client.disclosure import OUTBOUND_LOG, TRAIN_WITH_LOSS, WITH_MODEL, release
+from fl_client.disclosure import TRAIN_WITH_LOSS, WITH_MODEL, release
+from fl_client.journal import JOURNAL_FILE, RELEASE, Journal
 from fl_contract.codecs.codec import CodecSeed
 from fl_contract.codecs.int8 import Int8
 from fl_contract.coded_update import UPDATE, UpdateForm
@@ -37,6 +37,8 @@ from fl_contract.metrics.classes import Evaluation
 from fl_contract.study import Study
 
 REQUEST = Request(run="run-1", fingerprint="f", site="hospital-1", server_round=2)
+
+STUDY = "heart-disease"
 
 KINDS = (ROSTER, PLAN, TRAIN, TRAIN_WITH_LOSS, EVALUATE)
 
@@ -146,7 +148,7 @@ def test_what_was_not_agreed_stays_and_leaves_no_line(
     change(content)
 
     with pytest.raises(DisclosureError) as caught:
-        release(content, kind, REQUEST, folder=tmp_path, model=model() if kind in WITH_MODEL else None)
+        release(content, kind, REQUEST, folder=tmp_path, study=STUDY, model=model() if kind in WITH_MODEL else None)
 
     assert list(tmp_path.iterdir()) == []
     assert "62" not in str(caught.value)
@@ -157,12 +159,15 @@ def test_what_was_not_agreed_stays_and_leaves_no_line(
 def test_an_agreed_reply_leaves_as_it_is_and_is_logged(tmp_path: Path, kind: str) -> None:
     content = reply_of(kind)
 
-    released = release(content, kind, REQUEST, folder=tmp_path, model=model() if kind in WITH_MODEL else None)
+    released = release(
+        content, kind, REQUEST, folder=tmp_path, study=STUDY, model=model() if kind in WITH_MODEL else None
+    )
 
     assert released is content
-    (line,) = (tmp_path / OUTBOUND_LOG).read_text(encoding="utf-8").splitlines()
-    logged = json.loads(line)
-    assert (logged["kind"], logged["run"], logged["round"]) == (kind, "run-1", 2)
+    (entry,) = Journal(tmp_path).read()
+    logged = entry.fields
+    assert (entry.kind, logged["reply"], logged["study"]) == (RELEASE, kind, STUDY)
+    assert (logged["run"], logged["round"]) == ("run-1", 2)
     assert logged["sha256"] == hashlib.sha256(content.deflate()).hexdigest()
 
 
@@ -177,9 +182,10 @@ def coded_reply() -> RecordDict:
 
 def test_a_coded_reply_leaves_where_the_study_names_its_codec_and_is_logged(tmp_path: Path) -> None:
     """Six numbers and one scale, the name of the array; the number of examples; the site."""
-    release(coded_reply(), TRAIN, REQUEST, folder=tmp_path, model=model(), form=FORM)
+    release(coded_reply(), TRAIN, REQUEST, folder=tmp_path, study=STUDY, model=model(), form=FORM)
 
-    logged = json.loads((tmp_path / OUTBOUND_LOG).read_text(encoding="utf-8"))
+    (entry,) = Journal(tmp_path).read()
+    logged = entry.fields
     assert logged["fields"][ARRAYS] == [UPDATE]
     assert logged["bytes"] == 6 + 4 + len(UPDATE) + 12 + 8 + 4 + 10
 
@@ -198,7 +204,7 @@ def test_a_reply_of_another_form_than_the_studys_stays(
     tmp_path: Path, content: RecordDict, form: UpdateForm | None
 ) -> None:
     with pytest.raises(DisclosureError, match="arrays"):
-        release(content, TRAIN, REQUEST, folder=tmp_path, model=model(), form=form)
+        release(content, TRAIN, REQUEST, folder=tmp_path, study=STUDY, model=model(), form=form)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -208,15 +214,16 @@ def test_patients_beside_a_coded_update_stay(tmp_path: Path) -> None:
     content.array_records[ARRAYS]["patients"] = Array(np.array([62.0, 71.0]))
 
     with pytest.raises(DisclosureError, match="patients"):
-        release(content, TRAIN, REQUEST, folder=tmp_path, model=model(), form=FORM)
+        release(content, TRAIN, REQUEST, folder=tmp_path, study=STUDY, model=model(), form=FORM)
 
 
 def test_a_train_reply_without_privacy_leaves_without_a_spend(tmp_path: Path) -> None:
     content = TrainReply(site="hospital-1", arrays=model(), num_examples=80, spent=None).to_content()
 
-    release(content, TRAIN, REQUEST, folder=tmp_path, model=model())
+    release(content, TRAIN, REQUEST, folder=tmp_path, study=STUDY, model=model())
 
-    logged = json.loads((tmp_path / OUTBOUND_LOG).read_text(encoding="utf-8"))
+    (entry,) = Journal(tmp_path).read()
+    logged = entry.fields
     assert logged["fields"] == {ARRAYS: ["steps", "w"], METRICS: ["num-examples"], CONFIG: ["site"]}
 
 
@@ -235,28 +242,27 @@ def test_a_train_reply_without_privacy_leaves_without_a_spend(tmp_path: Path) ->
         (EVALUATE, 12 + 4 + 8 + 11 + 12 + 4 * 8 + 1152 * 8 + 9 + 16 + 9 + 14 + 14 + 5 * 8 + 4 + 10),
     ],
 )
-def test_the_log_says_how_many_bytes_left(tmp_path: Path, kind: str, num_bytes: int) -> None:
-    release(reply_of(kind), kind, REQUEST, folder=tmp_path, model=model() if kind in WITH_MODEL else None)
+def test_the_journal_says_how_many_bytes_left(tmp_path: Path, kind: str, num_bytes: int) -> None:
+    release(reply_of(kind), kind, REQUEST, folder=tmp_path, study=STUDY, model=model() if kind in WITH_MODEL else None)
 
-    assert json.loads((tmp_path / OUTBOUND_LOG).read_text(encoding="utf-8"))["bytes"] == num_bytes
+    assert Journal(tmp_path).read()[0].fields["bytes"] == num_bytes
 
 
-def test_the_log_tells_two_replies_apart_that_differ_in_one_weight(tmp_path: Path) -> None:
+def test_the_journal_tells_two_replies_apart_that_differ_in_one_weight(tmp_path: Path) -> None:
     for weight in (1.0, np.nextafter(np.float32(1), np.float32(2))):
         arrays = model()
         arrays["w"][1, 2] = weight
         content = TrainReply(site="hospital-1", arrays=arrays, num_examples=80, spent=None).to_content()
-        release(content, TRAIN, REQUEST, folder=tmp_path, model=model())
+        release(content, TRAIN, REQUEST, folder=tmp_path, study=STUDY, model=model())
 
-    lines = (tmp_path / OUTBOUND_LOG).read_text(encoding="utf-8").splitlines()
-    assert len({json.loads(line)["sha256"] for line in lines}) == 2
+    assert len({entry.fields["sha256"] for entry in Journal(tmp_path).read()}) == 2
 
 
-def test_a_reply_is_in_the_log_before_it_may_leave(tmp_path: Path) -> None:
-    (tmp_path / OUTBOUND_LOG).mkdir()  # cannot be written
+def test_a_reply_is_in_the_journal_before_it_may_leave(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL_FILE).mkdir()  # cannot be written
 
     with pytest.raises(IsADirectoryError):
-        release(reply_of(ROSTER), ROSTER, REQUEST, folder=tmp_path)
+        release(reply_of(ROSTER), ROSTER, REQUEST, folder=tmp_path, study=STUDY)
 
 
 @pytest.mark.parametrize("mechanism", ["dp-sgd", "none"])
@@ -289,8 +295,9 @@ def test_nothing_that_a_run_sends_or_logs_as_sent_holds_a_patients_value_or_a_pa
     ]
 
     sent = [to_bytes(reply.content) for reply in replies]
-    log = (tmp_path / "sites" / "hospital-1" / OUTBOUND_LOG).read_bytes()
+    log = (tmp_path / "sites" / "hospital-1" / JOURNAL_FILE).read_bytes()
     assert log.count(b"\n") == 4
+    assert [entry.kind for entry in Journal(tmp_path / "sites" / "hospital-1").read()] == [RELEASE] * 4
     for text in [*sent, log]:
         for spelling in [*spellings(secret), b"malignant", b"17.12", str(tmp_path).encode(), b"site.toml"]:
             assert spelling not in text

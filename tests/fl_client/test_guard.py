@@ -1,17 +1,20 @@
 """Whatever goes wrong, a code and our own sentence leave; the exception's text stays in the hospital's own log."""
 
-import json
 import logging
+import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
 
 from fl_client.data.records import SiteRecords
-from fl_client.disclosure import OUTBOUND_LOG
 from fl_client.guard import SITE_LOG, guard, log_to_site, refusal_code
+from fl_client.journal import JOURNAL_FILE, REFUSAL, Journal
 from fl_contract.errors import DisclosureError, MessageError, QuorumError, RefusalCode, RefusalError, SettingError
 from fl_contract.messages import EVALUATE, PLAN, ROSTER, TRAIN
 from privacy.errors import (
@@ -98,6 +101,60 @@ def test_an_answer_is_handed_on_as_it_is(make_request: Callable[..., Message]) -
     assert answered is reply
 
 
+@pytest.fixture
+def answer_in_time(
+    make_request: Callable[..., Message], write_site_file: Callable[..., Path]
+) -> Callable[[Callable[[], Any]], Message]:
+    """The reply of a handler of a hospital whose requests may take a second."""
+
+    def answer(work: Callable[[], Any]) -> Message:
+        path = write_site_file()
+        path.write_text(path.read_text(encoding="utf-8") + "\n[node]\ntask-timeout-seconds = 1\n", encoding="utf-8")
+        context = Context(1, 1, {"site-file": str(path)}, RecordDict(), {})
+        return guard(make_request(TRAIN), context, lambda message, context: work())
+
+    return answer
+
+
+@pytest.mark.slow
+def test_a_handler_that_takes_longer_than_the_hospital_allows_is_ended_and_answered(
+    answer_in_time: Callable[[Callable[[], Any]], Message],
+) -> None:
+    def ignore_the_first_interrupt_only() -> None:
+        with suppress(RefusalError):
+            time.sleep(30)
+        time.sleep(30)
+
+    start = time.monotonic()
+
+    reply = answer_in_time(lambda: time.sleep(30))
+    stubborn = answer_in_time(ignore_the_first_interrupt_only)
+
+    assert own_sentence(reply, RefusalCode.TIME_LIMIT)
+    assert own_sentence(stubborn, RefusalCode.TIME_LIMIT)
+    assert time.monotonic() - start < 6
+
+
+def test_after_an_answer_in_time_nothing_is_interrupted(
+    answer_in_time: Callable[[Callable[[], Any]], Message], make_request: Callable[..., Message]
+) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+
+    answer_in_time(lambda: make_request(TRAIN))
+
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+@pytest.mark.parametrize("wrong", [None, "done", 0])
+def test_a_handler_that_returns_no_message_is_answered(
+    answer_in_time: Callable[[Callable[[], Any]], Message], wrong: object
+) -> None:
+    reply = answer_in_time(lambda: wrong)
+
+    assert own_sentence(reply, RefusalCode.INTERNAL)
+
+
 def test_no_sentence_names_a_number_or_a_path() -> None:
     for code in RefusalCode:
         assert not set(code.sentence) & set("0123456789/\\{}")
@@ -182,21 +239,23 @@ def test_nothing_is_handed_to_other_loggers(
     assert "4711" not in written.out + written.err
 
 
-def test_a_refusal_is_in_the_outbound_log_of_the_hospital_that_refused(
-    ask: Callable[..., Message], tmp_path: Path
-) -> None:
+def test_a_refusal_is_in_the_journal_of_the_hospital_that_refused(ask: Callable[..., Message], tmp_path: Path) -> None:
     ask(EVALUATE, site="hospital-1", fingerprint="wrong")
 
-    lines = (tmp_path / "sites" / "hospital-1" / OUTBOUND_LOG).read_text(encoding="utf-8").splitlines()
-    last = json.loads(lines[-1])
-    assert (last["kind"], last["refusal"]) == ("evaluate", "study-mismatch")
+    last = Journal(tmp_path / "sites" / "hospital-1").read()[-1]
+    assert last.kind == REFUSAL
+    assert last.fields == {
+        "request": "evaluate",
+        "refusal": "study-mismatch",
+        "study": "breast-cancer",
+        "run": "run-1",
+        "round": 0,
+    }
 
 
-def test_a_refusal_leaves_also_when_the_outbound_log_cannot_be_written(
-    ask: Callable[..., Message], tmp_path: Path
-) -> None:
+def test_a_refusal_leaves_also_when_the_journal_cannot_be_written(ask: Callable[..., Message], tmp_path: Path) -> None:
     ask(EVALUATE, site="hospital-1", fingerprint="wrong")
-    log = tmp_path / "sites" / "hospital-1" / OUTBOUND_LOG
+    log = tmp_path / "sites" / "hospital-1" / JOURNAL_FILE
     log.unlink()
     log.mkdir()
 

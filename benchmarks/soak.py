@@ -1,0 +1,170 @@
+"""Does a federation grow? A day of rounds, with parts killed at random, on real processes with TLS.
+
+    python benchmarks/soak.py --minutes 20 --results benchmarks/results/soak.json --commit $(git rev-parse HEAD)
+
+A coordinator and two hospitals train heart disease, one run after another, until the time is over. Every few seconds a
+client app, an executor, a SuperNode or a server app is killed; a run that fails is resumed. A simulated hour is twelve
+rounds, one every five minutes.
+
+Memory and open files of the processes that live through all of it (SuperLink, its supervisor, and SuperNode and
+supervisor of the hospital whose node is left alone) are read between runs, when nothing is at work. Growth is the mean
+of the last quarter over that of the second; the first is left out, since caches fill then. The last line is JSON.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from runs import keep_result
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+
+from deployed_federation import Federation, Service, descendants, federation, kill
+from heart_hospitals import file_hospital
+
+ROUNDS_PER_HOUR = 12
+ROUNDS_PER_RUN = 12
+SETTINGS = (
+    *("--set", "privacy.mechanism=none", "--set", f"num-rounds={ROUNDS_PER_RUN}", "--set", "stopping.patience=0"),
+    *("--set", "federation.min-sites=1", "--set", "federation.round-timeout-seconds=30.0"),
+)
+STEADY, SHAKEN = "cleveland", "hungarian"
+RUN_SECONDS = 600.0
+
+
+def measured_processes(made: Federation) -> dict[str, int]:
+    """The processes that nobody kills, by what they are."""
+    return {
+        "superlink": made.pid_of("coordinator", "fl_server.host.superlink"),
+        "coordinator": made.services["coordinator"].process.pid,
+        "supernode": made.pid_of(STEADY, "fl_client.node.supernode"),
+        "hospital": made.services[STEADY].process.pid,
+    }
+
+
+def read(pid: int) -> tuple[float, int]:
+    """Resident megabytes and open files."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    kilobytes = int(status.partition("VmRSS:")[2].split()[0])
+    return kilobytes / 1024, len(list(Path(f"/proc/{pid}/fd").glob("*")))
+
+
+def disturb(made: Federation, chance: np.random.Generator) -> str:
+    """Kill something that is started again by itself."""
+    targets = {
+        "client app": lambda: descendants(made.pid_of(STEADY, "fl_client.node.executor")),
+        "executor": lambda: [made.pid_of(SHAKEN, "fl_client.node.executor")],
+        "supernode": lambda: [made.pid_of(SHAKEN, "fl_client.node.supernode")],
+        "server app": lambda: [made.pid_of("coordinator", "flwr-serverapp")],
+    }
+    kind = str(chance.choice(list(targets)))
+    with suppress(LookupError):
+        for pid in targets[kind]():
+            kill(pid)
+            return kind
+    return "nothing"
+
+
+def rounds_of(made: Federation) -> int:
+    """Recorded by all runs until now."""
+    files = (made.folder / "federation" / "runs").glob("*/*/rounds.jsonl")
+    return sum(len(path.read_text().splitlines()) for path in files)
+
+
+def run_once(made: Federation, chance: np.random.Generator, kills: dict[str, int], words: tuple[str, ...]) -> Service:
+    """One run, disturbed every few seconds, to its end."""
+    run = made.start("run", "fl-server", "run", "heart-disease", "--bundle", str(made.bundle), *words)
+    ends, next_kill = time.monotonic() + RUN_SECONDS, time.monotonic() + chance.uniform(5, 25)
+    while run.process.poll() is None and time.monotonic() < ends:
+        time.sleep(0.2)
+        if time.monotonic() > next_kill:
+            kind = disturb(made, chance)
+            kills[kind] = kills.get(kind, 0) + 1
+            next_kill = time.monotonic() + chance.uniform(10, 40)
+    return run
+
+
+def soak(folder: Path, seconds: float, seed: int, console: Console) -> dict[str, Any]:
+    """Run until the time is over.
+
+    Returns:
+        Figures of the whole, and of each process.
+    """
+    chance = np.random.default_rng(seed)
+    kills: dict[str, int] = {}
+    samples: dict[str, list[tuple[float, int]]] = {}
+    runs = failed = resumed = 0
+    with federation(folder) as made:
+        made.init()
+        made.start_coordinator()
+        for name in (STEADY, SHAKEN):
+            made.enrol(name, file_hospital(name))
+            made.start_hospital(name)
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            words: tuple[str, ...] = SETTINGS
+            runs += 1
+            while run_once(made, chance, kills, words).process.returncode:
+                folders = sorted((made.folder / "federation" / "runs").glob("*"), key=lambda path: path.stat().st_mtime)
+                if not list(folders[-1].glob("*/checkpoint*")) or resumed > 3 * runs:
+                    failed += 1
+                    break
+                resumed += 1
+                words = ("--resume", str(folders[-1]), *SETTINGS)
+            time.sleep(2)
+            for name, pid in measured_processes(made).items():
+                samples.setdefault(name, []).append(read(pid))
+            console.print(f"{rounds_of(made)} rounds in {runs} runs; killed {sum(kills.values())}", highlight=False)
+        hospitals = [made.site_file(name) for name in (STEADY, SHAKEN)]
+        for site in hospitals:
+            made.run("fl-client", "log", "verify", str(site))
+        rounds = rounds_of(made)
+    return {
+        "rounds": rounds,
+        "simulated_hours": round(rounds / ROUNDS_PER_HOUR, 1),
+        "runs": runs,
+        "resumed": resumed,
+        "failed": failed,
+        "kills": kills,
+        "processes": {name: dict(growth(values)) for name, values in samples.items()},
+        "samples": {name: [[round(memory, 1), files] for memory, files in values] for name, values in samples.items()},
+    }
+
+
+def growth(values: list[tuple[float, int]]) -> Iterator[tuple[str, float]]:
+    """Of memory and open files: last quarter over second quarter, less one."""
+    quarter = max(1, len(values) // 4)
+    for position, what in enumerate(("memory", "files")):
+        early = statistics.mean(each[position] for each in values[quarter : 2 * quarter] or values[:1])
+        late = statistics.mean(each[position] for each in values[-quarter:])
+        yield f"{what}_growth", round(late / early - 1, 4)
+        yield f"{what}_last", round(late, 1)
+
+
+def main(
+    minutes: Annotated[float, typer.Option(help="Of real time.")] = 20.0,
+    seed: Annotated[int, typer.Option(help="Of what is killed when.")] = 0,
+    results: Annotated[Path | None, typer.Option(help="File to keep the result in.")] = None,
+    commit: Annotated[str, typer.Option(help="Said in the result: git rev-parse --short HEAD.")] = "not said",
+) -> None:
+    """Soak a federation, then print its growth."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = soak(Path(folder), 60 * minutes, seed, Console(stderr=True))
+    samples = figures.pop("samples")
+    if results is not None:
+        about = {"script": "benchmarks/soak.py", "commit": commit, "seed": seed, "minutes": minutes}
+        keep_result(results, about=about, figures=figures, rows=samples)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,76 @@
+"""Hosts with a network of their own: hospitals may reach the coordinator's port, nobody may reach a hospital."""
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from deployed_federation import Federation, federation
+from heart_hospitals import DATA, file_hospital
+from namespaces import COORDINATOR_ADDRESS, hosts, missing_for_namespaces
+
+MISSING = missing_for_namespaces()
+HOSPITALS = ("cleveland", "hungarian")
+
+pytestmark = [
+    pytest.mark.deployment,
+    pytest.mark.skipif(not DATA.exists(), reason=f"{DATA.name}: the four hospitals' files are not beside us"),
+    pytest.mark.skipif(bool(MISSING), reason=f"network namespaces: {MISSING}"),
+]
+
+
+@pytest.fixture(scope="module")
+def separate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """A coordinator and two hospitals, each in a namespace, all started."""
+    with federation(tmp_path_factory.mktemp("separate")) as made, hosts(HOSPITALS, port=made.port) as network:
+        made.prefixes = network.prefixes
+        made.init(address=COORDINATOR_ADDRESS)
+        made.start_coordinator()
+        for name in HOSPITALS:
+            made.enrol(name, file_hospital(name))
+            made.start_hospital(name)
+        yield made
+        made.end()
+
+
+def _reaches(made: Federation, host: str, address: str, port: int) -> bool:
+    """Whether a connection from a host comes about."""
+    script = f"import socket; socket.create_connection(({address!r}, {port}), timeout=2)"
+    done = subprocess.run([*made.prefixes[host], "python3", "-c", script], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def test_a_study_runs_between_hosts(separate: Federation) -> None:
+    words = ("--set", "privacy.mechanism=none", "--set", "num-rounds=1", "--set", "federation.min-sites=2")
+
+    separate.run_study("heart-disease", *words, "--set", "stopping.patience=0")
+
+    assert separate.header()["status"] == "completed"
+    assert sorted(separate.rounds()[0]["sites"]) == sorted(HOSPITALS)
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "port", "is_open"),
+    [
+        ("cleveland", COORDINATOR_ADDRESS, "port", True),
+        ("cleveland", COORDINATOR_ADDRESS, "operator_port", False),
+        ("cleveland", "10.77.2.2", "port", False),  # the other hospital
+        ("coordinator", "10.77.1.2", "runtime", False),
+    ],
+)
+def test_only_the_hospitals_port_of_the_coordinator_is_reached(
+    separate: Federation, host: str, address: str, port: str, is_open: bool
+) -> None:
+    numbers = {"port": separate.port, "operator_port": separate.operator_port, "runtime": _runtime_port(separate)}
+
+    assert _reaches(separate, host, address, numbers[port]) is is_open
+
+
+def _runtime_port(made: Federation) -> int:
+    text = made.site_file("cleveland").read_text()
+    return int(text.partition("runtime-port = ")[2].split()[0])
+
+
+def test_the_operators_port_is_closed_to_the_coordinators_own_network(separate: Federation) -> None:
+    """It is bound to 127.0.0.1, so not even the coordinator's other addresses answer."""
+    assert _reaches(separate, "coordinator", "127.0.0.1", separate.operator_port)
+    assert not _reaches(separate, "coordinator", COORDINATOR_ADDRESS, separate.operator_port)
