@@ -15,12 +15,15 @@ import typer
 from fl_contract.errors import SettingError
 from fl_host.quiet_flower import QUIET_FLOWER
 from fl_server.exit_codes import exit_codes, interrupted_by_sigterm, open_console
+from fl_server.host.admission_commands import admit, expel, sites
 from fl_server.host.bundle_commands import bundle
+from fl_server.host.provisioning_commands import init, renew
+from fl_server.host.run_commands import log, pull, run, start, status, stop
 
 os.environ.update(QUIET_FLOWER)
 
 app = typer.Typer(
-    help="Consilium's coordinator: try a study on this machine, read its report.",
+    help="Consilium's coordinator: try a study on this machine, run it across hospitals, read its report.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -137,4 +140,5 @@ def runs(folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")]
         print_runs(folder, console)
 
 
-app.command()(bundle)
+for command in (init, renew, start, admit, sites, expel, bundle, run, status, log, stop, pull):
+    app.command()(command)

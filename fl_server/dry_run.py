@@ -99,21 +99,33 @@ def describe_noise(study: Study, console: Console) -> None:
 
 
 def describe_simulation(study: Study, console: Console) -> None:
-    """Print the study in a few lines: hospitals, model, rounds and bytes, privacy."""
-    model = study.build_model()
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    lines = [
-        _describe_hospitals(study),
-        f"{study.model.kind} model of {num_parameters:,} parameters, {study.strategy.name}, at most {study.num_rounds} "
-        f"rounds, a quorum of {study.federation.min_sites}",
-        expect_traffic(study, model).in_words(study),
-        _describe_privacy(study),
-        *_describe_central_privacy(study),
-    ]
+    """Print the study in a few lines: virtual hospitals, model, rounds and bytes, privacy."""
+    budget = f"; each hospital's own budget is {study.simulation.epsilon_budget:g}"
+    _print(study, [_describe_hospitals(study), *_describe_study(study, budget)], console)
+
+
+def describe_deployment(study: Study, console: Console) -> None:
+    """Print the study in a few lines: model, rounds and bytes, privacy."""
+    _print(study, _describe_study(study, "; each hospital has a budget of its own"), console)
+
+
+def _print(study: Study, lines: list[str], console: Console) -> None:
     console.print(Text(study.title, style="bold"))
     for line in lines:
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print()
+
+
+def _describe_study(study: Study, budget: str) -> list[str]:
+    model = study.build_model()
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return [
+        f"{study.model.kind} model of {num_parameters:,} parameters, {study.strategy.name}, at most {study.num_rounds} "
+        f"rounds, a quorum of {study.federation.min_sites}",
+        expect_traffic(study, model).in_words(study),
+        _describe_privacy(study, budget),
+        *_describe_central_privacy(study),
+    ]
 
 
 def _describe_hospitals(study: Study) -> str:
@@ -132,13 +144,13 @@ def _describe_held_out(simulation: SimulationSettings) -> str:
     return f"{simulation.test_fraction:.0%} of each one's patients are"
 
 
-def _describe_privacy(study: Study) -> str:
+def _describe_privacy(study: Study, budget: str) -> str:
     if not study.is_private:
         return "no differential privacy"
     privacy = study.privacy
     return (
         f"differential privacy per {privacy.unit}: ε at most {privacy.epsilon:g} at δ {privacy.delta:g} for the whole "
-        f"run; each hospital's own budget is {study.simulation.epsilon_budget:g}"
+        f"run{budget}"
     )
 
 
