@@ -1,11 +1,11 @@
-"""The only place that turns what went wrong at the coordinator into a message and an exit code."""
+"""How the coordinator's commands print and end: the only place that turns errors into a message and an exit code."""
 
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -25,6 +25,14 @@ WORKER_SECONDS = 1.0
 def open_console(*, stderr: bool = False) -> Console:
     """A console that prints names, paths and errors as they are: what looks like markup in them is not."""
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def print_columns(rows: Sequence[Sequence[str]], console: Console) -> None:
+    """Print rows of which the first holds the titles, each column as wide as it must be; nothing is cut."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for number, row in enumerate(rows):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        console.print(Text(line, style="" if number else "bold"), soft_wrap=True)
 
 
 @contextmanager

@@ -92,14 +92,15 @@ def admit(folder: FederationFolder, control: "ControlHttpClient", applicant: App
     before = applicant.before
     if applicant.change == "again" and before is not None:
         return before
-    record = SiteRecord(
-        site=applicant.site,
-        node_id=_register(control, applicant),
-        public_key=applicant.public_key,
-        fingerprint=applicant.fingerprint,
-        admitted_at=utc_now(),
-        burned_keys=(*before.burned_keys, before.fingerprint) if before else (),
-    )
+    raw = {
+        "site": applicant.site,
+        "node-id": _register(control, applicant),
+        "public-key": applicant.public_key,
+        "fingerprint": applicant.fingerprint,
+        "admitted-at": utc_now(),
+        "burned-keys": (*before.burned_keys, before.fingerprint) if before else (),
+    }
+    record = SiteRecord.parse(raw, origin=applicant.site)
     if before is not None and not before.is_expelled:
         _unregister(control, before)
     record.write(folder)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fl_contract.errors import SettingError
-from fl_server.exit_codes import exit_codes, open_console
+from fl_server.exit_codes import exit_codes, open_console, print_columns
 from fl_server.host.provisioning_commands import FOLDER, FolderOption
 
 LeadKeyOption = Annotated[
@@ -60,9 +60,6 @@ def admit(
 
 def sites(folder: FolderOption = FOLDER, lead_key: LeadKeyOption = None) -> None:
     """List the hospitals that were admitted: whether they are online, and their keys."""
-    from rich.table import Table
-    from rich.text import Text
-
     from fl_server.host.admission import look_at_sites
     from fl_server.host.control import open_control
     from fl_server.host.federation import FederationFolder
@@ -75,15 +72,14 @@ def sites(folder: FolderOption = FOLDER, lead_key: LeadKeyOption = None) -> None
         if not found:
             console.print("no hospital was admitted yet; admit one: fl-server admit REQUEST.json")
             return
-        table = Table(pad_edge=False)
-        for title in ("site", "state", "last seen", "admitted", "node", "key"):
-            table.add_column(title, overflow="fold", no_wrap=title != "key")
+        rows = [("site", "state", "last seen", "admitted", "node", "key")]
         for each in found:
-            cells = (each.state, each.last_seen[:19] or "–", each.record.admitted_at[:19])
-            table.add_row(
-                *(Text(cell) for cell in (each.record.site, *cells, str(each.record.node_id), each.record.fingerprint))
+            record = each.record
+            seen = each.last_seen[:19] or "–"
+            rows.append(
+                (record.site, each.state, seen, record.admitted_at[:19], str(record.node_id), record.fingerprint)
             )
-        console.print(table)
+        print_columns(rows, console)
 
 
 def expel(

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from fl_server.exit_codes import print_columns
 from fl_server.host.runs import RunState
 from fl_server.live import read_rounds, render_run
 
@@ -15,19 +15,10 @@ def print_run_table(states: Sequence[RunState], console: Console) -> None:
     if not states:
         console.print("no run was started yet; start one: fl-server run STUDY")
         return
-    table = Table(pad_edge=False)
-    for title in ("run", "study", "status", "rounds", "started", "results"):
-        table.add_column(title, overflow="fold", no_wrap=title != "results")
+    rows = [("run", "study", "status", "rounds", "started", "results")]
     for state in states:
-        table.add_row(
-            str(state.run_id),
-            Text(state.study),
-            state.status,
-            _rounds(state),
-            state.started[:19],
-            Text(state.out.name),
-        )
-    console.print(table)
+        rows.append((str(state.run_id), state.study, state.status, _rounds(state), state.started[:19], state.out.name))
+    print_columns(rows, console)
 
 
 def print_run(state: RunState, console: Console) -> None:

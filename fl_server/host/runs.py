@@ -246,8 +246,10 @@ def pull_run(state: RunState, to: Path) -> Path:
 
 
 def _state(run: Any) -> RunState:
+    from flwr.common.serde import user_config_from_proto
+
     status = str(run.status.sub_status or run.status.status)
-    config = {key: _scalar(value) for key, value in run.override_config.items()}
+    config = user_config_from_proto(run.override_config)
     return RunState(
         run_id=int(run.run_id),
         status=status,
@@ -256,8 +258,3 @@ def _state(run: Any) -> RunState:
         out=Path(str(config.get("out", ""))),
         started=str(run.pending_at),
     )
-
-
-def _scalar(value: Any) -> Scalar:
-    found: Scalar = getattr(value, value.WhichOneof("value"))
-    return found

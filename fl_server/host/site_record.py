@@ -49,7 +49,7 @@ class SiteRecord(Settings):
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             raw["burned-keys"] = tuple(raw.get("burned-keys", ()))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise SettingError(f"{path}: cannot be read ({error}); restore it from a backup") from error
         return cls.parse(raw, origin=str(path))
 

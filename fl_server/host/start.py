@@ -80,7 +80,6 @@ def _children(folder: FederationFolder) -> tuple[Child, Child]:
             *("--runtime-api-address", f"{LOOPBACK}:{settings.operator_port}"),
             *("--root-certificates", str(own.authority_certificate)),
             *("--superexec-auth-secret-file", str(own.executor_secret)),
-            "--disable-runtime-dependency-installation",
         ),
         environment={**environment, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(POLL_SECONDS)},
         folder=root,

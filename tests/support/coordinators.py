@@ -1,21 +1,26 @@
 """A real coordinator on loopback for tests: its folder, and the process that serves it."""
 
+import base64
 import os
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from fl_contract.enrolment import EnrolmentRequest
 from fl_server.host.federation import FederationFolder, FederationSettings
 from fl_server.host.provisioning import NewFederation, make_federation
 
 START_SECONDS = 90.0
+FL_SERVER = str(Path(sys.executable).parent / "fl-server")
 
 
 def free_ports(count: int) -> list[int]:
@@ -41,6 +46,14 @@ def new_folder(root: Path, *, name: str = "cardio") -> FederationFolder:
     return folder
 
 
+def new_request(site: str, key: ec.EllipticCurvePrivateKey) -> EnrolmentRequest:
+    """What a hospital asks with."""
+    line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    signature = key.sign(EnrolmentRequest.signed_text(site, line), ec.ECDSA(hashes.SHA384()))
+    raw = {"site": site, "public-key": line, "signature": base64.b64encode(signature).decode()}
+    return EnrolmentRequest.parse(raw, origin="test")
+
+
 def trusting(folder: FederationFolder) -> ssl.SSLContext:
     """Trust in the federation's authority alone."""
     return ssl.create_default_context(cafile=str(folder.authority_certificate))
@@ -62,11 +75,11 @@ def wait_until_healthy(folder: FederationFolder, process: "subprocess.Popen[byte
 
 
 @contextmanager
-def serving(folder: FederationFolder, *command: str, output: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def serving(folder: FederationFolder, command: Sequence[str], output: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a command that serves the folder, and end it."""
     with output.open("ab") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            command,
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -82,3 +95,8 @@ def serving(folder: FederationFolder, *command: str, output: Path) -> Iterator["
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def client(folder: FederationFolder) -> httpx.Client:
+    """An HTTPS client that trusts the federation's authority and uses no proxy."""
+    return httpx.Client(verify=trusting(folder), trust_env=False, timeout=20)

@@ -4,6 +4,7 @@ import json
 import socket
 import ssl
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,8 @@ PROTOBUF = {"content-type": "application/protobuf", "accept": "application/proto
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FederationFolder]:
     root = tmp_path_factory.mktemp("coordinator")
     folder = coordinators.new_folder(root / "federation")
-    with coordinators.serving(folder, "fl_server.host.superlink", str(folder.root), output=root / "output"):
+    command = [sys.executable, "-m", "fl_server.host.superlink", str(folder.root)]
+    with coordinators.serving(folder, command, root / "output"):
         yield folder
 
 
