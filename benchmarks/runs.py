@@ -14,7 +14,7 @@ import pandas as pd
 from flwr.app import Context, Message, RecordDict
 from rich.console import Console
 
-from fl_contract.study import STUDIES, Scalar
+from fl_contract.study import OVERRIDABLE_KEYS, STUDIES, Scalar
 from fl_server.app import app as server_app
 from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
 from fl_server.simulation import SimulationPlan, simulate
@@ -37,7 +37,7 @@ Handler = Callable[[Message, Context], Message]
 
 
 def write_site(folder: Path, name: str, table: pd.DataFrame, *, policy: str = OPEN_POLICY) -> Path:
-    """Make a hospital: its patients and its site.toml, in a new folder.
+    """Make a hospital: its patients and its site.toml, which lets a run set everything, in a new folder.
 
     Args:
         folder: Is made.
@@ -62,6 +62,7 @@ label = "outcome"
 patient = "patient"
 {time}
 [policy]
+run-settings = {json.dumps(OVERRIDABLE_KEYS)}
 {policy}""")
     return folder / "site.toml"
 

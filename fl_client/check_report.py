@@ -28,6 +28,8 @@ def print_check(report: CheckReport, console: Console) -> None:
     console.print()
     if report.is_admitted:
         console.print("The hospital's policy admits the study.")
+        names = ", ".join(report.run_settings) or "none"
+        console.print(f"Settings of the study that a run may change (policy.run-settings): {names}.")
     if report.train is not None:
         console.print("No record is dropped. A value outside its range is taken as the nearest bound.")
     if report.warnings:

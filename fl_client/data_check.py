@@ -94,6 +94,7 @@ class CheckReport:
         images: None for all but images.
         problems: All that has to be put right.
         warnings: What a person should look at.
+        run_settings: Of the study, that the hospital's policy lets a run set.
     """
 
     site: str
@@ -109,6 +110,7 @@ class CheckReport:
     images: ImageSummary | None = None
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
+    run_settings: tuple[str, ...] = ()
 
     @property
     def is_admitted(self) -> bool:
@@ -184,6 +186,7 @@ def _report(site: Site, records: SiteRecords, errors: list[SiteError]) -> CheckR
         images=images,
         problems=_problems(errors),
         warnings=tuple(warnings),
+        run_settings=site.settings.policy.run_settings,
     )
 
 

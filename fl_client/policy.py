@@ -1,13 +1,13 @@
 """The only place that holds a study against the hospital's policy, and makes the plan by which the hospital trains."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from fl_client.settings import SiteSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.metrics.noised import cells_sensitivity
 from fl_contract.models.own_model import OwnModelSettings
-from fl_contract.study import Study
+from fl_contract.study import OVERRIDABLE_KEYS, Scalar, Study
 from privacy.accounting import PRV_ERROR
 from privacy.errors import PrivacySettingError
 from privacy.plan import PrivacyPlan
@@ -29,9 +29,27 @@ def check_policy(settings: SiteSettings, study: Study) -> None:
         raise error
 
 
+def check_run(settings: SiteSettings, run_config: Mapping[str, Scalar]) -> None:
+    """Refuse a run of a study that the hospital does not take part in, or that sets what its policy does not name.
+
+    Only the names and values that the coordinator sent are looked at: not even the study is read for it. An empty text
+    means that the study's own value holds.
+
+    Raises:
+        RefusalError: POLICY.
+    """
+    for error in _study_errors(settings, str(run_config.get("study", ""))):
+        raise error
+    allowed = settings.policy.run_settings
+    asked = {key: run_config[key] for key in OVERRIDABLE_KEYS if run_config.get(key, "") != ""}
+    if odd := {key: value for key, value in asked.items() if key not in allowed}:
+        raise _refusal(f"the run sets {odd}; policy.run-settings allows {list(allowed)}")
+
+
 def policy_errors(settings: SiteSettings, study: Study) -> Iterator[RefusalError | PrivacySettingError]:
     """Every rule of the hospital's policy that a study breaks, in the order in which `check_policy` refuses."""
     policy, privacy = settings.policy, study.privacy
+    yield from _study_errors(settings, study.name)
     yield from _code_errors(settings, study)
     if not study.is_private and policy.require_privacy:
         yield _refusal("privacy.mechanism='none'; policy.require-privacy asks for differential privacy")
@@ -67,6 +85,11 @@ def _code_errors(settings: SiteSettings, study: Study) -> Iterator[RefusalError]
         yield _refusal(
             f"model.path={model.path!r}; policy.python-models allows {list(allowed)}; add it after reading that code"
         )
+
+
+def _study_errors(settings: SiteSettings, name: str) -> Iterator[RefusalError]:
+    if (allowed := settings.policy.studies) is not None and name not in allowed:
+        yield _refusal(f"study={name!r}; policy.studies allows {list(allowed)}")
 
 
 def _unit_errors(settings: SiteSettings, study: Study) -> Iterator[RefusalError]:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fl_client.node_settings import NodeSettings
 from fl_client.source_settings import AnySourceSettings
 from fl_contract.errors import SettingError
-from fl_contract.settings import Settings, read_toml
-from fl_contract.study import STUDIES, Scalar, Study, study_from_run_config
+from fl_contract.settings import Settings, read_toml, suggest_key
+from fl_contract.study import OVERRIDABLE_KEYS, STUDIES, Scalar, Study, study_from_run_config
 
 
 class PolicySettings(Settings):
@@ -42,6 +42,9 @@ class PolicySettings(Settings):
         share_capacity: Say before round 1, in a study that balances local steps, how many cores train here and whether
             there is a GPU. Not said if not set: a study needs it for its first round only.
         python_models: Code of others that a study may name as ``model.path`` and that is run here; none if not set.
+        studies: Names of the studies that the hospital takes part in; all of an approved bundle if not set.
+        run_settings: Settings of a study that a run may set beside its name, such as ``num-rounds``; none if not set.
+            Nobody signs what a run sets, and the bundle that was approved does not hold it.
     """
 
     epsilon_budget: float = Field(ge=0)
@@ -58,6 +61,16 @@ class PolicySettings(Settings):
     measurements: Literal["noised", "exact", "none"] = "noised"
     share_capacity: bool = False
     python_models: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    studies: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
+    run_settings: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    @field_validator("run_settings")
+    @classmethod
+    def _check_run_settings(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in OVERRIDABLE_KEYS:
+                raise ValueError(f"{name!r} is no setting that a run may set{suggest_key(name, OVERRIDABLE_KEYS)}")
+        return names
 
     @property
     def largest_study_epsilon(self) -> float:

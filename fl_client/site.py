@@ -11,6 +11,7 @@ from flwr.app import Context
 from torch import nn
 
 from fl_client.data.records import SiteRecords, Source
+from fl_client.policy import check_run
 from fl_client.record_cache import RecordCache, stamp_of
 from fl_client.settings import PolicySettings, SiteSettings, partition, read_site_settings, read_study, site_file
 from fl_client.site_files import SITE_FILE
@@ -137,17 +138,17 @@ def open_sites(context: Context) -> dict[str, Site]:
     """The hospitals that this node speaks for: one on a SuperNode, any number on a simulated node.
 
     Raises:
-        RefusalError: STUDY_MISMATCH: this hospital's own copy does not know the study or an override.
+        RefusalError: POLICY: a hospital with a file of its own does not allow the run; its policy is asked first.
+            STUDY_MISMATCH: this hospital's own copy does not know the study or an override.
         SettingError: The hospital's own settings break a rule.
     """
-    try:
-        study = read_study(context.node_config, context.run_config)
-    except SettingError as error:
-        raise RefusalError(RefusalCode.STUDY_MISMATCH, str(error)) from error
     if (path := site_file(context.node_config)) is not None:
         settings = read_site_settings(path)
+        check_run(settings, context.run_config)
         weights = path.parent / settings.weights_folder
+        study = _own_copy(context)
         return {settings.name: Site(settings=settings, folder=path.parent, study=study, weights=weights)}
+    study = _own_copy(context)
     number, count = partition(context.node_config)
     names = study.simulation.site_names
     if study.simulation.trainers == "pooled":
@@ -157,6 +158,13 @@ def open_sites(context: Context) -> dict[str, Site]:
     return {
         name: replace(_open_virtual_site(name, study, folder / name), weights=weights) for name in names[number::count]
     }
+
+
+def _own_copy(context: Context) -> Study:
+    try:
+        return read_study(context.node_config, context.run_config)
+    except SettingError as error:
+        raise RefusalError(RefusalCode.STUDY_MISMATCH, str(error)) from error
 
 
 def _open_virtual_site(name: str, study: Study, folder: Path) -> Site:

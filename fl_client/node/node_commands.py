@@ -1,13 +1,14 @@
 """Commands of ``fl-client`` for a hospital's node: enroll, join, start."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from fl_client.exit_codes import exit_codes
+
+NOT_ADMITTED = 3
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE", help="The hospital's site.toml.")]
 
 
@@ -25,7 +26,7 @@ def enroll(
     """Make this hospital's node key, and a request to take part in a federation."""
     from fl_client.node.enrolment import enroll
 
-    with _exit_codes():
+    with exit_codes():
         made = enroll(site, out, new_key=new_key)
     _say(f"Request of {made.site}: {made.request}")
     _say(f"Fingerprint of this node's key: {made.fingerprint}")
@@ -42,7 +43,7 @@ def join(
     """Check the coordinator's invitation against this hospital, show it, and store it."""
     from fl_client.node.enrolment import check_invitation, join
 
-    with _exit_codes():
+    with exit_codes():
         checked = check_invitation(site, invitation)
     _say(f"Federation:    {checked.invitation.federation}")
     _say(f"Coordinator:   {checked.invitation.address}")
@@ -54,23 +55,33 @@ def join(
             "Compare both fingerprints with the coordinator by telephone: whoever holds the lead's key signs what runs."
         )
         typer.confirm("Are they the same?", abort=True)
-    with _exit_codes():
+    with exit_codes():
         join(site, checked)
     _say(f"Joined. Next: fl-client approve {site} BUNDLE.fab, then fl-client start {site}")
 
 
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """End with one line on standard error: 2 for a wrong setting, 1 for anything else that went wrong."""
-    from fl_contract.errors import ConsiliumError, SettingError
+def start(site: SiteFile) -> None:
+    """Run this hospital's node in the foreground, until Ctrl-C or SIGTERM.
 
-    try:
-        yield
-    except (ConsiliumError, OSError) as error:
-        console = Console(stderr=True, markup=False, highlight=False)
-        console.print(f"error: {error}", soft_wrap=True)
-        raise typer.Exit(2 if isinstance(error, SettingError) else 1) from error
+    Ends with 0 when it was asked to, 1 when something failed, 2 if a setting is wrong, 3 if the coordinator does not
+    take this node: it was not admitted, or it was expelled.
+    """
+    from fl_client.node.start import NotAdmittedError, check_ready, start
+
+    code = 0
+    with exit_codes():
+        try:
+            code = start(check_ready(site), _say)
+        except NotAdmittedError as error:
+            _say_error(error)
+            code = NOT_ADMITTED
+    if code:
+        raise typer.Exit(code)
 
 
 def _say(text: str) -> None:
     Console(markup=False, highlight=False, emoji=False).print(text, soft_wrap=True)
+
+
+def _say_error(error: Exception) -> None:
+    Console(stderr=True, markup=False, highlight=False, emoji=False).print(f"error: {error}", soft_wrap=True)

@@ -35,8 +35,8 @@ def _task(study: Study) -> str:
 def _features(study: Study) -> str:
     schema, columns = study.data_schema, study.data_schema.columns
     if not columns:
-        return f"{schema.kind}"
-    return f"{len(columns)} of a {schema.kind}: {', '.join(column.name for column in columns)}"
+        return schema.kind
+    return f"{schema.kind} of {len(columns)}: {', '.join(column.name for column in columns)}"
 
 
 def _privacy(study: Study) -> str:

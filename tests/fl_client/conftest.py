@@ -1,5 +1,6 @@
 """What tests of the hospital share: requests to the real app, as Flower would hand them over."""
 
+import json
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from fl_client.data.records import SiteRecords
 from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
 from fl_contract.messages import ARRAYS, CONFIG, TRAIN, Arrays, Request, to_array_record
-from fl_contract.study import STUDIES, Scalar, Study, study_from_run_config
+from fl_contract.study import OVERRIDABLE_KEYS, STUDIES, Scalar, Study, study_from_run_config
 from privacy.ledger_book import LedgerEntry
 
 FIXED: Mapping[str, Scalar] = {
@@ -148,10 +149,12 @@ def spellings() -> Callable[[float], list[bytes]]:
 
 @pytest.fixture
 def write_site_file(tmp_path: Path) -> Callable[..., Path]:
-    """Writes the ``site.toml`` of a real hospital into a folder of its own."""
+    """Writes the ``site.toml`` of a real hospital into a folder of its own; a run may set what it likes there."""
 
     def write(name: str = "st-anna", **policy: float | str) -> Path:
-        settings = {"epsilon-budget": 10.0, "delta": 0.001} | {key.replace("_", "-"): policy[key] for key in policy}
+        settings = {"epsilon-budget": 10.0, "delta": 0.001, "run-settings": json.dumps(OVERRIDABLE_KEYS)} | {
+            key.replace("_", "-"): policy[key] for key in policy
+        }
         path = tmp_path / "real" / name / "site.toml"
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [

@@ -30,10 +30,11 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 import privacy
-from fl_client import agreements, measurement, outbox, private_round
+from fl_client import agreements, durable_file, journal, journal_chain, measurement, outbox, private_round
 from fl_client.app import app
 from fl_client.data.builtin import BuiltInSource
 from fl_client.data.records import SiteRecords
+from fl_client.journal import RELEASE, Journal
 from fl_client.outbox import Outbox
 from fl_client.settings import read_site_settings
 from fl_client.site import held_out_cohort, open_ledger, training_cohort
@@ -62,7 +63,10 @@ OVERRIDES: dict[str, Scalar] = {
 REQUESTS = [(PLAN, 0), *((kind, number) for number in range(1, NUM_ROUNDS + 1) for kind in (TRAIN, EVALUATE))]
 
 TRACED = {str(path) for path in Path(privacy.__path__[0]).glob("*.py")}
-TRACED |= {str(module.__file__) for module in (agreements, measurement, outbox, private_round)}
+TRACED |= {
+    str(module.__file__)
+    for module in (agreements, durable_file, journal, journal_chain, measurement, outbox, private_round)
+}
 
 
 class StatementCounter:
@@ -167,11 +171,13 @@ class Hospital:
             charged = self._charges(copy)
             stored = Outbox(copy).last("run-1")
             measured = _kept_measurement(copy)
+            released = {entry.fields["sha256"] for entry in Journal(copy).read() if entry.kind == RELEASE}
         finally:
             shutil.rmtree(copy)
         for departure in self.departures():
             answered = (departure.kind, departure.server_round)
             assert charged[answered] == (departure.steps, departure.steps)
+            assert departure.sha256 in released
             assert self._left.setdefault(answered, departure.sha256) == departure.sha256
         if stored is not None:
             server_round, reply = stored

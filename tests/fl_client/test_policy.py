@@ -9,12 +9,13 @@ import pytest
 from flwr.app import Message
 
 from fl_client.data.builtin import BuiltInSource
-from fl_client.policy import check_plan, check_policy, check_room, make_plan
+from fl_client.journal import Journal
+from fl_client.policy import check_plan, check_policy, check_room, check_run, make_plan, policy_errors
 from fl_client.settings import SiteSettings, read_site_settings
 from fl_client.source_settings import SourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
-from fl_contract.messages import PLAN
-from fl_contract.study import Study
+from fl_contract.messages import EVALUATE, PLAN, ROSTER, STATISTICS, TRAIN, Arrays
+from fl_contract.study import OVERRIDABLE_KEYS, Scalar, Study
 from privacy.accounting import compute_epsilon
 from privacy.errors import PrivacySettingError
 
@@ -30,6 +31,123 @@ def settings_of(write_site_file: Callable[..., Path]) -> SettingsOf:
 def refusal(reply: Message) -> str | None:
     """The code of an error reply in words; None of an answer."""
     return RefusalCode(reply.error.code).label if reply.has_error() else None
+
+
+# --- what a run may ask for -------------------------------------------------------------------------------------------
+
+FLOWERS_DEFAULTS = dict.fromkeys(OVERRIDABLE_KEYS, "")
+"""As Flower hands them over where a run sets nothing."""
+
+
+@pytest.mark.parametrize(
+    "run_config",
+    [
+        {"num-rounds": 5},
+        {"privacy.epsilon": 1.0, "num-rounds": 5},
+        {"privacy.mechanism": "none"},
+        {"seed": 0},  # zero is a value too
+        {"simulation.require-privacy": False},
+    ],
+)
+def test_a_run_that_sets_what_the_policy_does_not_name_is_refused(
+    settings_of: SettingsOf, run_config: dict[str, Scalar]
+) -> None:
+    settings = settings_of(run_settings='["privacy.epsilon"]')
+
+    with pytest.raises(
+        RefusalError, match=r"^policy: the run sets \{.*\}; policy\.run-settings allows \['privacy\.epsilon'\]"
+    ):
+        check_run(settings, {"study": "breast-cancer", **FLOWERS_DEFAULTS, **run_config})
+
+
+def test_a_run_may_set_what_the_policy_names_and_leave_everything_as_it_is(settings_of: SettingsOf) -> None:
+    check_run(settings_of(run_settings="[]"), {"study": "breast-cancer", **FLOWERS_DEFAULTS})
+    check_run(settings_of(run_settings='["num-rounds"]'), {"study": "breast-cancer", "num-rounds": 5})
+
+
+@pytest.mark.parametrize("study", ["digits", "", "../breast-cancer"])
+def test_a_study_that_the_policy_does_not_name_is_refused(settings_of: SettingsOf, study: str) -> None:
+    settings = settings_of(studies='["breast-cancer", "heart-disease"]')
+
+    with pytest.raises(RefusalError, match=r"^policy: study=.*policy\.studies allows"):
+        check_run(settings, {"study": study})
+
+
+def test_a_policy_that_names_no_study_takes_part_in_none(settings_of: SettingsOf) -> None:
+    with pytest.raises(RefusalError, match=r"policy\.studies allows \[\]"):
+        check_run(settings_of(studies="[]"), {"study": "breast-cancer"})
+
+
+def test_a_study_that_the_policy_does_not_name_is_told_by_the_check(
+    settings_of: SettingsOf, study_of: Callable[..., Study]
+) -> None:
+    first, *_ = policy_errors(settings_of(studies='["digits"]'), study_of())
+
+    assert "policy.studies" in str(first)
+
+
+@pytest.mark.parametrize("kind", [ROSTER, PLAN, TRAIN, EVALUATE, STATISTICS])
+@pytest.mark.parametrize(
+    "policy", [{"run_settings": '["num-rounds"]'}, {"studies": '["digits"]'}], ids=["settings", "studies"]
+)
+def test_such_a_run_is_refused_in_every_request_before_any_data_are_read(
+    ask: Callable[..., Message],
+    write_site_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    model: Arrays,
+    kind: str,
+    policy: dict[str, str],
+) -> None:
+    def fail(_: BuiltInSource) -> None:
+        raise AssertionError
+
+    path = write_site_file("strict", **policy)
+    monkeypatch.setattr(BuiltInSource, "load", fail)
+
+    reply = ask(kind, site="strict", arrays=model, node_config={"site-file": str(path)})
+
+    assert refusal(reply) == "policy"
+    (entry,) = Journal(path.parent).read()
+    assert (entry.fields["refusal"], entry.fields["study"]) == ("policy", "breast-cancer")
+
+
+def test_the_coordinators_own_settings_have_no_effect_at_a_hospital(
+    ask: Callable[..., Message],
+    write_site_file: Callable[..., Path],
+    model: Arrays,
+    to_bytes: Callable[[Any], bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same bytes leave, and no file lies anywhere but in the hospital's own folder."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    own: dict[str, Scalar] = {
+        "out": str(elsewhere / "out"),
+        "resume": True,
+        "weights-folder": str(elsewhere / "weights"),
+        "warm-start": str(elsewhere / "warm"),
+        "continue-from": str(elsewhere / "ended"),
+    }
+    sent = []
+    for name, config in (("plain", {}), ("meddled", own)):
+        policy = {"require_privacy": "false", "unit": '"record"', "measurements": '"exact"'}
+        path = write_site_file("st-anna", **policy)
+        overrides: dict[str, Scalar] = {"privacy.mechanism": "none", **config}
+        place: dict[str, Any] = {"site": "st-anna", "run": name, "node_config": {"site-file": str(path)}}
+
+        replies = [
+            ask(ROSTER, overrides=overrides, **place),
+            ask(PLAN, overrides=overrides, **place),
+            ask(TRAIN, server_round=1, arrays=model, overrides=overrides, **place),
+            ask(EVALUATE, server_round=1, arrays=model, overrides=overrides, **place),
+        ]
+
+        sent.append([to_bytes(reply.content) for reply in replies])
+
+    assert sent[0] == sent[1]
+    assert list(elsewhere.iterdir()) == []
 
 
 # --- the floor -------------------------------------------------------------------------------------------------------

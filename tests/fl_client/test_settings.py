@@ -50,6 +50,7 @@ def test_a_hospital_that_says_nothing_requires_privacy_and_ten_records(path: Pat
 
     assert policy.require_privacy is True
     assert policy.min_examples == 10
+    assert (policy.run_settings, policy.studies) == ((), None)
 
 
 def test_a_hospital_that_says_nothing_gives_one_study_its_whole_budget_and_protects_patients(path: Path) -> None:
@@ -112,6 +113,18 @@ def test_a_hospital_that_says_nothing_gives_one_study_its_whole_budget_and_prote
             "policy.require-privacy='no'; expected true or false",
         ),
         ("delta = 0.001", "delta = 0.001\nmin-examples = 0", "policy.min-examples=0; expected at least"),
+        (
+            "delta = 0.001",
+            'delta = 0.001\nrun-settings = ["epsilon"]',
+            "'epsilon' is no setting that a run may set; did you mean 'privacy.epsilon'?",
+        ),
+        ("delta = 0.001", 'delta = 0.001\nrun-settings = ["study"]', "'study' is no setting that a run may set"),
+        (
+            "delta = 0.001",
+            'delta = 0.001\nrun-settings = "num-rounds"',
+            "policy.run-settings='num-rounds'; expected a list",
+        ),
+        ("delta = 0.001", "delta = 0.001\nstudies = [1]", "expected a text"),
     ],
 )
 def test_a_broken_rule_is_named_with_file_key_value_and_rule(path: Path, line: str, instead: str, named: str) -> None:

@@ -17,6 +17,8 @@ from fl_client.site import held_out_cohort, open_sites, receipt_path, training_c
 from fl_contract.errors import RefusalError, SettingError
 from fl_contract.study import Scalar, load_study
 
+POLICY = 'epsilon-budget = 1.0\ndelta = 0.001\nrun-settings = ["seed"]\n'
+
 
 def context_of(out: Path, node_config: dict[str, Scalar] | None = None, **overrides: Scalar) -> Context:
     run_config: dict[str, Scalar] = {"study": "breast-cancer", "out": str(out), "seed": 2026}
@@ -133,7 +135,7 @@ def write_table_site(folder: Path) -> Path:
     path.write_text(
         'name = "st-anna"\ndeclared-examples = 10\n'
         '[source]\nkind = "table"\ntrain = "patients.csv"\nfold = "fold"\nlabel = "diagnosis"\n'
-        "[policy]\nepsilon-budget = 1.0\ndelta = 0.001\n"
+        f"[policy]\n{POLICY}"
     )
     return path
 
@@ -157,9 +159,7 @@ def test_a_table_is_refused_where_the_study_needs_images(tmp_path: Path) -> None
 
 def write_image_site(folder: Path, source: str) -> Path:
     path = folder / "site.toml"
-    path.write_text(
-        f'name = "st-anna"\ndeclared-examples = 10\n[source]\n{source}\n[policy]\nepsilon-budget = 1.0\ndelta = 0.001\n'
-    )
+    path.write_text(f'name = "st-anna"\ndeclared-examples = 10\n[source]\n{source}\n[policy]\n{POLICY}')
     return path
 
 

@@ -1,6 +1,7 @@
 """Whole runs in memory: the coordinator's and the hospitals' real apps on the local engine."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from flwr.app import Context, Message, RecordDict
 from safetensors.numpy import load_file
 
 from fl_contract.messages import Arrays
-from fl_contract.study import STUDIES, Scalar
+from fl_contract.study import OVERRIDABLE_KEYS, STUDIES, Scalar
 from fl_server.app import app as server_app
 from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
 
@@ -23,6 +24,15 @@ PRIVATE: dict[str, Scalar] = {
     "stopping.patience": 0,
     "num-rounds": 3,
 }
+
+
+def _let_runs_set(site_file: Path, keys: list[str]) -> None:
+    """Name settings in the policy of a hospital whose file a simulation wrote."""
+    text, count = re.subn(
+        r"^run-settings = .*$", f"run-settings = {json.dumps(keys)}", site_file.read_text(), flags=re.M
+    )
+    assert count == 1
+    site_file.write_text(text)
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,7 @@ class Federation:
             for number in range(num_nodes)
         ]
         for number, path in (site_files or {}).items():
+            _let_runs_set(path, [key for key in overrides if key in OVERRIDABLE_KEYS])
             nodes[number] = {"site-file": str(path), "studies": str(studies)}
         local = (grid or LocalGrid)(wrap(load_client_app()), nodes, run_config=run_config)
         try:

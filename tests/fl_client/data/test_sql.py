@@ -3,6 +3,7 @@
 Each rule is tested on PostgreSQL, a real server, and on SQLite.
 """
 
+import json
 import logging
 import sqlite3
 import traceback
@@ -26,6 +27,7 @@ from fl_client.source_settings import SqlSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.features import TableFeature
 from fl_contract.messages import PLAN
+from fl_contract.study import OVERRIDABLE_KEYS
 
 READER = "reader-of-st-anna"
 READER_PASSWORD = "s3:cret 'of\\the@reader%s"
@@ -300,6 +302,7 @@ def test_the_coordinator_gets_a_code_and_the_hospital_s_log_no_secret(
         [policy]
         epsilon-budget = 10.0
         delta = 0.001
+        run-settings = {json.dumps(OVERRIDABLE_KEYS)}
         '''
     )
 

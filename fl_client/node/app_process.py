@@ -1,0 +1,94 @@
+"""The process of one client app: the only place that prepares what is forked, and that turns a fork into an app."""
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+SLOW_IMPORTS = ("numpy", "torch", "opacus", "pandas", "pyarrow", "flwr.supernode.runtime.run_clientapp")
+"""What an app would spend its first seconds on."""
+OWN_PACKAGES = ("fl_client", "fl_contract", "fl_host", "fl_server", "privacy", "strategies")
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Keeps libraries from starting threads when they are imported: a fork would lose them."""
+_PR_SET_PDEATHSIG = 1
+
+
+def warm_up() -> None:
+    """Import what apps need and bundles do not bring.
+
+    Guarantees:
+        - No thread was started, and no GPU was touched: the process can be forked.
+
+    Raises:
+        RuntimeError: A library started a thread.
+    """
+    os.environ.update(ONE_THREAD)
+    for name in SLOW_IMPORTS:
+        import_module(name)
+    use_plain_log()
+    if (num_threads := len(list(Path("/proc/self/task").iterdir()))) != 1:
+        raise RuntimeError(f"threads={num_threads}; expected 1 before apps are forked; a library started one")
+
+
+def use_plain_log() -> None:
+    """Make Flower log each line once and without colours: what it prints becomes a line of a JSON log."""
+    from flwr.supercore.logger import FLOWER_LOGGER, update_console_handler
+
+    update_console_handler(colored=False)
+    FLOWER_LOGGER.propagate = False
+
+
+def run_app(address: str, token: str) -> NoReturn:
+    """Be the process of one client app, in a forked child; never returns.
+
+    Args:
+        address: ``host:port`` of the SuperNode's Runtime API.
+        token: Of the task.
+    """
+    code = 1
+    try:
+        _become_app()
+        from flwr.supernode.runtime.run_clientapp import run_clientapp
+
+        run_clientapp(runtime_api_address=address, token=token, insecure=True, parent_pid=os.getppid())
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001 - nothing may return into the executor's loop
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def forget_own_code() -> None:
+    """Make the next import of a package of ours find the bundle's, not the installed one that runs this."""
+    for name in list(sys.modules):
+        if name.split(".")[0] in OWN_PACKAGES:
+            del sys.modules[name]
+
+
+def _become_app() -> None:
+    os.setpgid(0, 0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # the executor ended just now
+    Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")  # let the app go before the node does
+    _draw_fresh_randomness()
+    forget_own_code()
+
+
+def _draw_fresh_randomness() -> None:
+    """Each fork would continue the same random numbers."""
+    import numpy as np
+    import torch
+
+    np.random.seed()  # noqa: NPY002 - the one that is forked
+    torch.seed()
