@@ -74,7 +74,7 @@ WITH_MODEL = (TRAIN, TRAIN_WITH_LOSS)
 _RECORDS = {ARRAYS: ArrayRecord, METRICS: MetricRecord, CONFIG: ConfigRecord}
 
 _LONGEST_NAME = 100
-"""What is kept of a study's name that the hospital does not know."""
+"""What a refusal keeps of a study's name, which the hospital may not know."""
 
 logger = logging.getLogger("fl_client")
 

@@ -7,7 +7,7 @@ import math
 import re
 import reprlib
 import tokenize
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,6 +26,9 @@ from fl_contract.tasks.task import Task
 
 Arrays = dict[str, NDArray[Any]]
 """A model's state, or an update: one array per name."""
+
+ArrayViews = Mapping[str, NDArray[Any]]
+"""As `Arrays`, to be read only."""
 
 ARRAYS, CONFIG, CONTROL, METRICS = "arrays", "config", "control", "metrics"
 NUM_EXAMPLES = "num-examples"
@@ -393,15 +396,45 @@ def view_array_record(record: ArrayRecord) -> Arrays:
     Raises:
         MessageError: An array is not in NumPy's own format, or its bytes are damaged.
     """
-    arrays = {}
-    for name, array in record.items():
-        if array.stype != "numpy.ndarray":
-            raise MessageError(f"array {name!r} has serialisation {array.stype!r}; expected 'numpy.ndarray'")
-        try:
-            arrays[name] = view_npy(array.data)
-        except _UNREADABLE as error:
-            raise MessageError(f"array {name!r} cannot be read; its bytes are not a NumPy array") from error
-    return arrays
+    return {name: view_array(name, array) for name, array in record.items()}
+
+
+def view_array(name: str, array: Array) -> NDArray[Any]:
+    """As `view_array_record`, of one array.
+
+    Raises:
+        MessageError: As there.
+    """
+    if array.stype != "numpy.ndarray":
+        raise MessageError(f"array {name!r} has serialisation {array.stype!r}; expected 'numpy.ndarray'")
+    try:
+        return view_npy(array.data)
+    except _UNREADABLE as error:
+        raise MessageError(f"array {name!r} cannot be read; its bytes are not a NumPy array") from error
+
+
+class RecordViews(ArrayViews):
+    """The arrays of a record, each viewed anew when it is asked for: kept views of a hundred models take memory.
+
+    Args:
+        record: Whose bytes are read, for as long as it holds them.
+        names: Of its arrays, in the order wanted.
+    """
+
+    def __init__(self, record: ArrayRecord, names: tuple[str, ...]) -> None:
+        self._record, self._names = record, names
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """See `view_array`."""
+        return view_array(name, self._record[name])
+
+    def __iter__(self) -> Iterator[str]:
+        """Names, in order."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many arrays."""
+        return len(self._names)
 
 
 def take_array_record(buffers: Mapping[str, NpyBuffer]) -> ArrayRecord:

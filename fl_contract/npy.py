@@ -3,14 +3,15 @@
 import io
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 _MAGIC = npy_format.magic(1, 0)
-_LENGTH_BYTES = 2
+_START = len(_MAGIC) + 2
+"""Where the header is, after two bytes with its length."""
 
 
 def view_npy(data: bytes) -> NDArray[Any]:
@@ -25,16 +26,13 @@ def view_npy(data: bytes) -> NDArray[Any]:
     >>> view_npy(buffer.close())
     array([1., 2.])
     """
-    start = len(_MAGIC) + _LENGTH_BYTES
-    if data[: len(_MAGIC)] != _MAGIC or len(data) < start:
+    if not data.startswith(_MAGIC) or len(data) < _START:
         raise ValueError("not an array in NumPy's format")
-    offset = start + int.from_bytes(data[len(_MAGIC) : start], "little")
-    shape, is_fortran, dtype = _read_header(data[len(_MAGIC) : offset])
-    size = math.prod(shape)
-    if dtype.hasobject or min(shape, default=0) < 0 or len(data) - offset != size * dtype.itemsize:
+    offset = _START + int.from_bytes(data[len(_MAGIC) : _START], "little")
+    shape, order, dtype, num_bytes = _read_header(data[len(_MAGIC) : offset])
+    if len(data) - offset != num_bytes:
         raise ValueError("the header does not fit the bytes")
-    flat = np.frombuffer(data, dtype, count=size, offset=offset) if size else np.empty(0, dtype)
-    return flat.reshape(shape, order="F" if is_fortran else "C")
+    return np.ndarray(shape, dtype, data, offset, order=order)
 
 
 class NpyBuffer:
@@ -61,6 +59,9 @@ class NpyBuffer:
 
 
 @lru_cache(maxsize=1024)
-def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type; a model's headers come again with every reply, and NumPy reads one in 30 µs."""
-    return npy_format.read_array_header_1_0(io.BytesIO(header))
+def _read_header(header: bytes) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any], int]:
+    """Shape, order, type and bytes; a model's headers come again with every reply, and NumPy reads one in 30 µs."""
+    shape, is_fortran, dtype = npy_format.read_array_header_1_0(io.BytesIO(header))
+    if dtype.hasobject or min(shape, default=0) < 0:
+        raise ValueError("an array of objects, or of a size below 0")
+    return shape, "F" if is_fortran else "C", dtype, math.prod(shape) * dtype.itemsize

@@ -1,6 +1,7 @@
 """The only place that starts the long-running processes of a host, keeps their output, and ends them."""
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -24,6 +25,8 @@ STEADY_SECONDS = 300.0
 """A child that ran this long starts again with the first pause."""
 UNEXPECTED_END = 1
 """Exit code where a child that should not have ended did so with 0."""
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""What a terminal shows as colours; Flower prints them everywhere."""
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -154,7 +157,7 @@ class _Kept:
             return
         with process.stdout as lines:
             for line in lines:
-                if text := line.decode(errors="replace").rstrip():
+                if text := COLOURS.sub("", line.decode(errors="replace")).rstrip():
                     self.output.info("%s", text)
 
 

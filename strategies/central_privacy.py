@@ -17,6 +17,7 @@ from fl_contract.messages import (
     METRICS,
     NUM_EXAMPLES,
     Arrays,
+    ArrayViews,
     from_array_record,
     site_of_reply,
     to_array_record,
@@ -265,7 +266,7 @@ class CentralPrivacy(Strategy):
         return moved
 
 
-def _flatten(arrays: Arrays) -> np.ndarray:
+def _flatten(arrays: ArrayViews) -> np.ndarray:
     return np.concatenate([array.ravel().astype(np.float64) for array in arrays.values()])
 
 

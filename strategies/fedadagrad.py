@@ -9,5 +9,5 @@ from strategies.fedadam import FedAdam
 class FedAdagrad(FedAdam):
     """As `FedAdam`, with v = v + u * u; c is not used."""
 
-    def _next_second(self, second: NDArray[np.float64], update: NDArray[np.float64]) -> NDArray[np.float64]:
-        return second + update**2
+    def _take_in(self, second: NDArray[np.float64], square: NDArray[np.float64]) -> None:
+        second += square

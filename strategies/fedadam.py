@@ -5,7 +5,6 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_contract.messages import Arrays
 from strategies.fedavg import Common, FedAvg
 
 _FIRST, _SECOND = "first-moment/", "second-moment/"
@@ -20,7 +19,7 @@ class FedAdam(FedAvg):
         v = c * v + (1 - c) * u * u      from t * t
         model = model + r * m / (sqrt(v) + t)
 
-    without the bias correction of Adam, as in the paper.
+    without the bias correction of Adam, as in the paper. A checkpoint holds both moments, float64.
 
     Args:
         server_learning_rate: r; about the size of a number's step, so well below 1.
@@ -40,36 +39,27 @@ class FedAdam(FedAvg):
         super().__init__(server_learning_rate=server_learning_rate, **common)
         self.server_betas = server_betas
         self.server_tau = server_tau
-        self._first: Arrays = {}
-        self._second: Arrays = {}
 
-    def state(self) -> Arrays:
-        """Both moments of each trained array, float64."""
-        first = {f"{_FIRST}{name}": array for name, array in self._first.items()}
-        return first | {f"{_SECOND}{name}": array for name, array in self._second.items()}
-
-    def load_state(self, state: Arrays) -> None:
-        """Take back what `state` gave."""
-        self._first = _with_prefix(_FIRST, state)
-        self._second = _with_prefix(_SECOND, state)
-
-    def _begin_step(self) -> None:
-        if not self._first:
-            self._first, self._second = self._filled(0.0), self._filled(self.server_tau**2)
+    def _starts(self) -> dict[str, float]:
+        return {_FIRST: 0.0, _SECOND: self.server_tau**2}
 
     def _step_block(
         self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        first, second = self._first[name].reshape(-1)[place], self._second[name].reshape(-1)[place]
-        update, beta1 = mean - old, self.server_betas[0]
-        first[...] = beta1 * first + (1.0 - beta1) * update
-        second[...] = self._next_second(second, update)
-        return old + self.server_learning_rate * first / (np.sqrt(second) + self.server_tau)
+        update, beta1 = np.subtract(mean, old, out=mean), self.server_betas[0]
+        first, second = self._kept_block(f"{_FIRST}{name}", place), self._kept_block(f"{_SECOND}{name}", place)
+        first *= beta1
+        first += (1.0 - beta1) * update
+        self._take_in(second, np.square(update, out=update))
+        root = np.sqrt(second, out=mean)
+        root += self.server_tau
+        step = self.server_learning_rate * first
+        step /= root
+        return np.add(old, step, out=old)
 
-    def _next_second(self, second: NDArray[np.float64], update: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _take_in(self, second: NDArray[np.float64], square: NDArray[np.float64]) -> None:
+        """Write the next second moment over the last; the square may be written to."""
         beta2 = self.server_betas[1]
-        return beta2 * second + (1.0 - beta2) * update**2
-
-
-def _with_prefix(prefix: str, state: Arrays) -> Arrays:
-    return {name.removeprefix(prefix): np.array(array) for name, array in state.items() if name.startswith(prefix)}
+        second *= beta2
+        square *= 1.0 - beta2
+        second += square

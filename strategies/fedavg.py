@@ -23,6 +23,7 @@ from fl_contract.messages import (
     NUM_EXAMPLES,
     TRAIN,
     Arrays,
+    ArrayViews,
     refusal_of_reply,
     site_of_reply,
     take_array_record,
@@ -34,7 +35,7 @@ from strategies.arrivals import each_once
 from strategies.blocks import Blocks, Mean, Resident, flatten, is_finite, places
 from strategies.participation import Roster, SiteSampling, SiteWeighting
 from strategies.reply_check import check_finite, check_update_norm, read_num_examples, read_reply
-from strategies.running_mean import MEAN_BLOCK, ModelMean, mean_type, reading_only
+from strategies.running_mean import ModelMean, mean_type, reading_only
 from strategies.spool import Spool
 from strategies.turns import Turns
 
@@ -125,6 +126,7 @@ class FedAvg(Strategy):
         self.roster = roster
         self.outcome = RoundOutcome()
         self._global: Arrays = {}
+        self._kept: Arrays = {}
         self._nodes: Mapping[str, int] = {}
         self._server_round = 0
         self.num_trainers = 0
@@ -175,9 +177,9 @@ class FedAvg(Strategy):
             try:
                 self._step(mean, stepped)
             except RunError:
-                if not isinstance(mean, ModelMean) or not self._leave_out_odd(mean.unchecked):
+                if not self._leave_out_odd(mean.unchecked):
                     raise
-                self._step(self._mean_of(mean.unchecked, None), stepped)
+                self._step(self._lazy_mean(mean.unchecked, stepped), stepped)
 
     def _combine(self, replies: Iterable[Message], spool: Spool, totals: Arrays) -> Mean:
         """The weighted mean of the usable replies, taken in the order of hospitals' names as they arrive."""
@@ -191,16 +193,23 @@ class FedAvg(Strategy):
 
     def _combine_resident(self, replies: Sequence[Message], totals: Arrays) -> Mean:
         """As `_combine`, of replies that are in memory anyway: in one pass, and if that meets NaN again without it."""
-        models: dict[str, Blocks] = {}
-        self._fold_all(replies, lambda site, arrays: models.update({site: Resident(flatten(arrays))}), checked=False)
+        models = self._keep_resident(replies)
         if self._takes_mean():
-            return self._mean_of(models, None)
+            return self._lazy_mean(models, totals)
         mean = self._mean_of(models, totals)
         return self._mean_of(models, totals) if mean.is_odd and self._leave_out_odd(models) else mean
 
-    def _mean_of(self, models: dict[str, Blocks], totals: Arrays | None) -> ModelMean:
-        """Of models that are in memory and may hold NaN."""
-        mean = ModelMean(flatten(self._global), self._trained(), totals, unchecked=models)
+    def _keep_resident(self, replies: Sequence[Message]) -> dict[str, Blocks]:
+        models: dict[str, Blocks] = {}
+        self._fold_all(replies, lambda site, arrays: models.update({site: Resident(arrays)}), checked=False)
+        return models
+
+    def _lazy_mean(self, models: dict[str, Blocks], totals: Arrays) -> Mean:
+        """Of models that are in memory and may hold NaN, worked out number by number as the model is stepped."""
+        return self._mean_of(models, totals, is_lazy=True)
+
+    def _mean_of(self, models: dict[str, Blocks], totals: Arrays, *, is_lazy: bool = False) -> ModelMean:
+        mean = ModelMean(flatten(self._global), self._trained(), totals, unchecked=models, is_lazy=is_lazy)
         self._add(mean, sorted(models.items()))
         return mean
 
@@ -231,7 +240,7 @@ class FedAvg(Strategy):
         return bool(odd)
 
     def _fold_all(
-        self, replies: Iterable[Message], add: Callable[[str, Arrays], None], *, checked: bool = True
+        self, replies: Iterable[Message], add: Callable[[str, ArrayViews], None], *, checked: bool = True
     ) -> None:
         """Hand on the usable replies as they arrive; their numbers may not be finite where that is not checked.
 
@@ -282,10 +291,11 @@ class FedAvg(Strategy):
 
     def state(self) -> Arrays:
         """What a checkpoint must hold beside the model, the round and the generator; empty for FedAvg."""
-        return {}
+        return dict(self._kept)
 
     def load_state(self, state: Arrays) -> None:
         """Take back what `state` gave."""
+        self._kept = {name: np.array(array) for name, array in state.items()}
 
     def summary(self) -> None:
         """Log the settings, for Flower's own loop."""
@@ -300,11 +310,14 @@ class FedAvg(Strategy):
         """
         trained, takes_mean = self._trained(), self._takes_mean()
         self._begin_step()
+        room = np.empty((2, 0 if takes_mean else mean.block))
         for name, old in flatten(self._global).items():
-            for place in places(old.size, MEAN_BLOCK if isinstance(mean, ModelMean) else None):
-                after = mean.mean(name, place, mean_type(old.dtype) if name in trained and takes_mean else np.float64)
+            for place in places(old.size, mean.block):
+                after = mean.mean(name, place, mean_type(old.dtype) if name in trained else np.float64)
                 if name in trained and not takes_mean:
-                    after = self._step_block(name, place, old[place].astype(np.float64), after)
+                    pair = room[:, : after.size]
+                    pair[0], pair[1] = old[place], after
+                    after = self._step_block(name, place, *pair)
                 new = stepped[name][place]
                 new[...] = after if old.dtype.kind == "f" else np.rint(after)
                 if not is_finite(new):
@@ -321,24 +334,36 @@ class FedAvg(Strategy):
         """Whether the new model is the mean itself, which then needs no float64."""
         return self.server_learning_rate == 1.0 and type(self)._step_block is FedAvg._step_block
 
-    def _begin_step(self) -> None:
-        """Make room for what the step keeps of trained arrays; nothing for FedAvg."""
+    def _starts(self) -> Mapping[str, float]:
+        """Where the numbers start that the step keeps of each trained one, by a prefix of its name; none for FedAvg."""
+        return {}
 
-    def _filled(self, value: float) -> Arrays:
-        """A float64 array like each trained one."""
-        return {name: np.full(self._global[name].shape, value) for name in self._global if name in self._trained()}
+    def _begin_step(self) -> None:
+        """Make room for what the step keeps, in float64; later rounds have it."""
+        if not self._kept:
+            for prefix, value in self._starts().items():
+                for name in (name for name in self._global if name in self._trained()):
+                    self._kept[f"{prefix}{name}"] = room = np.zeros(self._global[name].shape)
+                    if value:
+                        room.fill(value)
+
+    def _kept_block(self, name: str, place: slice) -> NDArray[np.float64]:
+        """What is kept of some numbers, flat; what is written to it stays."""
+        return self._kept[name].reshape(-1)[place]
 
     def _step_block(
         self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """New values of some numbers of a trained array, flat; each follows from the same number of old and mean.
 
+        Old and mean may be written to: blocks that stay in the cache are half of the speed.
+
         This form gives the mean itself, to the last bit, for a rate of 1.
         """
         del name, place
         return (1.0 - self.server_learning_rate) * old + self.server_learning_rate * mean
 
-    def _fold(self, reply: Message, add: Callable[[str, Arrays], None], *, checked: bool) -> None:
+    def _fold(self, reply: Message, add: Callable[[str, ArrayViews], None], *, checked: bool) -> None:
         site = self._site(reply)
         if not self.outcome.admits(site, reply):
             return
@@ -350,7 +375,7 @@ class FedAvg(Strategy):
         self.outcome.examples[site] = num_examples
         add(site, arrays)
 
-    def _read(self, reply: Message, *, checked: bool) -> tuple[Arrays, float]:
+    def _read(self, reply: Message, *, checked: bool) -> tuple[ArrayViews, float]:
         """Arrays and examples of a reply.
 
         Raises:
@@ -359,7 +384,7 @@ class FedAvg(Strategy):
         arrays, num_examples = read_reply(reply, self._global)
         largest = self.sampling.max_update_norm
         if checked or largest is not None:
-            check_finite(Resident(flatten(arrays)), self._global)
+            check_finite(Resident(arrays), self._global)
         if largest is not None:
             check_update_norm(arrays, self._started_from(self._site(reply)), trained=self._trained(), largest=largest)
         return arrays, num_examples

@@ -9,7 +9,6 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_contract.messages import Arrays
 from strategies.fedavg import Common, FedAvg
 
 
@@ -24,6 +23,7 @@ class FedAvgM(FedAvg):
         model = model + r * (u + b * v)
 
     which is ``torch.optim.SGD`` on the negative update. d = 0 is the paper's form; d = b makes v a running mean.
+    A checkpoint holds the buffer, float64.
 
     Args:
         server_learning_rate: r.
@@ -46,29 +46,25 @@ class FedAvgM(FedAvg):
         self.server_momentum = server_momentum
         self.server_dampening = server_dampening
         self.server_nesterov = server_nesterov
-        self._velocity: Arrays = {}
         self._is_first = True
 
-    def state(self) -> Arrays:
-        """The momentum buffer of each trained array, float64."""
-        return dict(self._velocity)
-
-    def load_state(self, state: Arrays) -> None:
-        """Take back what `state` gave."""
-        self._velocity = {name: np.array(array) for name, array in state.items()}
+    def _starts(self) -> dict[str, float]:
+        return {"": 0.0}
 
     def _begin_step(self) -> None:
-        self._is_first = not self._velocity
-        if self._is_first:
-            self._velocity = self._filled(0.0)
+        self._is_first = not self._kept
+        super()._begin_step()
 
     def _step_block(
         self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        kept = self._velocity[name].reshape(-1)[place]
-        update = velocity = mean - old
-        if not self._is_first:
-            velocity = self.server_momentum * kept + (1.0 - self.server_dampening) * update
-        kept[...] = velocity
-        step = update + self.server_momentum * velocity if self.server_nesterov else velocity
-        return old + self.server_learning_rate * step
+        update, velocity = np.subtract(mean, old, out=mean), self._kept_block(name, place)
+        if self._is_first:
+            velocity[...] = update
+        else:
+            velocity *= self.server_momentum
+            velocity += (1.0 - self.server_dampening) * update
+        if self.server_nesterov:
+            update += self.server_momentum * velocity
+        step = update if self.server_nesterov else velocity
+        return np.add(old, self.server_learning_rate * step, out=old)

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from fl_contract.messages import TRAIN, Arrays, to_array_record
+from fl_contract.messages import TRAIN, Arrays, ArrayViews, to_array_record
 from strategies.fedavg import Common, FedAvg, RoundOutcome, make_requests
 from strategies.participation import Roster
 
@@ -117,7 +117,7 @@ class FedBuff(FedAvg):
                 version, _, name = key.removeprefix(_MODEL).partition("/")
                 self._models[int(version)][name] = array
 
-    def _fold(self, reply: Message, add: Callable[[str, Arrays], None], *, checked: bool) -> None:
+    def _fold(self, reply: Message, add: Callable[[str, ArrayViews], None], *, checked: bool) -> None:
         site = self._site(reply)
         self._open.pop(site, None)
         staleness = self._server_round - 1 - self._started.get(site, self._server_round - 1)
@@ -128,7 +128,7 @@ class FedBuff(FedAvg):
             self.outcome.left_out[site] = ("too-stale", reason)
             return
 
-        def add_moved(site: str, arrays: Arrays) -> None:
+        def add_moved(site: str, arrays: ArrayViews) -> None:
             self.staleness[site] = staleness
             add(site, self._carry_over(site, arrays))
 
@@ -142,7 +142,7 @@ class FedBuff(FedAvg):
     def _started_from(self, site: str) -> Arrays:
         return self._models[self._started[site]]
 
-    def _carry_over(self, site: str, arrays: Arrays) -> Arrays:
+    def _carry_over(self, site: str, arrays: ArrayViews) -> ArrayViews:
         """The present model moved by the hospital's update; a fresh reply's own arrays, to the last bit."""
         if self.staleness[site] == 0:
             return arrays

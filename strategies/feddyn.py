@@ -27,30 +27,22 @@ class FedDyn(FedAvg):
         alpha: a, above 0.
         server_learning_rate: r.
         common: See `FedAvg`; the paper's mean has equal weights.
+
+    A checkpoint holds h, float64.
     """
 
     def __init__(self, *, alpha: float, server_learning_rate: float = 1.0, **common: Unpack[Common]) -> None:
         super().__init__(server_learning_rate=server_learning_rate, **common)
         self.alpha = alpha
-        self._linear: Arrays = {}
 
-    def state(self) -> Arrays:
-        """h, float64."""
-        return dict(self._linear)
-
-    def load_state(self, state: Arrays) -> None:
-        """Take back what `state` gave."""
-        self._linear = {name: np.array(array) for name, array in state.items()}
-
-    def _begin_step(self) -> None:
-        if not self._linear:
-            self._linear = self._filled(0.0)
+    def _starts(self) -> dict[str, float]:
+        return {"": 0.0}
 
     def _step_block(
         self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         share = len(self.outcome.examples) / self.num_trainers
-        linear = self._linear[name].reshape(-1)[place]
+        linear = self._kept_block(name, place)
         linear -= self.alpha * share * (mean - old)
         return super()._step_block(name, place, old, mean - linear / self.alpha)
 

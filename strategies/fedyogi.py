@@ -9,6 +9,8 @@ from strategies.fedadam import FedAdam
 class FedYogi(FedAdam):
     """As `FedAdam`, with v = v - (1 - c) * u * u * sign(v - u * u)."""
 
-    def _next_second(self, second: NDArray[np.float64], update: NDArray[np.float64]) -> NDArray[np.float64]:
-        square = update**2
-        return second - (1.0 - self.server_betas[1]) * square * np.sign(second - square)
+    def _take_in(self, second: NDArray[np.float64], square: NDArray[np.float64]) -> None:
+        is_above = np.sign(second - square)
+        square *= 1.0 - self.server_betas[1]
+        square *= is_above
+        second -= square

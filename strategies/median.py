@@ -1,18 +1,17 @@
 """The coordinate-wise median of hospitals' models (Yin et al. 2018, algorithm 1; arXiv 1803.01498)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from strategies.robust import CoordinateRule
-from strategies.sorting_network import sorted_rows
+from strategies.sorting_network import Rows, sorted_rows
 
 
 class Median(CoordinateRule):
     """Each number is the median of the hospitals'; of an even number of them the mean of the middle two."""
 
-    def combine_rows(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    def combine_rows(self, rows: Rows) -> NDArray[Any]:
         """The median of each column."""
         last = len(rows) // 2
         middle = sorted_rows(rows, range(last if len(rows) % 2 else last - 1, last + 1))

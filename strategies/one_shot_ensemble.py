@@ -17,7 +17,7 @@ from typing import Unpack
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
-from fl_contract.messages import Arrays
+from fl_contract.messages import Arrays, ArrayViews
 from fl_contract.models.ensemble import join_members
 from strategies.fedavg import Common, FedAvg
 
@@ -59,7 +59,7 @@ class OneShotEnsemble(FedAvg):
         """Take back what `state` gave."""
         self._ensemble = dict(state)
 
-    def _read(self, reply: Message, *, checked: bool) -> tuple[Arrays, float]:
+    def _read(self, reply: Message, *, checked: bool) -> tuple[ArrayViews, float]:
         arrays, num_examples = super()._read(reply, checked=checked)
-        self._received[self._site(reply)] = arrays
+        self._received[self._site(reply)] = dict(arrays)
         return arrays, num_examples

@@ -21,7 +21,7 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from fl_contract.messages import Arrays
+from fl_contract.messages import ArrayViews
 from strategies.fedavg import Common, FedAvg
 from strategies.reply_check import read_loss
 
@@ -50,7 +50,7 @@ class QFedAvg(FedAvg):
         self._squares: dict[str, float] = {}
         self._share = 1.0
 
-    def _read(self, reply: Message, *, checked: bool) -> tuple[Arrays, float]:
+    def _read(self, reply: Message, *, checked: bool) -> tuple[ArrayViews, float]:
         arrays, num_examples = super()._read(reply, checked=checked)
         site = self._site(reply)
         self._losses[site] = read_loss(reply) + _LEAST_LOSS

@@ -7,9 +7,9 @@ import numpy as np
 from flwr.app import Message
 
 from fl_contract.errors import MessageError, ReplyError
-from fl_contract.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES, Arrays, view_array_record
+from fl_contract.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES, Arrays, ArrayViews, RecordViews, view_array
 from fl_contract.metrics.measurement import MAX_EXAMPLES
-from strategies.blocks import Blocks, Resident, flatten, is_finite, places
+from strategies.blocks import Blocks, Resident, is_finite, places
 
 MAX_WHOLE_NUMBER = 2**50
 """Of a whole-number array; beyond it a mean in float64 could be off by one, or leave the type's range."""
@@ -18,19 +18,19 @@ MAX_LOSS = 1e9
 """In nats, of a model that is good for anything; its powers stay within float64."""
 
 
-def check_reply(message: Message, reference: Arrays) -> tuple[Arrays, float]:
+def check_reply(message: Message, reference: Arrays) -> tuple[ArrayViews, float]:
     """As `read_reply`, and every number is finite (`check_finite`).
 
     Raises:
         ReplyError: The first rule that the reply breaks, with the array's name but none of its values.
     """
     arrays, num_examples = read_reply(message, reference)
-    check_finite(Resident(flatten(arrays)), reference)
+    check_finite(Resident(arrays), reference)
     return arrays, num_examples
 
 
-def read_reply(message: Message, reference: Arrays) -> tuple[Arrays, float]:
-    """Read a reply's arrays, as views of its bytes, and its number of examples.
+def read_reply(message: Message, reference: Arrays) -> tuple[ArrayViews, float]:
+    """Read a reply's arrays, as views of the bytes that its record holds, and its number of examples.
 
     Guarantees:
         - The arrays have the names, shapes and types of ``reference``, in its order; whole numbers lie within
@@ -50,14 +50,13 @@ def read_reply(message: Message, reference: Arrays) -> tuple[Arrays, float]:
     if set(record) != set(reference):
         odd = sorted(set(record) ^ set(reference))
         raise ReplyError(f"arrays {odd} are missing or not expected; expected those of the model")
+    received = dict(record.items())
     try:
-        received = view_array_record(record)
+        for name, expected in reference.items():
+            _check_array(name, view_array(name, received[name]), expected)
     except MessageError as error:
         raise ReplyError(str(error)) from error
-    arrays = {name: received[name] for name in reference}
-    for name, array in arrays.items():
-        _check_array(name, array, reference[name])
-    return arrays, read_num_examples(message)
+    return RecordViews(record, tuple(reference)), read_num_examples(message)
 
 
 def check_finite(model: Blocks, reference: Arrays) -> None:
@@ -71,7 +70,7 @@ def check_finite(model: Blocks, reference: Arrays) -> None:
             raise ReplyError(f"array {name!r} holds NaN or infinity; expected finite numbers")
 
 
-def check_update_norm(arrays: Arrays, reference: Arrays, *, trained: Collection[str], largest: float) -> None:
+def check_update_norm(arrays: ArrayViews, reference: Arrays, *, trained: Collection[str], largest: float) -> None:
     """Refuse a model that moved too far.
 
     Args:

@@ -5,7 +5,7 @@ They count hospitals, not examples: a weight that a hospital declares itself wou
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from flwr.app import Message
 from numpy.typing import DTypeLike, NDArray
 
 from fl_contract.messages import Arrays
-from strategies.blocks import Blocks, Mean, Resident, flatten, places
+from strategies.blocks import Blocks, Mean, Resident, block_of, flatten, is_finite, places
 from strategies.fedavg import FedAvg
+from strategies.sorting_network import Rows, gather
 from strategies.spool import Spool
 
 
@@ -28,7 +29,7 @@ class RobustStrategy(FedAvg):
     def _combine(self, replies: Iterable[Message], spool: Spool, totals: Arrays) -> Mean:
         del totals
         models: dict[str, Blocks] = {}
-        keep = spool.put if not isinstance(replies, Sequence) else lambda arrays: Resident(flatten(arrays))
+        keep = Resident if isinstance(replies, Sequence) else spool.put
         self._fold_all(replies, lambda site, arrays: models.update({site: keep(arrays)}))
         return self.combine([models[site] for site in sorted(models)])
 
@@ -40,12 +41,21 @@ class RobustStrategy(FedAvg):
 class CoordinateRule(RobustStrategy):
     """A rule for each number of the model by itself."""
 
+    def _combine(self, replies: Iterable[Message], spool: Spool, totals: Arrays) -> Mean:
+        if isinstance(replies, Sequence):
+            return self._lazy_mean(self._keep_resident(replies), totals)
+        return super()._combine(replies, spool, totals)
+
+    def _lazy_mean(self, models: dict[str, Blocks], totals: Arrays) -> Mean:
+        del totals
+        return CoordinateMean([models[site] for site in sorted(models)], self.combine_rows, models)
+
     def combine(self, models: Sequence[Blocks]) -> Mean:
         """See `combine_rows`."""
         return CoordinateMean(models, self.combine_rows)
 
     @abstractmethod
-    def combine_rows(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    def combine_rows(self, rows: Rows) -> NDArray[Any]:
         """One number for each column of the hospitals' numbers, which must not be written to."""
 
 
@@ -56,14 +66,24 @@ class CoordinateMean:
     Attributes:
         models: Of all hospitals.
         rule: Of rows of their numbers.
+        unchecked: See `strategies.blocks.Mean`.
     """
 
     models: Sequence[Blocks]
-    rule: Callable[[Sequence[NDArray[Any]]], NDArray[Any]]
+    rule: Callable[[Rows], NDArray[Any]]
+    unchecked: dict[str, Blocks] = field(default_factory=dict)
+
+    @property
+    def block(self) -> int:
+        """See `strategies.blocks.Mean`."""
+        return block_of(len(self.models))
 
     def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
         """See `strategies.blocks.Mean`."""
-        return self.rule([model.block(name, place).astype(dtype, copy=False) for model in self.models])
+        rows = gather([model.block(name, place) for model in self.models], dtype)
+        if self.unchecked and not all(map(is_finite, [rows] if isinstance(rows, np.ndarray) else rows)):
+            return np.full(place.stop - place.start, np.nan)
+        return self.rule(rows)
 
 
 class CoefficientRule(RobustStrategy):
@@ -78,7 +98,7 @@ class CoefficientRule(RobustStrategy):
         origin, trained = flatten(self._global), self._trained()
         products = np.zeros((len(models), len(models)))
         for name, start in origin.items():
-            for place in places(start.size if name in trained else 0):
+            for place in places(start.size if name in trained else 0, block_of(len(models))):
                 updates = updates_of(models, name, place, start[place])
                 products += updates @ updates.T
         return CoefficientMean(models, origin, self.coefficients(products))
@@ -96,11 +116,18 @@ class CoefficientMean:
         models: Of all hospitals.
         origin: The model that was sent out, flat, by name.
         coefficients: Of each hospital's update.
+        unchecked: None; what there is was checked.
     """
 
     models: Sequence[Blocks]
     origin: Arrays
     coefficients: NDArray[np.float64]
+    unchecked: dict[str, Blocks] = field(default_factory=dict)
+
+    @property
+    def block(self) -> int:
+        """See `strategies.blocks.Mean`."""
+        return block_of(len(self.models))
 
     def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
         """See `strategies.blocks.Mean`; always float64."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from fl_contract.messages import Arrays
+from strategies import blocks
 from strategies.blocks import Blocks, is_finite, places
 
 MEAN_BLOCK = 1 << 17
@@ -64,14 +65,14 @@ class RunningMean:
         return finite
 
     def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
-        """The mean of the models taken in.
+        """The mean of the models taken in; a view where the type is the same.
 
         Raises:
             ValueError: Nothing was added.
         """
         if not self._weights:
             raise ValueError("the mean of no models is not defined; add at least one")
-        return self._means[name][place].astype(dtype)
+        return self._means[name][place].astype(dtype, copy=False)
 
 
 class LazyMean:
@@ -79,29 +80,34 @@ class LazyMean:
 
     Guarantees:
         - To the last bit what `RunningMean` gives for the same order of models.
-        - Memory: a block for each type of mean.
+        - Memory: a block for each type of mean that the room does not have.
 
     Args:
         types: Of the arithmetic, by name.
+        room: Where numbers are worked out if the array there has their type, flat, by name.
     """
 
-    def __init__(self, types: Mapping[str, np.dtype[Any]]) -> None:
-        self._types = types
+    def __init__(self, types: Mapping[str, np.dtype[Any]], room: Arrays) -> None:
+        self._types, self._room = types, room
         self._models: list[Blocks] = []
         self._weights: list[float] = []
-        self._room = {dtype: np.empty(MEAN_BLOCK, dtype) for dtype in set(types.values())}
+        self._shares: list[float] = []
+        others = {dtype for name, dtype in types.items() if room[name].dtype != dtype}
+        self._spare = {dtype: np.empty(MEAN_BLOCK, dtype) for dtype in others}
 
     def add(self, models: Sequence[Blocks], weights: Sequence[float], *, watch: bool = False) -> bool:
         """Add models, of which nothing is read yet."""
         del watch
         self._models += models
+        self._shares += _shares(self._weights, weights)
         self._weights += weights
         return True
 
     def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
         """As `RunningMean.mean`; good until the next call."""
-        mean = self._room[self._types[name]][: place.stop - place.start]
-        _fold((model.block(name, place) for model in self._models), _shares([], self._weights), mean)
+        spare = self._spare.get(self._types[name])
+        mean = self._room[name][place] if spare is None else spare[: place.stop - place.start]
+        _fold((model.block(name, place) for model in self._models), self._shares, mean)
         return mean.astype(dtype, copy=False)
 
 
@@ -138,9 +144,9 @@ class ModelMean:
     Args:
         like: The model that was sent out, flat, by name.
         trained: Names of the arrays that training moves.
-        room: Where means may be kept, flat, by name: those that have the same type as their array are. None for models
-            that can be read at any time, whose mean is then not worked out before it is needed.
+        room: Where means may be kept, flat, by name: those that have the same type as their array are.
         unchecked: The models, by hospital, if they may hold NaN or infinity; the means are then watched.
+        is_lazy: Whether models can be read at any time; their mean is then not worked out before it is needed.
 
     Attributes:
         is_odd: Whether a mean that was watched is not finite.
@@ -150,16 +156,17 @@ class ModelMean:
         self,
         like: Arrays,
         trained: Collection[str],
-        room: Arrays | None,
+        room: Arrays,
         *,
         unchecked: dict[str, Blocks] | None = None,
+        is_lazy: bool = False,
     ) -> None:
         self.unchecked = {} if unchecked is None else unchecked
         self.is_odd = False
         types = {name: mean_type(array.dtype) for name, array in like.items() if name in trained}
         self._trained: RunningMean | LazyMean
-        if room is None:
-            self._trained = LazyMean(types)
+        if is_lazy:
+            self._trained = LazyMean(types, room)
         else:
             self._trained = RunningMean({
                 name: room[name] if room[name].dtype == dtype else np.empty(room[name].size, dtype)
@@ -172,6 +179,11 @@ class ModelMean:
         """As `RunningMean.add`, with a weight for trained arrays and one for all others."""
         for each, part in zip((self._trained, self._others), zip(*weights, strict=True), strict=True):
             self.is_odd |= not each.add(models, part, watch=bool(self.unchecked))
+
+    @property
+    def block(self) -> int:
+        """See `strategies.blocks.Mean`."""
+        return MEAN_BLOCK if isinstance(self._trained, LazyMean) else blocks.BLOCK
 
     def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
         """As `RunningMean.mean`."""

@@ -35,38 +35,30 @@ class Scaffold(FedAvg):
         local_path: K * e, the summed rates of a hospital's local steps in a round; above 0.
         server_learning_rate: r.
         common: See `FedAvg`.
+
+    A checkpoint holds c, float64.
     """
 
     def __init__(self, *, local_path: float, server_learning_rate: float = 1.0, **common: Unpack[Common]) -> None:
         super().__init__(server_learning_rate=server_learning_rate, **common)
         self.local_path = local_path
-        self._control: Arrays = {}
 
     def control(self) -> Arrays:
         """c, by name of the trained array, in the model's types; 0 before the first round."""
         return {
-            name: self._control.get(name, np.zeros(self._global[name].shape)).astype(self._global[name].dtype)
+            name: self._kept.get(name, np.zeros(self._global[name].shape)).astype(self._global[name].dtype)
             for name in self._global
             if name in self._trained()
         }
 
-    def state(self) -> Arrays:
-        """c, float64."""
-        return dict(self._control)
-
-    def load_state(self, state: Arrays) -> None:
-        """Take back what `state` gave."""
-        self._control = {name: np.array(array) for name, array in state.items()}
-
-    def _begin_step(self) -> None:
-        if not self._control:
-            self._control = self._filled(0.0)
+    def _starts(self) -> dict[str, float]:
+        return {"": 0.0}
 
     def _step_block(
         self, name: str, place: slice, old: NDArray[np.float64], mean: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         share = len(self.outcome.examples) / self.num_trainers
-        control = self._control[name].reshape(-1)[place]
+        control = self._kept_block(name, place)
         control += share * ((old - mean) / self.local_path - control)
         return super()._step_block(name, place, old, mean)
 

@@ -9,7 +9,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_contract.messages import Arrays
+from fl_contract.messages import ArrayViews
 
 
 class Spool:
@@ -32,7 +32,7 @@ class Spool:
         """They are gone."""
         self._open.close()
 
-    def put(self, arrays: Arrays) -> "SpooledModel":
+    def put(self, arrays: ArrayViews) -> "SpooledModel":
         """Keep a model."""
         offsets = {}
         for name, array in arrays.items():

@@ -3,8 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
-from fl_contract.messages import Arrays
-from strategies.blocks import Blocks, Resident, flatten
+from fl_contract.messages import ArrayViews
+from strategies.blocks import Blocks, Resident
 from strategies.spool import Spool
 
 HandOn = Callable[[list[tuple[str, Blocks]]], None]
@@ -28,7 +28,7 @@ class Turns:
         self._left_out, self._spool, self._hand_on = left_out, spool, hand_on
         self._waiting: dict[str, Blocks] = {}
 
-    def arrive(self, site: str, arrays: Arrays) -> None:
+    def arrive(self, site: str, arrays: ArrayViews) -> None:
         """Take a hospital's model, its only one.
 
         One that was not asked in this round, whose reply to an earlier one comes now, has its turn after all others.
@@ -40,7 +40,7 @@ class Turns:
         if self._turns[0] != site:
             self._waiting[site] = self._spool.put(arrays)
             return
-        self._waiting[site] = Resident(flatten(arrays))
+        self._waiting[site] = Resident(arrays)
         ready = []
         while self._turns and (self._turns[0] in self._waiting or self._turns[0] in self._left_out):
             ready.append(self._turns.popleft())

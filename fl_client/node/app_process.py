@@ -5,15 +5,18 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 SLOW_IMPORTS = ("numpy", "torch", "opacus", "pandas", "pyarrow", "flwr.supernode.runtime.run_clientapp")
 """What an app would spend its first seconds on."""
 OWN_PACKAGES = ("fl_client", "fl_contract", "fl_host", "fl_server", "privacy", "strategies")
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-"""Keeps libraries from starting threads when they are imported: a fork would lose them."""
+"""Environment in which libraries start no threads when they are imported: a fork would lose them."""
+ANSWERED = 90
+"""Exit code that no app gives by ending itself: 0 could be an app's own."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -24,9 +27,8 @@ def warm_up() -> None:
         - No thread was started, and no GPU was touched: the process can be forked.
 
     Raises:
-        RuntimeError: A library started a thread.
+        RuntimeError: A library started a thread, as some do without `ONE_THREAD` in the environment.
     """
-    os.environ.update(ONE_THREAD)
     for name in SLOW_IMPORTS:
         import_module(name)
     use_plain_log()
@@ -45,24 +47,28 @@ def use_plain_log() -> None:
 def run_app(address: str, token: str) -> NoReturn:
     """Be the process of one client app, in a forked child; never returns.
 
+    Ends with `ANSWERED` once Flower has handed over the app's answer and the task's end, and with another code if it
+    did not come to that.
+
     Args:
         address: ``host:port`` of the SuperNode's Runtime API.
         token: Of the task.
     """
-    code = 1
     try:
         _become_app()
-        from flwr.supernode.runtime.run_clientapp import run_clientapp
+        runtime: Any = import_module("flwr.supernode.runtime.run_clientapp")
+        hand_over = runtime.flwr_exit
 
-        run_clientapp(runtime_api_address=address, token=token, insecure=True, parent_pid=os.getppid())
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
+        def leave(**arguments: Any) -> NoReturn:
+            with suppress(SystemExit):
+                hand_over(**arguments)
+            _end(ANSWERED)
+
+        runtime.flwr_exit = leave
+        runtime.run_clientapp(runtime_api_address=address, token=token, insecure=True, parent_pid=os.getppid())
     except BaseException:  # noqa: BLE001 - nothing may return into the executor's loop
         traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    _end(1)
 
 
 def forget_own_code() -> None:
@@ -92,3 +98,10 @@ def _draw_fresh_randomness() -> None:
 
     np.random.seed()  # noqa: NPY002 - the one that is forked
     torch.seed()
+
+
+def _end(code: int) -> NoReturn:
+    """End at once: threads of the app's, and what it left to be done at exit, do not matter any more."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

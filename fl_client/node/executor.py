@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from fl_client.journal import REFUSAL, Journal
-from fl_client.node.app_process import run_app, warm_up
+from fl_client.node.app_process import ANSWERED, run_app, warm_up
 from fl_client.node.node_folder import NodeFolder
 from fl_client.settings import read_site_settings
 from fl_contract.errors import RefusalCode
@@ -139,17 +139,20 @@ class Executor:
     def _bury(self, app: RunningApp, code: int) -> None:
         _signal_group(app.process, signal.SIGKILL)  # what it started and left
         seconds = time.monotonic() - app.started
-        has_answered = not self._report(app, CRASHED)
-        if has_answered and app.ending is None:
+        if code == ANSWERED and app.ending is None:
             logger.info("an app of run %s ended after %.1f s", app.run, seconds)
             return
-        reason = RefusalCode.TIME_LIMIT.label if app.ending is not None else CRASHED
+        reason = CRASHED
+        if app.ending is not None:
+            reason = RefusalCode.TIME_LIMIT.label
+        else:
+            self._report(app, CRASHED)
         logger.error("an app of run %s ended after %.1f s, code %s: %s", app.run, seconds, code, reason)
         self._forget_installed_bundles()
         self._journal.append(REFUSAL, run=str(app.run), reason=reason, code=code)
 
-    def _report(self, app: RunningApp, details: str) -> bool:
-        """Tell the SuperNode that a task failed; False if it knows already that the task is over."""
+    def _report(self, app: RunningApp, details: str) -> None:
+        """Tell the SuperNode that a task failed, if it does not know that it is over."""
         from flwr.common.constant import SubStatus
         from flwr.proto.runtime_pb2 import PushTaskOutputRequest
         from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
@@ -159,13 +162,10 @@ class Executor:
         )
         try:
             client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=details))
-        except httpx.HTTPStatusError:
-            return False
-        except httpx.TransportError as error:
-            logger.warning("the SuperNode did not hear of a failed task: %s", error)
+        except httpx.HTTPError as error:
+            logger.warning("the SuperNode did not take that an app ended: %s", error)
         finally:
             client.close()
-        return True
 
     def _end_all(self, reason: str) -> None:
         for app in self._apps:

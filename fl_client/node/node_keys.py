@@ -53,7 +53,7 @@ def fingerprint(line: str) -> str:
     """Of an OpenSSH public key, as ``ssh-keygen -l`` shows it.
 
     >>> fingerprint("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f")
-    'SHA256:VO2dBZHgg6NeDTaslgWiOBkO+2WWe5c8lYG0nWUTMyU'
+    'SHA256:ZkAslGjFiUHdGf/WUL8rQvkib4PTvQatUV0OUQSncCA'
     """
     digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fl_client.journal import START, STOP, Journal
+from fl_client.node.app_process import ONE_THREAD
 from fl_client.node.node_folder import CONNECTED, NodeFolder
 from fl_client.node.node_keys import fingerprint, public_line, read_key
 from fl_client.settings import SiteSettings, read_site_settings
@@ -106,7 +107,7 @@ def executor_environment(node: ReadyNode, own: Mapping[str, str]) -> dict[str, s
     environment = {name: value for name, value in node_environment(node, own).items() if name != "HTTPS_PROXY"}
     source = node.settings.source
     name = source.credentials.environment if isinstance(source, SqlSourceSettings) and source.credentials else None
-    return environment | ({name: own[name]} if name is not None and name in own else {})
+    return environment | ONE_THREAD | ({name: own[name]} if name is not None and name in own else {})
 
 
 def _children(node: ReadyNode, own: Mapping[str, str]) -> tuple[Child, ...]:

@@ -119,7 +119,9 @@ class Rotation(Codec):
         codes = (numbers > self._borders[0]).view(np.uint8)
         for border in self._borders[1:]:
             codes += (numbers > border).view(np.uint8)
-        packed: NDArray[np.uint8] = np.pad(codes.ravel(), (0, -codes.size % (8 // self._bits)))
+        packed: NDArray[np.uint8] = codes.ravel()
+        if missing := -packed.size % (8 // self._bits):
+            packed = np.pad(packed, (0, missing))
         bits = self._bits
         while bits < 8:  # two neighbours into one
             pairs = packed.view("<u2")

@@ -4,6 +4,7 @@ The only place that builds Flower's SuperLink; it uses parts of flwr 1.41.0 that
 """
 
 import asyncio
+import asyncio.sslproto
 import os
 import socket
 import ssl
@@ -100,6 +101,7 @@ def _serve(folder: FederationFolder, settings: FederationSettings, sockets: list
         checker=Checker(lambda: read_trusted_leads(folder)),
         log=log,
     )
+    _log_failed_handshakes(log)
     context = _tls_context(folder)
     extensions.get_middleware = lambda: (guard,)
     extensions.get_lifespan_contexts = lambda: (partial(_fresh_certificate, context=context, folder=folder, log=log),)
@@ -165,6 +167,21 @@ def _tls_context(folder: FederationFolder) -> ssl.SSLContext:
             f"{folder.server_certificate}: cannot be used with its key ({error}); run fl-server renew"
         ) from error
     return context
+
+
+def _log_failed_handshakes(log: Logger) -> None:
+    """Log who did not get as far as a request: no TLS, or no trust in our authority. asyncio itself says nothing."""
+    protocol = asyncio.sslproto.SSLProtocol
+    end = protocol._fatal_error
+
+    def logged(self: asyncio.sslproto.SSLProtocol, exc: BaseException, message: str = "") -> None:
+        if "handshake" in message:
+            peer = self._get_extra_info("peername") or ("unknown", 0)
+            cause = getattr(exc, "reason", None) or type(exc).__name__
+            log.warning("refused: no TLS connection", extra={"peer": f"{peer[0]}:{peer[1]}", "cause": cause})
+        end(self, exc, message)
+
+    protocol._fatal_error = logged  # type: ignore[method-assign]
 
 
 @asynccontextmanager

@@ -123,7 +123,7 @@ def test_a_client_app_that_is_killed_in_training_costs_its_hospital_that_round_o
         kill(pid)
 
     _completed(three, run, folder)
-    assert "va" in _rounds(folder)[-1]["examples"]
+    assert "va" in _rounds(folder)[-1]["sites"]
 
 
 def test_a_hospital_whose_machine_is_off_for_two_rounds_takes_part_again(three: Three) -> None:
@@ -136,7 +136,7 @@ def test_a_hospital_whose_machine_is_off_for_two_rounds_takes_part_again(three: 
     three.made.start_hospital("va")
 
     _completed(three, run, folder)
-    assert any("va" not in each["examples"] for each in _rounds(folder))
+    assert any("va" not in each["sites"] for each in _rounds(folder))
 
 
 def test_a_superlink_that_is_killed_is_started_again_and_the_run_goes_on(three: Three) -> None:
@@ -262,7 +262,7 @@ def test_a_full_disk_refuses_with_a_code_and_loses_nothing(three: Three) -> None
         filler.unlink()
 
         _completed(three, run, folder)
-        assert any("va" not in each["examples"] for each in _rounds(folder))
+        assert any("va" not in each["sites"] for each in _rounds(folder))
         three.made.services["va"].end()
     finally:
         subprocess.run(["umount", "--lazy", small], check=True)
@@ -282,9 +282,9 @@ def _fill(path: Path) -> None:
 @pytest.mark.parametrize(
     ("way", "check"),
     [
-        ("late", lambda rounds: all("va" not in each["examples"] for each in rounds)),
-        ("twice", lambda rounds: all("va" in each["examples"] for each in rounds)),
-        ("as-another", lambda rounds: all("va" not in each["examples"] for each in rounds)),
+        ("late", lambda rounds: all("va" not in each["sites"] for each in rounds)),
+        ("twice", lambda rounds: all("va" in each["sites"] for each in rounds)),
+        ("as-another", lambda rounds: all("va" not in each["sites"] for each in rounds)),
     ],
 )
 def test_a_hospital_that_answers_late_twice_or_for_another_harms_nobody_else(
@@ -309,5 +309,5 @@ def test_a_hospital_that_answers_late_twice_or_for_another_harms_nobody_else(
     three.made.start_hospital("va")
     assert done.returncode == 0, done.stdout + done.stderr
     rounds = three.made.rounds()
-    assert all({"cleveland", "hungarian"} <= set(each["examples"]) for each in rounds)
+    assert all({"cleveland", "hungarian"} <= set(each["sites"]) for each in rounds)
     assert check(rounds)

@@ -45,7 +45,7 @@ def test_a_study_runs_between_hosts(separate: Federation) -> None:
     separate.run_study("heart-disease", *words, "--set", "stopping.patience=0")
 
     assert separate.header()["status"] == "completed"
-    assert sorted(separate.rounds()[0]["examples"]) == sorted(HOSPITALS)
+    assert sorted(separate.rounds()[0]["sites"]) == sorted(HOSPITALS)
 
 
 @pytest.mark.parametrize(

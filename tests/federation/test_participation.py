@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 from federation_harness import PLAIN, PRIVATE, Federation, Handler, Outcome
 from flwr.app import Context, Error, Message
+from stopped_runs import StopError, stop_after
 from unreliable_grid import Network
 
-import fl_server.round_loop as round_loop
 from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
 from fl_contract.errors import QuorumError, RefusalCode
 from fl_contract.messages import ARRAYS, Arrays, Request, from_array_record
 from fl_contract.study import STUDIES, Scalar
-from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.late_replies import MAX_STALENESS
 
 ALL = [f"hospital-{number}" for number in range(1, 5)]
@@ -35,26 +34,12 @@ def _sent(network: Network, server_round: int) -> Arrays:
     return from_array_record(network.requests["hospital-1", server_round].content.array_records[ARRAYS])
 
 
-class _StopError(Exception):
-    pass
-
-
-def _stop_after(server_round: int, monkeypatch: pytest.MonkeyPatch, *, is_written: bool = True) -> None:
-    def write_then_stop(folder: Path, checkpoint: Checkpoint) -> None:
-        if is_written or checkpoint.server_round < server_round:
-            write_checkpoint(folder, checkpoint)
-        if checkpoint.server_round == server_round:
-            raise _StopError
-
-    monkeypatch.setattr(round_loop, "write_checkpoint", write_then_stop)
-
-
 def _resume_after(
     server_round: int, federation: Federation, overrides: dict[str, Scalar], monkeypatch: pytest.MonkeyPatch
 ) -> Outcome:
     with monkeypatch.context() as patched:
-        _stop_after(server_round, patched)
-        with pytest.raises(_StopError):
+        stop_after(server_round, patched)
+        with pytest.raises(StopError):
             federation.run(overrides=overrides)
     return federation.run(overrides=overrides, resume=True)
 
@@ -326,8 +311,8 @@ def test_a_round_that_is_repeated_asks_for_the_same_steps(tmp_path: Path, monkey
     slow = _Slow(dict(zip(ALL, (0.01, 0.01, 0.02, 0.05), strict=True)))
     federation = Federation(tmp_path)
     with monkeypatch.context() as patched:
-        _stop_after(3, patched, is_written=False)
-        with pytest.raises(_StopError):
+        stop_after(3, patched, is_written=False)
+        with pytest.raises(StopError):
             federation.run(overrides=BALANCED, wrap=slow.wrap)
     before = [each for each in slow.steps if each[0] == 3]
     slow.steps.clear()

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 from federation_harness import PLAIN, PRIVATE, Federation, Outcome
+from stopped_runs import StopError, stop_after
 
-import fl_server.round_loop as round_loop
 from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
 from fl_contract.errors import CheckpointError
 from fl_contract.strategy_settings import strategy_names
 from fl_contract.study import Scalar
-from fl_server.checkpoint import Checkpoint, write_checkpoint
 from privacy.ledger_book import LedgerEntry
 
 MOMENTUM: dict[str, Scalar] = {
@@ -50,20 +49,6 @@ Federation({out!r}).run(overrides={overrides!r})
 """
 
 
-class _StopError(Exception):
-    pass
-
-
-def _stop_after(server_round: int, monkeypatch: pytest.MonkeyPatch, *, is_written: bool = True) -> None:
-    def write_then_stop(folder: Path, checkpoint: Checkpoint) -> None:
-        if is_written or checkpoint.server_round < server_round:
-            write_checkpoint(folder, checkpoint)
-        if checkpoint.server_round == server_round:
-            raise _StopError
-
-    monkeypatch.setattr(round_loop, "write_checkpoint", write_then_stop)
-
-
 def _assert_same_result(outcome: Outcome, expected: Outcome) -> None:
     assert {name: array.tobytes() for name, array in outcome.model.items()} == {
         name: array.tobytes() for name, array in expected.model.items()
@@ -85,8 +70,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
     expected = Federation(tmp_path / "whole").run(overrides=MOMENTUM)
     federation = Federation(tmp_path / "stopped")
     with monkeypatch.context() as patched:
-        _stop_after(stopped_after, patched)
-        with pytest.raises(_StopError):
+        stop_after(stopped_after, patched)
+        with pytest.raises(StopError):
             federation.run(overrides=MOMENTUM)
 
     outcome = federation.run(overrides=MOMENTUM, resume=True)
@@ -137,8 +122,8 @@ def test_every_algorithm_learns_and_repeats_a_round_that_was_cut_off_to_the_bit(
     expected = Federation(tmp_path / "whole").run(overrides=overrides)
     federation = Federation(tmp_path / "stopped")
     with monkeypatch.context() as patched:
-        _stop_after(3, patched, is_written=False)
-        with pytest.raises(_StopError):
+        stop_after(3, patched, is_written=False)
+        with pytest.raises(StopError):
             federation.run(overrides=overrides)
 
     outcome = federation.run(overrides=overrides, resume=True)
@@ -156,8 +141,8 @@ def test_a_resumed_ensemble_has_the_same_members_to_the_bit(
     expected = Federation(tmp_path / "whole").run(overrides=overrides)
     federation = Federation(tmp_path / "stopped")
     with monkeypatch.context() as patched:
-        _stop_after(1, patched, is_written=is_written)
-        with pytest.raises(_StopError):
+        stop_after(1, patched, is_written=is_written)
+        with pytest.raises(StopError):
             federation.run(overrides=overrides)
 
     outcome = federation.run(overrides=overrides, resume=True)
@@ -175,8 +160,8 @@ def test_a_resumed_average_equals_an_uninterrupted_one_to_the_bit(
     expected = Federation(tmp_path / "whole").run(overrides=MOMENTUM)
     federation = Federation(tmp_path / "stopped")
     with monkeypatch.context() as patched:
-        _stop_after(stopped_after, patched)
-        with pytest.raises(_StopError):
+        stop_after(stopped_after, patched)
+        with pytest.raises(StopError):
             federation.run(overrides=MOMENTUM)
 
     outcome = federation.run(overrides=MOMENTUM, resume=True)
@@ -189,8 +174,8 @@ def test_a_resumed_run_keeps_its_identity_and_drops_rounds_that_no_checkpoint_ho
 ) -> None:
     federation = Federation(tmp_path)
     with monkeypatch.context() as patched:
-        _stop_after(2, patched)
-        with pytest.raises(_StopError):
+        stop_after(2, patched)
+        with pytest.raises(StopError):
             federation.run(overrides=MOMENTUM)
     run = federation.outcome().header["run"]
     with (tmp_path / "federated" / "rounds.jsonl").open("a") as stream:
@@ -215,8 +200,8 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
 def test_resuming_with_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     federation = Federation(tmp_path)
     with monkeypatch.context() as patched:
-        _stop_after(1, patched)
-        with pytest.raises(_StopError):
+        stop_after(1, patched)
+        with pytest.raises(StopError):
             federation.run()
 
     with pytest.raises(CheckpointError, match="belongs to a study with other settings"):

@@ -72,6 +72,12 @@ def test_each_printed_line_is_a_line_of_the_childs_log_and_its_environment_is_wh
     assert messages(tmp_path) == ["out", "err", f"False {tmp_path.resolve()}"]
 
 
+def test_colours_for_terminals_stay_out_of_the_log(tmp_path: Path) -> None:
+    supervise([child(tmp_path, "print('\\x1b[92mINFO\\x1b[0m: here')")], tmp_path)
+
+    assert messages(tmp_path) == ["INFO: here"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_all_children_and_gives_0(tmp_path: Path, number: signal.Signals) -> None:
     code = "import os, time, pathlib; pathlib.Path('pid').write_text(f'{os.getpid()}\\n'); time.sleep(60)"

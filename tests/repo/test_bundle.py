@@ -51,14 +51,16 @@ def test_the_bundle_holds_every_file_of_the_packages(tree: Path, committable_fil
 def test_no_code_of_a_host_is_in_the_bundle_nor_needed_by_it(tree: Path) -> None:
     """What approves, starts and watches code is installed at a host; were it in the bundle, it would approve itself."""
     archive = zipfile.ZipFile(io.BytesIO(build_fab_from_disk(tree)))
-    host_modules = tuple(name.removesuffix(".py").rstrip("/").replace("/", ".") for name in (*HOST_CODE, "fl_host/"))
+    host_modules = tuple(
+        f"{name.removesuffix('.py').rstrip('/')}/".replace("/", ".") for name in (*HOST_CODE, "fl_host/")
+    )
 
     needed = {
         (name, module)
         for name in archive.namelist()
         if name.endswith(".py")
         for module in _imported_modules(archive.read(name).decode())
-        if module.startswith(host_modules)
+        if f"{module}.".startswith(host_modules)
     }
 
     assert [name for name in archive.namelist() if name.startswith(HOST_CODE)] == []

@@ -21,7 +21,7 @@ from strategies.median import Median
 from strategies.norm_bounding import NormBounding
 from strategies.participation import Roster
 from strategies.robust import RobustStrategy
-from strategies.sorting_network import comparators, sorted_rows
+from strategies.sorting_network import comparators, gather, sorted_rows
 from strategies.trimmed_mean import TrimmedMean
 
 RunRound = Callable[..., Arrays]
@@ -46,7 +46,7 @@ def test_the_network_sorts_every_pattern_of_noughts_and_ones(count: int) -> None
     patterns = np.array(list(itertools.product([0.0, 1.0], repeat=count))).T.copy()
     expected = np.sort(patterns, axis=0)
 
-    assert np.array_equal(np.stack(sorted_rows(list(patterns), range(count))), expected)
+    assert np.array_equal(np.array(sorted_rows(gather(list(patterns), float), range(count))), expected)
 
 
 @given(st.integers(10, 70))
@@ -54,11 +54,11 @@ def test_the_network_sorts_more_rows(count: int) -> None:
     block = rows_of(count, size=33, seed=count)
     expected = np.sort(block, axis=0)
 
-    assert np.array_equal(np.stack(sorted_rows(list(block), range(count))), expected)
+    assert np.array_equal(np.array(sorted_rows(gather(list(block), np.float32), range(count))), expected)
     assert len(comparators(count)) < count * np.log2(count) ** 2 / 2 + count
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 10])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 10, 50])
 @pytest.mark.parametrize("block", [16, 1 << 15])
 def test_the_median_is_numpys(
     count: int, block: int, run_round: RunRound, roster_of: MakeRoster, monkeypatch: pytest.MonkeyPatch
@@ -71,7 +71,22 @@ def test_the_median_is_numpys(
     assert model["w"] == pytest.approx(np.median(rows, axis=0), abs=1e-7)
 
 
-@pytest.mark.parametrize("count", [1, 4, 5, 10, 11])
+@pytest.mark.parametrize("count", [9, 41])
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_a_model_with_a_number_that_is_not_finite_does_not_count_as_one_of_the_median(
+    count: int, odd: float, run_round: RunRound, roster_of: MakeRoster
+) -> None:
+    rows = rows_of(count)
+    rows[3, 5] = odd
+    strategy = Median(roster=roster_of(*sites(count)))
+
+    model = run_round(strategy, {"w": np.zeros(7, np.float32)}, answers(rows))
+
+    assert model["w"] == pytest.approx(np.median(np.delete(rows, 3, axis=0), axis=0), abs=1e-7)
+    assert list(strategy.outcome.left_out) == [sites(count)[3]]
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 10, 11, 50])
 @pytest.mark.parametrize("fraction", [0.0, 0.2, 0.4])
 def test_the_trimmed_mean_is_scipys(count: int, fraction: float, run_round: RunRound, roster_of: MakeRoster) -> None:
     rows = rows_of(count)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fl_contract.errors import QuorumError
 from fl_contract.messages import Arrays, from_array_record
-from strategies import blocks, fedavg, running_mean
+from strategies import blocks, running_mean
 from strategies.blocks import Blocks
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
@@ -61,7 +61,6 @@ def test_lists_and_streams_in_any_order_give_the_same_bits(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK", block)
         patch.setattr(running_mean, "MEAN_BLOCK", block)
-        patch.setattr(fedavg, "MEAN_BLOCK", block)
         for number, order in enumerate(orders):
             strategy = make(roster=roster_of(*SITES), buffer_names={"variance"})
             model: Arrays = {}

@@ -47,7 +47,11 @@ def process(command: list[str], folder: Path, **environment: str) -> Iterator["s
         started = subprocess.Popen(
             command,
             cwd=folder,
-            env={**os.environ, **QUIET_FLOWER, **environment},
+            env={
+                **{name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ},
+                **QUIET_FLOWER,
+                **environment,
+            },
             stdout=log,
             stderr=log,
             process_group=0,

@@ -1,9 +1,12 @@
 """What is forked is warm, has one thread, no GPU, and none of our own code; each fork draws its own numbers."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from fl_client.node.app_process import ONE_THREAD
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +38,9 @@ for _ in range(2):
 
 
 def test_two_forks_of_a_warm_process_share_no_random_number_and_none_of_our_code() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    environment = {"PATH": os.environ["PATH"], **ONE_THREAD}
+
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
     first, second = (line.split() for line in done.stdout.splitlines())

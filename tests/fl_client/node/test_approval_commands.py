@@ -1,5 +1,9 @@
 """``fl-client approve`` lets in what the study lead signed, after it was shown and said yes to; nothing of it runs."""
 
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +81,30 @@ def test_what_changed_since_the_last_approved_bundle_is_shown(
     assert "-app = 1\n+app = 2\n" in full
     assert "+x = '\\x1b[2K'" in full
     assert "\x1b[2K" not in full
+
+
+@pytest.mark.slow
+def test_on_a_terminal_the_changed_lines_open_in_a_pager(
+    run: Callable[..., Result], site: Path, bundle: Path, tmp_path: Path
+) -> None:
+    run("approve", site, bundle, "--yes")
+    following = write_signed(tmp_path / "next.fab", build(**NEXT))
+    ours, theirs = pty.openpty()
+    command = [str(word) for word in (Path(sys.executable).with_name("fl-client"), "approve", site, following)]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "PAGER": "cat"}
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while b"[y/N]" not in shown:
+            shown += os.read(ours, 65536)
+        os.write(ours, b"y\n")
+        process.wait(timeout=60)
+    os.close(ours)
+
+    assert process.returncode == 0
+    assert b"+app = 2" in shown
+    assert len(Approvals(site.parent).list()) == 2
 
 
 def test_a_bundle_that_is_approved_is_not_asked_for_again(run: Callable[..., Result], site: Path, bundle: Path) -> None:

@@ -132,6 +132,7 @@ def test_the_processes_see_what_they_need_and_only_the_supernode_the_proxy(site_
     assert "DATABASE_LOGIN" not in of_node
     assert of_apps["DATABASE_LOGIN"] == "user:password"
     assert "HTTPS_PROXY" not in of_apps
+    assert of_apps["OPENBLAS_NUM_THREADS"] == "1"  # else the executor could not fork
     for environment in (of_node, of_apps):
         assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
         assert environment["CUDA_VISIBLE_DEVICES"] == "0"

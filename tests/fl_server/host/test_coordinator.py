@@ -140,7 +140,7 @@ def test_a_run_is_left_watched_stopped_and_its_exit_codes_are_true(folder: Feder
     run = wait(
         lambda: [line.split()[1] for line in (tmp_path / "output").read_text().splitlines() if line.startswith("run ")]
     )[0]
-    wait(lambda: list(folder.runs.glob("digits-*/private/run.json")) and "running" in ask(folder, "status", run).output)
+    wait(lambda: "0 of 20" in ask(folder, "status", run).output)  # its record has begun
 
     # A task that runs cannot be claimed by who has no secret.
     port = folder.settings().operator_port

@@ -66,6 +66,13 @@ def refusals(folder: FederationFolder) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, lines) if line["message"].startswith("refused")]
 
 
+def wait_for_refusals(folder: FederationFolder, before: int, count: int) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + 10
+    while len(found := refusals(folder)[before:]) < count and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
 def test_the_study_lead_reaches_the_control_api(folder: FederationFolder) -> None:
     with open_control(folder) as control:
         assert list(control.ListNodes(ListNodesRequest()).nodes_info) == []
@@ -198,18 +205,25 @@ def test_a_stranger_registers_no_node(folder: FederationFolder) -> None:
 
 
 def test_without_tls_nothing_is_answered(folder: FederationFolder) -> None:
+    before = len(refusals(folder))
+
     for port in (folder.settings().port, folder.settings().operator_port):
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False)
 
+    assert [line["cause"] for line in wait_for_refusals(folder, before, 2)] == ["HTTP_REQUEST", "HTTP_REQUEST"]
+
 
 def test_who_trusts_another_authority_does_not_connect(folder: FederationFolder, tmp_path: Path) -> None:
     other = coordinators.new_folder(tmp_path / "other")
+    before = len(refusals(folder))
 
     with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
         httpx.get(
             f"https://127.0.0.1:{folder.settings().port}/health", verify=coordinators.trusting(other), trust_env=False
         )
+
+    assert [line["cause"] for line in wait_for_refusals(folder, before, 1)] == ["TLSV1_ALERT_UNKNOWN_CA"]
 
 
 def test_all_that_the_superlink_wrote_is_its_owners_alone(folder: FederationFolder) -> None:
