@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from fl_host.json_log import open_json_log
+from fl_host.leftovers import Groups, hold_groups
 
 LOOK_SECONDS = 0.2
 TERMINATE_SECONDS = 10.0
@@ -54,6 +55,7 @@ def supervise(children: Sequence[Child], logs: Path, *, on_ready: Callable[[], N
 
     Guarantees:
         - Each child is in a process group of its own, and all groups are ended before this returns or raises.
+        - Where this process is itself killed, the next one on the same ``logs`` ends what it left.
         - Each line that a child prints is one line of ``<logs>/<name>.jsonl``.
 
     Args:
@@ -64,10 +66,15 @@ def supervise(children: Sequence[Child], logs: Path, *, on_ready: Callable[[], N
     Returns:
         0 after SIGTERM, SIGINT or SIGHUP; otherwise the code of the child that ended, never 0; 128 and the signal's
         number for one that a signal ended.
+
+    Raises:
+        RunError: Another process supervises with the same ``logs``.
     """
     log = open_json_log(logs, "supervisor")
-    kept = [_Kept(child, open_json_log(logs, child.name), log) for child in children]
-    with _ending_signals() as asked:
+    with _ending_signals() as asked, hold_groups(logs) as groups:
+        for leader in groups.end_leftovers():
+            log.warning("ended what a supervisor that was killed left", extra={"pid": leader})
+        kept = [_Kept(child, open_json_log(logs, child.name), log, groups) for child in children]
         try:
             for each in kept:
                 each.start()
@@ -105,6 +112,7 @@ class _Kept:
     child: Child
     output: Logger
     log: Logger
+    groups: Groups
     process: "subprocess.Popen[bytes] | None" = None
     pump: threading.Thread | None = None
     started: float = 0.0
@@ -122,6 +130,7 @@ class _Kept:
             stderr=subprocess.STDOUT,
             process_group=0,
         )
+        self.groups.keep(self.process.pid)
         self.started = time.monotonic()
         self.log.info("started %s", self.child.name, extra={"pid": self.process.pid})
         self.pump = threading.Thread(target=self._keep_output, args=(self.process,), daemon=True)

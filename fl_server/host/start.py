@@ -12,6 +12,7 @@ from pathlib import Path
 from cryptography import x509
 
 from fl_contract.errors import RunError
+from fl_host.leftovers import hold_groups
 from fl_host.private_files import make_private_folder
 from fl_host.quiet_flower import QUIET_FLOWER
 from fl_host.supervisor import Child, supervise
@@ -45,6 +46,8 @@ def start(folder: FederationFolder, say: Callable[[str], None]) -> int:
     for inner in (folder.logs, folder.runs, folder.sites, folder.flower_home):
         make_private_folder(inner)
     with _only_one(folder):
+        with hold_groups(folder.logs) as groups:
+            groups.end_leftovers()  # of one that was killed; they would hold the ports
         for listener in listen(folder):  # a port that is taken is an error now, not a child that starts for ever
             listener.close()
         return supervise(_children(folder), folder.logs, on_ready=lambda: _announce(folder, say))

@@ -174,17 +174,24 @@ def test_a_superlink_and_an_executor_that_are_killed_come_back(folder: Federatio
     assert ask(folder, "sites").exit_code == 0
 
 
-def test_a_signal_ends_all_with_0_and_frees_the_folder(tmp_path: Path) -> None:
+@pytest.mark.chaos
+def test_after_a_kill_it_starts_again_and_a_signal_ends_all_with_0(tmp_path: Path) -> None:
     folder = coordinators.new_folder(tmp_path / "federation")
     command = [coordinators.FL_SERVER, "start", "--folder", str(folder.root)]
 
-    with coordinators.serving(folder, command, tmp_path / "output") as process:
+    with coordinators.serving(folder, command, tmp_path / "first") as process:
+        process.kill()
+        process.wait()
+    left = [pid_of(folder, name) for name in ("superlink", "executor")]
+    assert [Path(f"/proc/{pid}").exists() for pid in left] == [True, True]
+    with coordinators.serving(folder, command, tmp_path / "second") as process:
+        wait(lambda: "ready  " in (tmp_path / "second").read_text())
         pids = [pid_of(folder, name) for name in ("superlink", "executor")]
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
 
     assert code == 0
-    assert [Path(f"/proc/{pid}").exists() for pid in pids] == [False, False]
+    assert [Path(f"/proc/{pid}").exists() for pid in (*left, *pids)] == [False] * 4
     with lock_file(folder).open("rb") as stream:
         fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -190,6 +190,11 @@ def test_a_task_is_not_claimed_without_the_executors_secret(folder: FederationFo
     assert answer.status_code == (401 if operator else 403)
 
 
+@pytest.mark.parametrize("path", ["pull-task-input", "get-nodes", "push-logs", "pull-messages", "create-task"])
+def test_nothing_of_a_task_is_had_without_its_token(folder: FederationFolder, path: str) -> None:
+    assert post(folder, f"/v1/runtime/{path}", operator=True).status_code in (401, 403)
+
+
 def test_a_stranger_registers_no_node(folder: FederationFolder) -> None:
     key = ec.generate_private_key(ec.SECP384R1()).public_key()
     public = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
