@@ -165,6 +165,7 @@ def print_table(samples: list[Sample], beyond: list[dict[str, float]], console: 
 def main(
     seconds: Annotated[float, typer.Option(help="Of nothing, at each size.")] = 60.0,
     rounds: Annotated[int, typer.Option(help="Of a run, at each size.")] = 5,
+    most: Annotated[int, typer.Option(help="Hospitals at the largest size.")] = max(SIZES),
     results: Annotated[Path | None, typer.Option(help="File to keep the result in.")] = None,
     commit: Annotated[str, typer.Option(help="Said in the result: git rev-parse --short HEAD.")] = "not said",
 ) -> None:
@@ -173,7 +174,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder, federation(Path(folder)) as made, ByteCounter(made.port) as counter:
         made.init()
         made.start_coordinator()
-        for number in range(max(SIZES)):
+        for number in range(most):
             made.enrol(f"hospital-{number}", site_toml(number), address=f"localhost:{counter.port}")
             made.start_hospital(f"hospital-{number}")
             if number + 1 in SIZES:
