@@ -20,6 +20,8 @@ END_SECONDS = 10.0
 class Groups:
     """Process groups of one supervisor, kept in a file that outlives it.
 
+    A copy of the file, such as one from a backup, names groups that are not the copy's: it counts as empty.
+
     Args:
         stream: Of the file, locked.
     """
@@ -27,6 +29,8 @@ class Groups:
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._groups: dict[str, dict[str, str]] = {}
+        found = os.fstat(stream.fileno())
+        self._file = f"{found.st_dev}:{found.st_ino}"
 
     def keep(self, pid: int) -> None:
         """Remember a group by its leader, which was just started; forget those that have ended."""
@@ -41,7 +45,8 @@ class Groups:
             Leaders of those that still ran.
         """
         with suppress(ValueError):
-            self._groups = json.loads(self._stream.read() or "{}")
+            kept = json.loads(self._stream.read() or "{}")
+            self._groups = kept["groups"] if kept.get("file") == self._file else {}
         found = [int(group) for group, mark in self._groups.items() if _is_ours(int(group), mark)]
         for number in (signal.SIGTERM, signal.SIGKILL):
             for group in found:
@@ -57,7 +62,7 @@ class Groups:
     def _write(self) -> None:
         self._stream.seek(0)
         self._stream.truncate()
-        json.dump(self._groups, self._stream)
+        json.dump({"file": self._file, "groups": self._groups}, self._stream)
         self._stream.flush()
 
 

@@ -48,7 +48,13 @@ def open_signed_bundle(site: Path, bundle: Path, signature: Path | None = None) 
             content = stream.read(MAX_BUNDLE_BYTES + 1)
     except OSError as error:
         raise SettingError(f"{bundle}: cannot be read ({error.strerror}); check the path") from error
-    signed = BundleSignature.read(signature or bundle.with_name(f"{bundle.name}.sig"))
+    beside = signature or bundle.with_name(f"{bundle.name}.sig")
+    if not beside.exists():
+        raise SettingError(
+            f"{beside}: is not there; a bundle is approved with the study lead's signature only: ask for the file that "
+            "fl-server bundle wrote beside it, or name it by --signature"
+        )
+    signed = BundleSignature.read(beside)
     verify_bundle(content, signed, key)
     opened = read_bundle(content)
     if opened.version != signed.version:

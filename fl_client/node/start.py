@@ -19,6 +19,7 @@ from fl_client.settings import SiteSettings, read_site_settings
 from fl_client.source_settings import SqlSourceSettings
 from fl_contract.enrolment import Invitation
 from fl_contract.errors import RunError, SettingError
+from fl_host.leftovers import hold_groups
 from fl_host.private_files import check_private, make_private_folder, write_private
 from fl_host.quiet_flower import QUIET_FLOWER
 from fl_host.supervisor import Child, supervise
@@ -63,7 +64,6 @@ def check_ready(site_file: Path) -> ReadyNode:
         raise SettingError(f"name={settings.name!r}; the invitation is for {invitation.site!r}; enrol under this name")
     if invitation.node_key != (key := fingerprint(public_line(read_key(folder.key)))):
         raise SettingError(f"{folder.key}: {key}; the invitation is for {invitation.node_key}; fl-client join again")
-    _check_port(settings.node.runtime_port)
     return ReadyNode(site_file=site_file.resolve(), settings=settings, invitation=invitation)
 
 
@@ -74,13 +74,17 @@ def start(node: ReadyNode, say: Callable[[str], None]) -> int:
         0 after a signal; otherwise the code of what failed.
 
     Raises:
-        SettingError: It runs already.
+        SettingError: It runs already, or its port is taken.
         NotAdmittedError: The coordinator does not take this node.
     """
     folder = NodeFolder.of(node.site_file)
     journal = Journal(node.site_file.parent)
     with _only_one(folder):
-        make_private_folder(folder.flower_home)
+        for inner in (folder.flower_home, folder.logs):
+            make_private_folder(inner)
+        with hold_groups(folder.logs) as groups:
+            groups.end_leftovers()
+        _check_port(node.settings.node.runtime_port)
         write_private(folder.executor_secret, secrets.token_bytes(48))
         folder.connection.unlink(missing_ok=True)
         journal.append(START, federation=node.invitation.federation, address=node.invitation.address)

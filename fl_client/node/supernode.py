@@ -19,6 +19,8 @@ from fl_client.node.node_folder import CONNECTED, NodeFolder
 from fl_client.node.node_keys import read_key
 from fl_client.settings import read_site_settings
 from fl_contract.enrolment import Invitation
+from fl_host.checks import Status
+from fl_host.endpoint import Endpoint
 from fl_host.private_files import make_private_folder, write_private
 from fl_host.quiet_flower import QUIET_FLOWER
 
@@ -106,7 +108,9 @@ def _install_gates(site_file: Path, folder: NodeFolder) -> None:
 
     flower: dict[Any, dict[str, Any]] = {
         supernode: {
-            "_init_connection": _connection(supernode._init_connection, bundles, folder),
+            "_init_connection": _connection(
+                supernode._init_connection, bundles, folder, lambda: _is_known(site_file, folder)
+            ),
             "_verify_fab": bundles.verify,
             "_pull_and_store_message": pull,
             "_push_messages": replies.push_messages(supernode._push_messages),
@@ -125,13 +129,24 @@ def _sleep_shorter(seconds: float) -> None:
     time.sleep(SHORTER_SLEEPS.get(seconds, seconds))
 
 
-def _connection(connect: Callable[..., Any], bundles: Any, folder: NodeFolder) -> Callable[..., Any]:
+def _is_known(site_file: Path, folder: NodeFolder) -> bool:
+    """Whether the coordinator knows the key; Flower gives one code for a strange key and for one that is online."""
+    from fl_client.node.registration import check_registered
+
+    proxy = read_site_settings(site_file).node.proxy
+    endpoint = Endpoint.parse(Invitation.read(folder.invitation).address, proxy)
+    return check_registered(endpoint, folder).status is Status.OK
+
+
+def _connection(
+    connect: Callable[..., Any], bundles: Any, folder: NodeFolder, is_known: Callable[[], bool]
+) -> Callable[..., Any]:
     """Flower's own connection, through the bundle gate, and with patience for an old lease."""
 
     @contextmanager
     def connect_patiently(**arguments: Any) -> Iterator[tuple[Any, ...]]:
         with ExitStack() as stack:
-            node_id, receive, send, get_run, get_fab, *rest = _enter(stack, connect, arguments, folder)
+            node_id, receive, send, get_run, get_fab, *rest = _enter(stack, connect, arguments, folder, is_known)
             write_private(folder.connection, CONNECTED.encode())
             yield node_id, receive, send, bundles.fetch_run(get_run), bundles.fetch_bundle(get_fab), *rest
 
@@ -139,7 +154,11 @@ def _connection(connect: Callable[..., Any], bundles: Any, folder: NodeFolder) -
 
 
 def _enter(
-    stack: ExitStack, connect: Callable[..., Any], arguments: dict[str, Any], folder: NodeFolder
+    stack: ExitStack,
+    connect: Callable[..., Any],
+    arguments: dict[str, Any],
+    folder: NodeFolder,
+    is_known: Callable[[], bool],
 ) -> tuple[Any, ...]:
     deadline = time.monotonic() + LEASE_SECONDS
     while True:
@@ -148,9 +167,14 @@ def _enter(
         except NotConnectedError as error:
             if "[code: 2004]" not in str(error):
                 sys.exit(f"no connection to the coordinator: {error}")
-            if time.monotonic() > deadline:
+            if not is_known():
                 _leave(folder, "the coordinator does not know this node's key: it was not admitted, or it was expelled")
-            logger.warning("the coordinator does not take this node yet; after a crash that lasts a minute")
+            if time.monotonic() > deadline:
+                _leave(
+                    folder,
+                    "another node with this key is online: end it there, or, if it is not yours, have it expelled",
+                )
+            logger.warning("the coordinator takes this node for online; after a crash that lasts a minute")
             time.sleep(5)
         else:
             return connection

@@ -20,11 +20,12 @@ def bundle(
     from fl_server.exit_codes import exit_codes, open_console
     from fl_server.host.bundle import build_and_sign, write_bundle
     from fl_server.host.federation import FederationFolder
+    from fl_server.host.lead import read_lead_key
     from fl_server.local_grid import PROJECT
 
     console = open_console()
     with exit_codes():
-        content, signature = build_and_sign(PROJECT, lead_key or FederationFolder(folder).lead_key)
+        content, signature = build_and_sign(PROJECT, read_lead_key(FederationFolder(folder), lead_key))
         path = write_bundle(content, signature, out)
         names = map(Path, zipfile.ZipFile(io.BytesIO(content)).namelist())
         studies = sorted(name.stem for name in names if name.parts[0] == "studies")

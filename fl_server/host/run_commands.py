@@ -192,6 +192,7 @@ def _plan(
 ) -> "RunPlan":
     from fl_contract.study import STUDIES
     from fl_server.host.bundle import build_and_sign
+    from fl_server.host.lead import read_lead_key
     from fl_server.host.runs import RunPlan, check_study, resumed_folder, study_in_bundle
     from fl_server.local_grid import PROJECT
     from fl_server.simulation import find_study, parse_overrides
@@ -201,7 +202,7 @@ def _plan(
         raise SettingError(f"{study}: hospitals take a study from the bundle only; copy the file into {STUDIES}")
     overrides = parse_overrides(assignments)
     try:
-        content = bundle.read_bytes() if bundle else build_and_sign(PROJECT, lead_key or federation.lead_key)[0]
+        content = bundle.read_bytes() if bundle else build_and_sign(PROJECT, read_lead_key(federation, lead_key))[0]
     except OSError as error:
         raise SettingError(f"--bundle={bundle}; cannot be read ({error.strerror}); check the path") from error
     loaded = study_in_bundle(content, name, overrides)

@@ -89,7 +89,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
         with TlsTap(free_port(), made.port, pki / "server.crt", pki / "server.key", pki / "ca.crt") as tap:
             for name in NAMES:
                 made.enrol(name, file_hospital(name, task_timeout_seconds=20), address=f"localhost:{tap.port}")
-                made.start_hospital(name)
+            made.start_hospitals(*NAMES)
             yield Three(made, tap)
             made.end()
 

@@ -63,8 +63,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresS
             sites["unusable"] = _unusable_hospital(folder)
             for name, text in sites.items():
                 made.enrol(name, text, address=f"localhost:{tap.port}")
-            for name in sites:
-                made.start_hospital(name, environment={"HOSPITAL_SECRET": PLANTED["environment"]})
+            made.start_hospitals(*sites, environment={"HOSPITAL_SECRET": PLANTED["environment"]})
             done = made.run_study("heart-disease", *PLAIN)
             yield Running(made, tap, done.stdout + done.stderr)
 
@@ -195,7 +194,9 @@ def _is_below_private(path: Path) -> bool:
 
 
 def test_a_run_that_fails_exits_with_1_and_says_why(running: Running) -> None:
-    done = running.federation.run_study("heart-disease", "--set", "federation.min-sites=6", *PLAIN, check=False)
+    words = ("--set", "federation.min-sites=6", "--set", "federation.round-timeout-seconds=5.0")
+
+    done = running.federation.run_study("heart-disease", *words, *PLAIN, check=False)
 
     assert done.returncode == 1
     assert "federation.min-sites" in done.stdout + done.stderr

@@ -1,17 +1,23 @@
 """Whoever is not of the federation is refused, and the side that refuses writes it down."""
 
+import base64
+import hashlib
 import json
 import re
 import shutil
 import socket
 import ssl
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key, ssh_key_fingerprint
 from deployed_federation import Federation, federation
+from flwr.cli.build import build_fab_from_disk
 from heart_hospitals import DATA, file_hospital
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.deployment,
@@ -54,7 +60,13 @@ def _copy_of(made: Federation, name: str, copy: str) -> Path:
 
 def _change_invitation(site: Path, **changes: str) -> None:
     path = site.parent / "node" / "invitation.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    named = {key.replace("_", "-"): value for key, value in changes.items()}
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))
+
+
+def _fingerprint(public_line: bytes) -> str:
+    digest = ssh_key_fingerprint(load_ssh_public_key(public_line), hashes.SHA256())
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
 def test_a_connection_without_tls_is_refused(inside: Federation) -> None:
@@ -85,12 +97,14 @@ def test_a_key_that_was_never_admitted_is_refused(inside: Federation) -> None:
     site = _copy_of(inside, "hungarian", "stranger")
     done = inside.run("fl-client", "enroll", str(site), "--new-key", "--out", "stranger.json", check=False)
     assert done.returncode == 0, done.stderr
-    for new in (site.parent / "node").glob("*.new"):  # as if it had been joined
-        new.rename(new.with_suffix(""))
+    for ending in ("key", "pub"):  # as if it had been joined
+        (site.parent / "node" / f"next.{ending}").rename(site.parent / "node" / f"node.{ending}")
+    line = (site.parent / "node" / "node.pub").read_bytes()
+    _change_invitation(site, node_key=_fingerprint(line))
 
     service = inside.start("stranger", "fl-client", "start", str(site))
 
-    service.await_text("not admitted|not registered|expelled", seconds=60)
+    service.await_text("does not know this node.s key", seconds=60)
     service.end()
     assert re.search("2004|activate", _logged(inside, "federation"))
 
@@ -101,16 +115,17 @@ def test_an_expelled_hospital_is_refused(inside: Federation) -> None:
     inside.run("fl-server", "expel", "hungarian", "--yes")
 
     assert service.process.wait(90) != 0 or "expelled" in service.printed()
-    assert re.search("not admitted|not registered|expelled", service.printed())
+    assert "expelled" in service.printed()
     assert "expelled" in inside.run("fl-server", "sites").stdout
 
 
+@pytest.mark.chaos  # a node waits for more than a minute, as it has to after a crash of its own
 def test_a_second_node_with_a_copied_key_is_refused_while_the_first_is_there(inside: Federation) -> None:
     site = _copy_of(inside, "cleveland", "copied")
 
     service = inside.start("copied", "fl-client", "start", str(site))
 
-    service.await_text("already|another node|not admitted", seconds=60)
+    service.await_text("another node with this key is online", seconds=110)
     service.end()
     assert inside.run_study("heart-disease", *PLAIN, "--set", "federation.min-sites=1").returncode == 0
 
@@ -126,11 +141,18 @@ def test_a_bundle_without_a_signature_is_not_approved(inside: Federation) -> Non
 
 
 def _altered(made: Federation) -> Path:
-    """The bundle with one more line of code."""
+    """A whole bundle, of the same sources with one more line."""
+    tree = made.folder / "consilium"
+    if not tree.exists():
+        tree.mkdir()
+        for name in ("fl_contract", "privacy", "strategies", "fl_client", "fl_server", "studies"):
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "LICENSE"):
+            shutil.copy(ROOT / name, tree / name)
+        with (tree / "fl_client" / "training.py").open("a") as stream:
+            stream.write("\n# more\n")
     path = made.folder / "altered.fab"
-    with zipfile.ZipFile(made.bundle) as before, zipfile.ZipFile(path, "w") as after:
-        for name in before.namelist():
-            after.writestr(name, before.read(name) + (b"\n# more\n" if name == "fl_client/training.py" else b""))
+    path.write_bytes(build_fab_from_disk(tree))
     return path
 
 
@@ -145,11 +167,7 @@ def test_an_altered_bundle_is_not_approved(inside: Federation) -> None:
 
 
 def test_a_bundle_that_was_not_approved_does_not_run(inside: Federation) -> None:
-    """Signed by the lead this time: approval is the hospital's, and it has not given it."""
-    source = inside.folder / "altered-source"
-    with zipfile.ZipFile(inside.bundle) as archive:
-        archive.extractall(source)
-    (source / "fl_client" / "training.py").write_text((source / "fl_client" / "training.py").read_text() + "\n# more\n")
+    """The lead asks for it, by a signed request: approval is the hospital's, and it has not given it."""
     bundle = _altered(inside)
 
     done = inside.run(
@@ -164,9 +182,11 @@ def test_a_bundle_that_was_not_approved_does_not_run(inside: Federation) -> None
         check=False,
     )
 
-    refusals = [entry for entry in inside.journal("cleveland") if "refusal" in json.dumps(entry)]
+    sha256 = hashlib.sha256(bundle.read_bytes()).hexdigest()
+    entries = [entry["content"] for entry in inside.journal("cleveland")]
     assert done.returncode == 1
-    assert refusals
+    assert any(entry["kind"] == "refusal" and entry.get("bundle") == sha256 for entry in entries), entries[-3:]
+    assert not any(entry["kind"] == "run" and entry["bundle"] == sha256 for entry in entries)
 
 
 def test_a_run_that_somebody_else_signs_is_refused(inside: Federation) -> None:
@@ -179,8 +199,8 @@ def test_a_run_that_somebody_else_signs_is_refused(inside: Federation) -> None:
     )
 
     assert done.returncode == 1
-    assert "refused" in (done.stderr + done.stdout)
-    assert "signature" in _logged(inside, "federation")
+    assert "signed by nobody who may" in done.stderr
+    assert "signed by nobody who may" in _logged(inside, "federation")
 
 
 @pytest.mark.parametrize("path", ["/v1/control/list-runs", "/v1/runtime/acquire-task", "/docs", "/openapi.json"])
@@ -191,7 +211,7 @@ def test_hospitals_port_answers_nothing_but_fleet_and_health(inside: Federation,
     assert path in _logged(inside, "federation")
 
 
-@pytest.mark.parametrize("path", ["/v1/control/list-runs", "/v1/control/start-run", "/v1/runtime/acquire-task"])
+@pytest.mark.parametrize("path", ["/v1/control/list-runs", "/v1/control/start-run", "/v1/control/stream-logs"])
 def test_the_operators_port_answers_nothing_that_is_not_signed(inside: Federation, path: str) -> None:
     answer = _post(inside.operator_port, path, inside.folder / "federation" / "pki" / "ca.crt")
 

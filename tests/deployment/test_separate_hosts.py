@@ -27,7 +27,7 @@ def separate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
         made.start_coordinator()
         for name in HOSPITALS:
             made.enrol(name, file_hospital(name))
-            made.start_hospital(name)
+        made.start_hospitals(*HOSPITALS)
         yield made
         made.end()
 

@@ -1,6 +1,7 @@
 """A supervisor that is killed leaves processes; the next one on its folder ends them, and nobody else's."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,9 +101,9 @@ def test_a_number_that_was_given_anew_is_left_alone(
 ) -> None:
     with hold_groups(tmp_path) as groups:
         groups.keep(sleeper.pid)
-    marks = json.loads((tmp_path / FILE).read_text())
-    marks[str(sleeper.pid)] |= changed
-    (tmp_path / FILE).write_text(json.dumps(marks))
+    kept = json.loads((tmp_path / FILE).read_text())
+    kept["groups"][str(sleeper.pid)] |= changed
+    (tmp_path / FILE).write_text(json.dumps(kept))
 
     with hold_groups(tmp_path) as groups:
         assert groups.end_leftovers() == []
@@ -116,4 +117,17 @@ def test_a_damaged_file_is_written_anew(tmp_path: Path) -> None:
     with hold_groups(tmp_path) as groups:
         assert groups.end_leftovers() == []
 
-    assert (tmp_path / FILE).read_text() == "{}"
+    assert json.loads((tmp_path / FILE).read_text())["groups"] == {}
+
+
+def test_a_copy_of_a_folder_ends_nothing_of_the_original(tmp_path: Path, sleeper: "subprocess.Popen[bytes]") -> None:
+    """As when a backup is put beside a node that runs."""
+    with hold_groups(tmp_path) as groups:
+        groups.keep(sleeper.pid)
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / FILE, tmp_path / "copy" / FILE)
+
+    with hold_groups(tmp_path / "copy") as groups:
+        assert groups.end_leftovers() == []
+
+    assert sleeper.poll() is None

@@ -218,9 +218,15 @@ class Federation:
 
     def start_hospital(self, name: str, *, environment: Mapping[str, str] | None = None) -> Service:
         """Start it and wait until the coordinator has it online."""
-        service = self.start(name, "fl-client", "start", str(self.site_file(name)), environment=environment)
-        service.await_text("connected")
-        return service
+        self.start_hospitals(name, environment=environment)
+        return self.services[name]
+
+    def start_hospitals(self, *names: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start them beside each other and wait until the coordinator has all online."""
+        for name in names:
+            self.start(name, "fl-client", "start", str(self.site_file(name)), environment=environment)
+        for name in names:
+            self.services[name].await_text("connected")
 
     def run_study(
         self, study: str, *words: str, check: bool = True, timeout: float = 600.0

@@ -9,7 +9,7 @@ from probe_superlink import write_certificates
 
 from fl_client.node.enrolment import check_invitation, enroll, join
 from fl_client.node.node_folder import NodeFolder
-from fl_client.node.start import check_ready, executor_environment, node_environment
+from fl_client.node.start import check_ready, executor_environment, node_environment, start
 from fl_contract.enrolment import Invitation
 from fl_contract.errors import SettingError
 
@@ -109,7 +109,7 @@ def test_a_port_that_is_taken_is_named(site_file: Path) -> None:
             stream.write(f"\n[node]\nruntime-port = {port}\n")
 
         with pytest.raises(SettingError, match=f"node.runtime-port={port}"):
-            check_ready(site_file)
+            start(check_ready(site_file), print)
 
 
 def test_the_processes_see_what_they_need_and_only_the_supernode_the_proxy(site_file: Path) -> None:

@@ -13,8 +13,11 @@ from typer.testing import CliRunner
 
 from fl_contract.bundle_signature import BundleSignature, verify_bundle
 from fl_contract.errors import RunError, SettingError
+from fl_host.private_files import write_private
 from fl_server.cli import app
-from fl_server.host.bundle import build_and_sign, read_lead_key
+from fl_server.host.bundle import build_and_sign
+from fl_server.host.federation import FederationFolder
+from fl_server.host.lead import read_lead_key
 
 LEAD = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
@@ -49,32 +52,32 @@ def tree(tmp_path: Path) -> Path:
 def lead_key(tmp_path: Path) -> Path:
     """The study lead's key, as ssh-keygen writes it."""
     path = tmp_path / "lead.key"
-    path.write_bytes(LEAD.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    write_private(path, LEAD.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     return path
 
 
-def test_a_tree_becomes_a_bundle_that_the_leads_public_key_accepts(tree: Path, lead_key: Path) -> None:
-    content, signature = build_and_sign(tree, lead_key)
+def test_a_tree_becomes_a_bundle_that_the_leads_public_key_accepts(tree: Path) -> None:
+    content, signature = build_and_sign(tree, LEAD)
 
     verify_bundle(content, signature, LEAD.public_key())
     assert signature.version == "1.2.3"
     assert "app.py" in zipfile.ZipFile(io.BytesIO(content)).namelist()
 
 
-def test_the_same_tree_gives_the_same_hash(tree: Path, lead_key: Path) -> None:
-    assert build_and_sign(tree, lead_key)[1].sha256 == build_and_sign(tree, lead_key)[1].sha256
+def test_the_same_tree_gives_the_same_hash(tree: Path) -> None:
+    assert build_and_sign(tree, LEAD)[1].sha256 == build_and_sign(tree, LEAD)[1].sha256
 
 
-def test_a_folder_without_sources_is_refused(tmp_path: Path, lead_key: Path) -> None:
+def test_a_folder_without_sources_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="built from a checkout"):
-        build_and_sign(tmp_path / "nothing", lead_key)
+        build_and_sign(tmp_path / "nothing", LEAD)
 
 
-def test_what_flower_refuses_is_said(tree: Path, lead_key: Path) -> None:
+def test_what_flower_refuses_is_said(tree: Path) -> None:
     (tree / "pyproject.toml").write_text(PYPROJECT.replace("fab-format-version = 1", 'fab-include = ["/absent/**"]'))
 
     with pytest.raises(RunError, match="Flower makes no bundle of it"):
-        build_and_sign(tree, lead_key)
+        build_and_sign(tree, LEAD)
 
 
 def test_a_key_that_cannot_sign_is_refused(tmp_path: Path) -> None:
@@ -85,13 +88,20 @@ def test_a_key_that_cannot_sign_is_refused(tmp_path: Path) -> None:
             Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
         ),
     }
-    rules = {"absent": "fl-server init", "text": "OpenSSH, Ed25519", "curve": "Ed25519"}
+    rules = {"absent": "--lead-key", "text": "holds no OpenSSH", "curve": "Ed25519"}
     for name, content in keys.items():
         if content is not None:
-            (tmp_path / name).write_bytes(content)
+            write_private(tmp_path / name, content)
 
         with pytest.raises(SettingError, match=rules[name]):
-            read_lead_key(tmp_path / name)
+            read_lead_key(FederationFolder(tmp_path), tmp_path / name)
+
+
+def test_a_key_that_others_may_read_is_refused(lead_key: Path) -> None:
+    lead_key.chmod(0o644)
+
+    with pytest.raises(SettingError, match="mode=0644"):
+        read_lead_key(FederationFolder(lead_key.parent), lead_key)
 
 
 def run(*words: object) -> Result:
