@@ -3,8 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := fl_contract privacy strategies fl_host fl_client fl_server
-# CI has time for the slow tests too.
-FAST := $(if $(CI),,not slow and )not deployment and not chaos
+# CI has time for the slow tests and for deployed federations too, not for killing their parts.
+FAST := $(if $(CI),,not slow and not deployment and )not chaos
 # And two cores. The tests of a file stay together: those that start Flower and Ray do so one after the other.
 PROCESSES := $(if $(CI),-n 2 --dist loadfile --no-loadscope-reorder)
 
@@ -39,7 +39,7 @@ check: $(DEV) ## Format, lint, types, import contracts; names the command that f
 	step "move the import named above (contracts: pyproject.toml), then $(BIN)/lint-imports" $(BIN)/lint-imports --no-logo; \
 	printf '%b\n' "$${failed:-all checks passed}"; exit $$status
 
-test: $(DEV) ## Fast tests and doctests; in CI (CI=true) the slow ones too
+test: $(DEV) ## Fast tests and doctests; in CI (CI=true) the slow ones and deployed federations too
 	$(BIN)/pytest $(PROCESSES) --doctest-modules -m "$(FAST)" $(PACKAGES) tests
 
 test-all: $(DEV) ## All tests, slow, deployment and chaos included, with coverage
