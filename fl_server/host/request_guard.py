@@ -6,12 +6,17 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from logging import Logger
 from typing import Any, TypeAlias
 
+from flwr.supercore.constant import FLEET_HTTP_SIGNATURE_HEADER
+
 from fl_server.host.control_signature import Checker, UnsignedError
+from fl_server.host.replays import Replays
 
 FLEET = re.compile(r"/v1/fleet/[a-z-]+|/health")
 """What hospitals need. Whole and literal: no encoded letter, double slash or dot gets by."""
 RUNTIME = re.compile(r"/v1/runtime/[a-z-]+")
 CONTROL = re.compile(r"/v1/control/[a-z-]+")
+SIGNATURE_HEADER = FLEET_HTTP_SIGNATURE_HEADER.lower().encode()
+UNAUTHORIZED = 401
 MAX_CONTROL_BYTES = 16 * 2**20
 """A bundle is at most 10 MiB."""
 MAX_FLEET_BYTES = 64 * 2**20
@@ -35,6 +40,7 @@ class RequestGuard:
     Guarantees:
         - By any socket but the operator's, only Fleet paths and ``/health`` are answered.
         - By the operator's, Runtime paths too; Control paths only where the study lead signed the request.
+        - A hospital's signed request is answered once.
         - Nothing else is answered by either, Flower's documentation pages included.
         - Each refusal is one line of the log: who asked what, and why not.
 
@@ -49,6 +55,7 @@ class RequestGuard:
         self._app = app
         self._operator = operator
         self._checker = checker
+        self._replays = Replays()
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +79,20 @@ class RequestGuard:
             )
             await _answer(scope, send, refused)
             return
-        await self._app(scope, replayed, send)
+        await self._app(scope, replayed, self._forgetting(scope, send))
+
+    def _forgetting(self, scope: Scope, send: Send) -> Send:
+        """Forget the signature of a request that Flower refuses as unsigned: nobody fills memory without a key."""
+        signature = _signature_of(scope)
+        if signature is None:
+            return send
+
+        async def forgetting(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start" and message["status"] == UNAUTHORIZED:
+                self._replays.forget(signature)
+            await send(message)
+
+        return forgetting
 
     async def _admit(self, scope: Scope, receive: Receive) -> Receive:
         """What the app may read the request's body from.
@@ -84,6 +104,7 @@ class RequestGuard:
         if scope["type"] != "http" or scope.get("raw_path") != path.encode() or scope.get("root_path"):
             raise _RefusedError(403, "this is not served here")
         if FLEET.fullmatch(path):
+            self._admit_fleet(scope)
             return _limited(receive)
         if not self._is_operators(scope):
             raise _RefusedError(403, "only hospitals' requests are served here")
@@ -92,6 +113,12 @@ class RequestGuard:
         if CONTROL.fullmatch(path) and not scope.get("query_string"):
             return await self._admit_control(scope, receive)
         raise _RefusedError(403, "this is not served here")
+
+    def _admit_fleet(self, scope: Scope) -> None:
+        """Flower checks the signature; here it is only held against those that were seen."""
+        signature = _signature_of(scope)
+        if signature is not None and not self._replays.is_new(signature):
+            raise _RefusedError(409, "the request was seen before; each is good for once")
 
     async def _admit_control(self, scope: Scope, receive: Receive) -> Receive:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -107,6 +134,10 @@ class RequestGuard:
     def _is_operators(self, scope: Scope) -> bool:
         server = scope.get("server") or ("", 0)
         return (server[0], server[1]) == self._operator
+
+
+def _signature_of(scope: Scope) -> bytes | None:
+    return next((value for name, value in scope["headers"] if name == SIGNATURE_HEADER), None)
 
 
 async def _read_body(receive: Receive) -> bytes:

@@ -7,6 +7,8 @@ in nothing that leaves.
 import base64
 import json
 import re
+import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +145,29 @@ def _codings(word: str) -> Iterator[bytes]:
     yield raw.hex().encode()
     for shift in range(3):  # wherever it begins in what was coded, all but its ends look alike
         yield base64.b64encode(b"\0" * shift + raw)[4 if shift else 0 : -4]
+
+
+def test_a_hospitals_request_that_is_sent_again_is_refused(running: Running) -> None:
+    made = running.federation
+    requests = [_last_request(bytes(each)) for each in running.tap.sent]
+    recorded = next(each for each in reversed(requests) if b"/v1/fleet/pull-messages" in each)
+    context = ssl.create_default_context(cafile=str(made.folder / "federation" / "pki" / "ca.crt"))
+
+    with (
+        socket.create_connection(("127.0.0.1", made.port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        connection.sendall(recorded)
+        answer = connection.recv(1 << 16)
+
+    assert answer.startswith(b"HTTP/1.1 409")
+    assert "seen before" in (made.folder / "federation" / "logs" / "guard.jsonl").read_text()
+
+
+def _last_request(sent: bytes) -> bytes:
+    """The last whole request of a connection, as it was sent."""
+    start = sent.rfind(b"POST /v1/fleet/")
+    return sent[start:] if start >= 0 else b""
 
 
 def test_nothing_of_a_hospital_listens_beyond_loopback(running: Running) -> None:

@@ -214,7 +214,7 @@ class Federation:
         if address is not None:
             self._change_address(self.folder / f"{name}.invitation.json", address)
         self.run("fl-client", "join", str(site), f"{name}.invitation.json", "--yes", host=name)
-        self.run("fl-client", "approve", str(site), str(self.bundle), "--by", "Dr. Tried", "--yes", host=name)
+        self.run("fl-client", "approve", str(site), str(self.bundle), "--by", "privacy officer", "--yes", host=name)
 
     def start_hospital(self, name: str, *, environment: Mapping[str, str] | None = None) -> Service:
         """Start it and wait until the coordinator has it online."""

@@ -42,13 +42,13 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def test_a_signed_bundle_is_shown_and_approved(run: Callable[..., Result], site: Path, bundle: Path) -> None:
-    result = run("approve", site, bundle, "--by", "Dr Ada", answer="y\n")
+    result = run("approve", site, bundle, "--by", "officer A", answer="y\n")
 
     assert result.exit_code == 0, result.output
     (approval,) = Approvals(site.parent).list()
     shown = (approval.sha256, approval.key, "2026-11-29T12:00:00Z", "version    0.1.0", "all 6 files", "heart-disease:")
     assert [words for words in shown if words not in result.output] == []
-    assert approval.approved_by == "Dr Ada"
+    assert approval.approved_by == "officer A"
     assert [entry.kind for entry in Journal(site.parent).read()] == [APPROVAL]
 
 
@@ -108,13 +108,13 @@ def test_on_a_terminal_the_changed_lines_open_in_a_pager(
 
 
 def test_a_bundle_that_is_approved_is_not_asked_for_again(run: Callable[..., Result], site: Path, bundle: Path) -> None:
-    run("approve", site, bundle, "--yes", "--by", "Dr Ada")
+    run("approve", site, bundle, "--yes", "--by", "officer A")
 
-    result = run("approve", site, bundle, "--yes", "--by", "Dr Bob")
+    result = run("approve", site, bundle, "--yes", "--by", "officer B")
 
     assert result.exit_code == 0
     assert "approved already" in result.output
-    assert [approval.approved_by for approval in Approvals(site.parent).list()] == ["Dr Ada"]
+    assert [approval.approved_by for approval in Approvals(site.parent).list()] == ["officer A"]
 
 
 def test_a_hospital_without_an_invitation_is_told_what_to_do(
@@ -157,7 +157,7 @@ def _absent(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (_unsigned, ".sig: cannot be read"),
+        (_unsigned, ".sig: is not there"),
         (_altered, "not the one that was signed"),
         (_of_somebody_else, "signed by somebody else"),
         (_of_another_version, "the signature says '0.1.0'"),
@@ -188,14 +188,14 @@ def test_a_signature_of_another_name_can_be_given(
 
 def test_approvals_are_listed_and_withdrawn(run: Callable[..., Result], site: Path, bundle: Path) -> None:
     assert "none runs here" in run("approvals", site).output
-    run("approve", site, bundle, "--yes", "--by", "Dr Ada [Privacy]")
+    run("approve", site, bundle, "--yes", "--by", "officer A [Privacy]")
     (approval,) = Approvals(site.parent).list()
 
     listed = run("approvals", site).output
     result = run("approvals", site, "--withdraw", approval.sha256[:10])
 
     assert approval.sha256 in listed
-    assert "by Dr Ada [Privacy]" in listed
+    assert "by officer A [Privacy]" in listed
     assert result.exit_code == 0
     assert "none runs here" in result.output
     assert [entry.kind for entry in Journal(site.parent).read()] == [APPROVAL, WITHDRAWAL]

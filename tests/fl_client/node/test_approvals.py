@@ -27,7 +27,7 @@ def approve(approvals: Approvals) -> Callable[[bytes], Approval]:
 
     def do(content: bytes) -> Approval:
         signature = sign_bundle(content, version="0.1.0", signed_at="2026-11-29T12:00:00Z", key=LEAD)
-        return approvals.approve(content, signature, by="Dr Ada")
+        return approvals.approve(content, signature, by="officer A")
 
     return do
 
@@ -60,7 +60,7 @@ def test_approvals_are_in_the_journal_with_who_and_what(
     approvals.withdraw(approval.sha256[:8].upper())
 
     given, taken = Journal(tmp_path).read()
-    assert (given.kind, given.fields["by"], given.fields["sha256"]) == (APPROVAL, "Dr Ada", approval.sha256)
+    assert (given.kind, given.fields["by"], given.fields["sha256"]) == (APPROVAL, "officer A", approval.sha256)
     assert (taken.kind, taken.fields["sha256"]) == (WITHDRAWAL, approval.sha256)
 
 
@@ -162,6 +162,6 @@ def test_the_file_is_json_that_a_person_can_read(approve: Callable[[bytes], Appr
             "signed-at": "2026-11-29T12:00:00Z",
             "key": approval.key,
             "approved-at": approval.approved_at,
-            "approved-by": "Dr Ada",
+            "approved-by": "officer A",
         }
     ]

@@ -24,7 +24,7 @@ def site(write_site_file: Callable[..., Path]) -> Path:
     """The file of a hospital whose journal has three lines."""
     path = write_site_file()
     journal = Journal(path.parent)
-    journal.append(APPROVAL, sha256="a" * 64, version="0.1.0", by="Dr Ada [Privacy]")
+    journal.append(APPROVAL, sha256="a" * 64, version="0.1.0", by="officer A [Privacy]")
     journal.append(RELEASE, reply="train", study="heart-disease", run="7", round=3, bytes=12345, sha256="b" * 64)
     journal.append(REFUSAL, refusal="policy", request="query.plan", study="heart-disease", run="8", round=0)
     return path
@@ -74,7 +74,7 @@ def test_the_table_shows_what_happened(run: Callable[..., Result], site: Path) -
     result = run("show", site)
 
     assert result.exit_code == 0
-    for words in ("approval Dr Ada [Privacy]", "refusal policy query.plan", "12,345", "b" * 12, "heart-disease"):
+    for words in ("approval officer A [Privacy]", "refusal policy query.plan", "12,345", "b" * 12, "heart-disease"):
         assert words in result.stdout
 
 

@@ -28,6 +28,7 @@ class _App:
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
+        self.status = 200
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         body = b""
@@ -39,7 +40,7 @@ class _App:
             if not message["more_body"]:
                 break
         self.bodies.append(body)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.start", "status": self.status, "headers": []})
         await send({"type": "http.response.body", "body": b"done"})
 
 
@@ -310,3 +311,26 @@ def test_a_websocket_is_closed(guarded: _Guarded) -> None:
     asyncio.run(guarded.guard(scope, receive, send))
 
     assert json.dumps(sent) == json.dumps([{"type": "websocket.close", "code": 1008}])
+
+
+def test_a_hospitals_signed_request_is_answered_once() -> None:
+    guarded = _Guarded()
+    headers = {request_guard.SIGNATURE_HEADER.decode(): "c2lnbmF0dXJl"}
+
+    first = guarded.ask("/v1/fleet/pull-messages", server=PUBLIC, headers=headers)
+    second = guarded.ask("/v1/fleet/pull-messages", server=PUBLIC, headers=headers)
+
+    assert first[0] == 200
+    assert second[0] == 409
+    assert len(guarded.app.bodies) == 1
+
+
+def test_a_signature_that_flower_refuses_is_not_kept() -> None:
+    """Else anybody could fill the coordinator's memory."""
+    guarded = _Guarded()
+    guarded.app.status = 401
+    headers = {request_guard.SIGNATURE_HEADER.decode(): "bm9uZQ=="}
+
+    answers = [guarded.ask("/v1/fleet/pull-messages", server=PUBLIC, headers=headers)[0] for _ in range(2)]
+
+    assert answers == [401, 401]
