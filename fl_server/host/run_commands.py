@@ -97,7 +97,9 @@ def run(
                 soft_wrap=True,
             )
             raise
-        _print_end(state, console)
+        again = ["fl-server", "run", study, *(word for each in assignments or [] for word in ("--set", each))]
+        again += ["--bundle", str(bundle)] if bundle else []
+        _print_end(state, console, shlex.join([*again, "--resume", str(state.out), *where]))
 
 
 def status(
@@ -258,18 +260,21 @@ class _Watched:
         return not self.state.has_ended
 
 
-def _print_end(state: "RunState", console: "Console") -> None:
+def _print_end(state: "RunState", console: "Console", again: str) -> None:
     """Say how a run ended.
 
     Raises:
-        RunError: Not well.
+        RunError: Not well; with the command that goes on, if there is a checkpoint.
     """
+    from fl_server.checkpoint import CHECKPOINT_FILE
     from fl_server.host.run_views import refusals
 
     for line in refusals(state):
         console.print(f"refused  {line}", soft_wrap=True)
     if not state.is_complete:
-        raise RunError(f"run {state.run_id} {state.status}: {state.reason}")
+        has_checkpoint = state.record_folder is not None and (state.record_folder / CHECKPOINT_FILE).exists()
+        advice = f"\ngo on with: {again}" if has_checkpoint else ""
+        raise RunError(f"run {state.run_id} {state.status}: {state.reason}{advice}")
     console.print(
         f"\nrun {state.run_id} {state.header()['status']}\nresults  {state.out}\nreport   fl-server report {state.out}",
         soft_wrap=True,

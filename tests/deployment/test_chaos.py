@@ -128,15 +128,17 @@ def test_a_client_app_that_is_killed_in_training_costs_its_hospital_that_round_o
 
 def test_a_hospital_whose_machine_is_off_for_two_rounds_takes_part_again(three: Three) -> None:
     before = three.runs()
-    run = three.start_run()
+    run = three.start_run(*PLAIN, "--set", "num-rounds=25", "--set", "federation.round-timeout-seconds=10.0")
     folder = three.await_rounds(1, before)
 
     three.made.services["va"].kill()
-    three.await_rounds(3, before)
+    missed = three.await_rounds(3, before)
     three.made.start_hospital("va")
 
+    wait_until(lambda: "va" in _rounds(missed)[-1]["sites"], seconds=RUN_SECONDS, what="va takes part again")
     _completed(three, run, folder)
-    assert any("va" not in each["sites"] for each in _rounds(folder))
+    assert ["va" in each["sites"] for each in _rounds(folder)[1:3]] == [False, False]
+    assert "va" in _rounds(folder)[-1]["sites"]
 
 
 def test_a_superlink_that_is_killed_is_started_again_and_the_run_goes_on(three: Three) -> None:
@@ -163,6 +165,7 @@ def test_a_server_app_that_is_killed_fails_the_run_which_resumes_to_the_bit(
     kill(three.made.pid_of("coordinator", "flwr-serverapp"))
 
     assert run.process.wait(RUN_SECONDS) == 1
+    assert f"--resume {folder.parent}" in run.printed()
     assert len(_rounds(folder)) < ROUNDS
     resumed = three.start_run("--resume", str(folder.parent), *ALL_OF_THEM)
     _completed(three, resumed, folder)
@@ -227,17 +230,23 @@ def test_an_expired_certificate_is_named_by_the_hospital_and_a_renewed_one_is_ta
 
 
 @pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed (Debian: faketime)")
-def test_a_clock_that_is_an_hour_off_is_named_by_the_doctor_and_keeps_the_hospital_out(three: Three) -> None:
-    three.made.services["va"].end()
-    three.made.prefixes["va"] = ("faketime", "-f", "+1h")
+def test_clocks_that_are_an_hour_apart_are_named_and_keep_hospitals_out_until_they_are_right(three: Three) -> None:
+    """The coordinator's is set back, which is one for all hospitals: their requests come an hour too early."""
+    for name in NAMES:
+        three.made.services[name].end()
+    three.made.services["coordinator"].end()
+    three.made.prefixes["coordinator"] = ("faketime", "-f", "-1h")
+    three.made.start_coordinator()
 
-    doctor = three.made.run("fl-client", "doctor", str(three.made.site_file("va")), host="va", check=False)
     refused = three.made.start("va", "fl-client", "start", str(three.made.site_file("va")))
     refused.await_text("clock", seconds=90)
-    refused.end()
+    doctor = three.made.run("fl-client", "doctor", str(three.made.site_file("va")), host="va", check=False)
 
-    del three.made.prefixes["va"]
-    three.made.start_hospital("va")
+    refused.process.wait(60)
+    three.made.services["coordinator"].end()
+    del three.made.prefixes["coordinator"]
+    three.made.start_coordinator()
+    three.made.start_hospitals(*NAMES)
     assert doctor.returncode == 1
     assert "clock" in doctor.stdout
     three.check_nothing_is_lost()
