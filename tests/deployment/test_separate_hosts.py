@@ -4,12 +4,16 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from deployed_federation import Federation, federation
+from deployed_federation import Federation, federation, wait_until
 from heart_hospitals import DATA, file_hospital
 from namespaces import COORDINATOR_ADDRESS, hosts, missing_for_namespaces
 
 MISSING = missing_for_namespaces()
 HOSPITALS = ("cleveland", "hungarian")
+PLAIN = (
+    *("--set", "privacy.mechanism=none", "--set", "stopping.patience=0"),
+    *("--set", "federation.min-sites=2"),
+)
 
 pytestmark = [
     pytest.mark.deployment,
@@ -40,12 +44,24 @@ def _reaches(made: Federation, host: str, address: str, port: int) -> bool:
 
 
 def test_a_study_runs_between_hosts(separate: Federation) -> None:
-    words = ("--set", "privacy.mechanism=none", "--set", "num-rounds=1", "--set", "federation.min-sites=2")
-
-    separate.run_study("heart-disease", *words, "--set", "stopping.patience=0")
+    separate.run_study("heart-disease", *PLAIN, "--set", "num-rounds=1")
 
     assert separate.header()["status"] == "completed"
     assert sorted(separate.rounds()[0]["sites"]) == sorted(HOSPITALS)
+
+
+def test_a_certificate_that_is_renewed_in_the_middle_of_a_run_loses_nothing(separate: Federation) -> None:
+    bundle = ("--bundle", str(separate.bundle))
+    before = separate.last_run()
+    run = separate.start("run", "fl-server", "run", "heart-disease", *bundle, *PLAIN, "--set", "num-rounds=4")
+    wait_until(lambda: separate.last_run() != before and bool(separate.rounds()), seconds=120, what="a round")
+
+    separate.run("fl-server", "renew")
+
+    guard = separate.folder / "federation" / "logs" / "guard.jsonl"
+    wait_until(lambda: "get the new certificate" in guard.read_text(), seconds=20, what="the new certificate")
+    assert run.process.wait(120) == 0
+    assert [sorted(each["sites"]) for each in separate.rounds()] == [sorted(HOSPITALS)] * 4
 
 
 @pytest.mark.parametrize(

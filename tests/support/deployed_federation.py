@@ -197,9 +197,9 @@ class Federation:
         """Of a hospital."""
         return self.folder / "hospitals" / name / "site.toml"
 
-    def start_coordinator(self) -> Service:
+    def start_coordinator(self, *, environment: Mapping[str, str] | None = None) -> Service:
         """Start it and wait until it is ready."""
-        service = self.start("coordinator", "fl-server", "start")
+        service = self.start("coordinator", "fl-server", "start", environment=environment)
         service.await_text("ready")
         return service
 
