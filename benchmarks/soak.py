@@ -3,8 +3,8 @@
     python benchmarks/soak.py --minutes 20 --results benchmarks/results/soak.json --commit $(git rev-parse HEAD)
 
 A coordinator and two hospitals train heart disease, one run after another, until the time is over. Every few seconds a
-client app, an executor, a SuperNode or a server app is killed; a run that fails is resumed. A simulated hour is twelve
-rounds, one every five minutes.
+client app, an executor, a SuperNode or a server app is killed; a run that fails is resumed. A simulated hour is six
+rounds, one every ten minutes.
 
 Memory and open files of the processes that live through all of it (SuperLink, its supervisor, and SuperNode and
 supervisor of the hospital whose node is left alone) are read between runs, when nothing is at work. Growth is the mean
@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,12 +31,14 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from deployed_federation import Federation, Service, descendants, federation, kill
 from heart_hospitals import file_hospital
 
-ROUNDS_PER_HOUR = 12
+ROUNDS_PER_HOUR = 6
 ROUNDS_PER_RUN = 12
 SETTINGS = (
     *("--set", "privacy.mechanism=none", "--set", f"num-rounds={ROUNDS_PER_RUN}", "--set", "stopping.patience=0"),
     *("--set", "federation.min-sites=1", "--set", "federation.round-timeout-seconds=30.0"),
 )
+CHANCES = (0.4, 0.25, 0.25, 0.1)
+"""Of a client app, an executor, a SuperNode and a server app, whose loss is noticed after a minute."""
 STEADY, SHAKEN = "cleveland", "hungarian"
 RUN_SECONDS = 600.0
 
@@ -60,13 +62,13 @@ def read(pid: int) -> tuple[float, int]:
 
 def disturb(made: Federation, chance: np.random.Generator) -> str:
     """Kill something that is started again by itself."""
-    targets = {
+    targets: dict[str, Callable[[], list[int]]] = {
         "client app": lambda: descendants(made.pid_of(STEADY, "fl_client.node.executor")),
         "executor": lambda: [made.pid_of(SHAKEN, "fl_client.node.executor")],
         "supernode": lambda: [made.pid_of(SHAKEN, "fl_client.node.supernode")],
         "server app": lambda: [made.pid_of("coordinator", "flwr-serverapp")],
     }
-    kind = str(chance.choice(list(targets)))
+    kind = str(chance.choice(list(targets), p=CHANCES))
     with suppress(LookupError):
         for pid in targets[kind]():
             kill(pid)
@@ -89,7 +91,7 @@ def run_once(made: Federation, chance: np.random.Generator, kills: dict[str, int
         if time.monotonic() > next_kill:
             kind = disturb(made, chance)
             kills[kind] = kills.get(kind, 0) + 1
-            next_kill = time.monotonic() + chance.uniform(10, 40)
+            next_kill = time.monotonic() + chance.uniform(15, 45)
     return run
 
 

@@ -27,7 +27,7 @@ from flwr.supernode.fleet_http_connection import http_request_response
 from fl_client.app import app
 from fl_contract.enrolment import Invitation
 
-LATE_SECONDS = 12.0
+LATE_SECONDS = 25.0
 
 
 class Connection:
