@@ -63,6 +63,7 @@ class Executor:
         - A process that takes longer than the hospital allows is ended, with all that it started.
         - The SuperNode hears of every process that ended without an answer, at once.
         - Processes end with this one, and with the SuperNode that would take their answer.
+        - No app runs what was installed for another bundle.
     """
 
     def __init__(self, site_file: Path) -> None:
@@ -75,6 +76,7 @@ class Executor:
         self._journal = Journal(site_file.resolve().parent)
         self._apps: list[RunningApp] = []
         self._is_asked_to_end = False
+        self._installed = ""
         self._client = self._open(
             RuntimeVersionHttpInterceptor(component_name="SuperExec"),
             SuperExecAuthHttpInterceptor(
@@ -111,7 +113,14 @@ class Executor:
             logger.warning("the SuperNode did not answer: %s", error)
             return
         if answer.HasField("task") and answer.token:
+            self._make_room_for(answer.task.fab_hash)
             self._start(answer.token, answer.task.run_id)
+
+    def _make_room_for(self, bundle: str) -> None:
+        """Flower knows what it installed by 8 digits of the hash, of which two bundles can be made alike."""
+        if bundle != self._installed:
+            self._forget_installed_bundles()
+            self._installed = bundle
 
     def _start(self, token: str, run: int) -> None:
         sys.stdout.flush()
