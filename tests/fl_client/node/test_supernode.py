@@ -170,6 +170,13 @@ def test_whatever_an_app_does_its_request_is_answered_soon_and_the_next_one_too(
     assert code.label in hospital.journal().splitlines()[-1] or "crash" in hospital.journal()
 
 
+def test_what_an_app_leaves_running_ends_with_it(hospital: Hospital, questions: Questions) -> None:
+    daemon = questions.ask(hospital.node, "daemon")["content"]["daemon"]
+
+    wait_for(lambda: not Path(f"/proc/{daemon}").exists(), 10, "the end of what the app left")
+    assert "content" in questions.ask(hospital.node, "answer")
+
+
 def test_what_an_app_raised_is_in_the_hospitals_log_alone(hospital: Hospital, questions: Questions) -> None:
     answer = questions.ask(hospital.node, "raise")
 
