@@ -97,7 +97,7 @@ def run(
                 soft_wrap=True,
             )
             raise
-        _print_end(state, console)
+        _print_end(federation, state, console)
 
 
 def status(
@@ -112,11 +112,12 @@ def status(
     from fl_server.host.runs import find_run, list_runs
 
     console = open_console()
-    with exit_codes(), open_control(FederationFolder(folder), lead_key) as control:
+    federation = FederationFolder(folder)
+    with exit_codes(), open_control(federation, lead_key) as control:
         if which is None:
             print_run_table(list_runs(control), console)
         else:
-            print_run(find_run(control, which), console)
+            print_run(federation, find_run(control, which), console)
 
 
 def log(
@@ -258,18 +259,19 @@ class _Watched:
         return not self.state.has_ended
 
 
-def _print_end(state: "RunState", console: "Console") -> None:
+def _print_end(federation: "FederationFolder", state: "RunState", console: "Console") -> None:
     """Say how a run ended.
 
     Raises:
         RunError: Not well.
     """
     from fl_server.host.run_views import refusals
+    from fl_server.host.site_record import name_nodes
 
     for line in refusals(state):
-        console.print(f"refused  {line}", soft_wrap=True)
+        console.print(f"refused  {name_nodes(federation, line)}", soft_wrap=True)
     if not state.is_complete:
-        raise RunError(f"run {state.run_id} {state.status}: {state.reason}")
+        raise RunError(f"run {state.run_id} {state.status}: {name_nodes(federation, state.reason)}")
     console.print(
         f"\nrun {state.run_id} {state.header()['status']}\nresults  {state.out}\nreport   fl-server report {state.out}",
         soft_wrap=True,
