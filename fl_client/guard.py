@@ -12,10 +12,9 @@ from flwr.app import Context, Message
 
 from fl_client.disclosure import release_refusal
 from fl_client.settings import read_site_settings, site_file
+from fl_client.site_files import SITE_LOG
 from fl_contract.errors import DisclosureError, MessageError, RefusalCode, RefusalError
 from privacy.errors import BudgetExceededError, PrivacySettingError, UnsupportedModelError
-
-SITE_LOG = "site.log"
 
 logger = logging.getLogger("fl_client")
 logger.propagate = False

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from fl_contract.errors import SettingError
 
+SITE_LOG = "site.log"
+"""Full text of refusals and errors; never sent anywhere."""
 SITE_FILE = "site.toml"
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fl_contract.errors import SettingError
 from fl_contract.settings import Settings
@@ -24,7 +24,7 @@ class HandedOver(Settings):
             raw = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise SettingError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SettingError(f"{path}: is not valid JSON ({error})") from error
         if not isinstance(raw, dict):
             raise SettingError(f"{path}: holds {type(raw).__name__}; expected an object")
@@ -65,15 +65,22 @@ class Invitation(HandedOver):
     Attributes:
         federation: Name of the federation.
         site: The hospital's name, as it asked for.
-        address: ``host:port`` of the coordinator.
+        address: ``host:port`` of the coordinator, an IPv6 address in brackets.
         authority: PEM certificates that the coordinator's own is checked against.
         lead_public_key: The study lead's, OpenSSH Ed25519, one line; bundles are signed with it.
         node_key: SHA-256 fingerprint of the admitted node's public key, as ``ssh-keygen -l`` prints it.
     """
 
-    federation: str = Field(min_length=1)
+    federation: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
-    address: str = Field(pattern=r"^.+:[0-9]{1,5}$")
+    address: str = Field(pattern=r"^([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$")
     authority: str = Field(min_length=1)
     lead_public_key: str = Field(min_length=1)
     node_key: str = Field(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$")
+
+    @field_validator("address")
+    @classmethod
+    def _check_port(cls, address: str) -> str:
+        if not 1 <= int(address.rpartition(":")[2]) <= 65535:
+            raise ValueError("expected a port from 1 to 65535")
+        return address

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
 from fl_contract.errors import MessageError, RefusalCode
@@ -372,7 +373,10 @@ def refusal_of_reply(message: Message) -> tuple[str, str]:
     try:
         code = RefusalCode(message.error.code)
     except ValueError:
-        return f"flower-{message.error.code}", "The node gave no answer of ours (Flower's own code)."
+        sentence = "The node gave no answer of ours (Flower's own code)."
+        if message.error.code == ErrorCode.INVALID_FAB:
+            sentence = "The hospital has not approved this bundle."
+        return f"flower-{message.error.code}", sentence
     return code.label, code.sentence
 
 

@@ -70,6 +70,7 @@ _RULES = {
     "list_type": "expected a list",
     "model_attributes_type": "expected a table",
     "model_type": "expected a table",
+    "string_pattern_mismatch": "expected a text of the form {pattern}",
     "string_too_short": "expected a text of length {min_length} or more",
     "string_type": "expected a text",
     "too_short": "expected a list of length {min_length} or more",

@@ -17,7 +17,7 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_t
 """Environment in which libraries start no threads when they are imported: a fork would lose them."""
 ANSWERED = 90
 """Exit code that no app gives by ending itself: 0 could be an app's own."""
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def warm_up() -> None:
@@ -69,6 +69,22 @@ def run_app(address: str, token: str) -> NoReturn:
     except BaseException:  # noqa: BLE001 - nothing may return into the executor's loop
         traceback.print_exc()
     _end(1)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of what apps start and leave, also outside their process groups."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children() -> set[int]:
+    """Processes whose parent is this one."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            parent = path.read_text(errors="replace").rpartition(")")[2].split()[1]
+            if int(parent) == os.getpid():
+                found.add(int(path.parent.name))
+    return found
 
 
 def forget_own_code() -> None:

@@ -45,10 +45,12 @@ def approve(
     if before is not None and not diff and not yes and sys.stdout.isatty():
         typer.echo_via_pager("".join(change.diff for change in changes))
     if not yes:
-        typer.confirm("\nLet this bundle run at this hospital?", abort=True)
+        _say("\nCompare the SHA-256 with the one that the coordinator reads out to you.")
+        typer.confirm("Let this bundle run at this hospital?", abort=True)
     with exit_codes():
         approval = approvals.approve(opened.content, opened.signature, by=by or _account())
     _say(f"approved by {approval.approved_by}")
+    _say(f"next, if the node does not run yet: fl-client start {site}")
     _say(f"to take it back: fl-client approvals {site} --withdraw {approval.sha256[:12]}")
 
 

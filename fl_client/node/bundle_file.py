@@ -6,6 +6,7 @@ import re
 import stat
 import tomllib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ def read_bundle(content: bytes) -> Bundle:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             _check_members(archive.infolist())
             files = {info.filename: archive.read(info) for info in archive.infolist()}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, EOFError, OSError) as error:
         if isinstance(error, SettingError):
             raise
         raise SettingError(f"bundle: cannot be unpacked ({error}); fetch it again") from error
@@ -95,6 +96,8 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
         mode = member.external_attr >> 16
         if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             raise SettingError(f"bundle: {name!r} is a link or another special file; expected regular files")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise SettingError(f"bundle: {name!r} is packed in another way than Flower's; fetch the bundle again")
         if member.flag_bits & 1:
             raise SettingError(f"bundle: {name!r} is encrypted; expected a file that can be read")
         if name.lower() in seen:
@@ -119,7 +122,7 @@ def _read_project(files: dict[str, bytes]) -> dict[str, Any]:
         project = tomllib.loads(files["pyproject.toml"].decode())
         apps = dict(project["tool"]["flwr"]["app"]["components"])
         name, _ = project["project"]["name"], project["project"]["version"]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise SettingError("bundle: pyproject.toml is missing, or misses what Flower needs") from error
     expected = {"serverapp": "fl_server.app:app", "clientapp": "fl_client.app:app"}
     if (name, apps) != ("consilium", expected):

@@ -4,8 +4,10 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
+from flwr.common.config import get_fused_config_from_fab
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run
@@ -64,11 +66,15 @@ class BundleGate:
                 return self._refuse(digest, run, "the run names it by no plain name and version")
             if not self._approvals.is_approved(digest):
                 return self._refuse(digest, run, "not approved by this hospital")
+            if not _knows_what_is_set(fab, run):
+                return self._refuse(digest, run, "the run sets what the bundle does not know")
             study = run.override_config.get("study")
             named = {"study": study[:64]} if isinstance(study, str) else {}
             self._journal.append(RUN, run=str(run.run_id), bundle=digest, **named)
         except Exception:
-            logger.exception("bundle %s was refused: it could not be checked", digest)
+            logger.exception("bundle %s could not be checked", digest)
+            with suppress(Exception):  # refused also where the journal cannot say so
+                self._refuse(digest, self._run, "it could not be checked")
             return False
         logger.info("bundle %s is approved; run %s begins", digest, run.run_id)
         return True
@@ -92,3 +98,13 @@ class BundleGate:
         run_id = "unknown" if run is None else str(run.run_id)
         self._journal.append(REFUSAL, run=run_id, bundle=digest, reason=reason)
         return False
+
+
+def _knows_what_is_set(fab: Fab, run: Run) -> bool:
+    """Whether Flower can put a run's settings into the bundle's; where it cannot, it would end the SuperNode."""
+    try:
+        get_fused_config_from_fab(fab.content, run)
+    except Exception:
+        logger.exception("the settings of run %s", run.run_id)
+        return False
+    return True

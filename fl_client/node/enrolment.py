@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fl_client.node.node_folder import NodeFolder
@@ -127,6 +127,11 @@ def _authority_fingerprints(pem: str, now: datetime) -> tuple[str, ...]:
         certificates = x509.load_pem_x509_certificates(pem.encode())
     except ValueError as error:
         raise SettingError("authority: holds no PEM certificate; ask the coordinator for another invitation") from error
+    shown = b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in certificates)
+    if pem.split() != shown.decode().split():  # OpenSSL trusts further kinds of blocks, whose fingerprint nobody saw
+        raise SettingError(
+            "authority: holds something beside PEM certificates; ask the coordinator for another invitation"
+        )
     for certificate in certificates:
         name = certificate.subject.rfc4514_string()
         if not _is_authority(certificate):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from fl_client.journal import REFUSAL, Journal
-from fl_client.node.app_process import ANSWERED, run_app, warm_up
+from fl_client.node.app_process import ANSWERED, adopt_orphans, children, run_app, warm_up
 from fl_client.node.node_folder import NodeFolder
 from fl_client.settings import read_site_settings
 from fl_contract.errors import RefusalCode
@@ -63,6 +63,7 @@ class Executor:
         - A process that takes longer than the hospital allows is ended, with all that it started.
         - The SuperNode hears of every process that ended without an answer, at once.
         - Processes end with this one, and with the SuperNode that would take their answer.
+        - No app runs what was installed for another bundle.
     """
 
     def __init__(self, site_file: Path) -> None:
@@ -75,6 +76,7 @@ class Executor:
         self._journal = Journal(site_file.resolve().parent)
         self._apps: list[RunningApp] = []
         self._is_asked_to_end = False
+        self._installed = ""
         self._client = self._open(
             RuntimeVersionHttpInterceptor(component_name="SuperExec"),
             SuperExecAuthHttpInterceptor(
@@ -111,7 +113,14 @@ class Executor:
             logger.warning("the SuperNode did not answer: %s", error)
             return
         if answer.HasField("task") and answer.token:
+            self._make_room_for(answer.task.fab_hash)
             self._start(answer.token, answer.task.run_id)
+
+    def _make_room_for(self, bundle: str) -> None:
+        """Flower knows what it installed by 8 digits of the hash, of which two bundles can be made alike."""
+        if bundle != self._installed:
+            self._forget_installed_bundles()
+            self._installed = bundle
 
     def _start(self, token: str, run: int) -> None:
         sys.stdout.flush()
@@ -138,6 +147,7 @@ class Executor:
 
     def _bury(self, app: RunningApp, code: int) -> None:
         _signal_group(app.process, signal.SIGKILL)  # what it started and left
+        self._end_orphans()
         seconds = time.monotonic() - app.started
         if code == ANSWERED and app.ending is None:
             logger.info("an app of run %s ended after %.1f s", app.run, seconds)
@@ -181,6 +191,14 @@ class Executor:
             _signal_group(app.process, signal.SIGKILL)
             os.waitpid(app.process, 0)
         self._apps.clear()
+        self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        """End what apps left in process groups of its own, once none runs; what such a process leaves comes next."""
+        while not self._apps and (orphans := children()):
+            for orphan in orphans:
+                os.kill(orphan, signal.SIGKILL)
+                os.waitpid(orphan, 0)
 
     def _forget_installed_bundles(self) -> None:
         """Flower does not check what is installed already, and an app that was killed may have left half of it."""
@@ -209,6 +227,7 @@ def main(site_file: Path) -> None:
     os.umask(0o077)
     os.environ.update({**QUIET_FLOWER, "FLWR_HOME": str(NodeFolder.of(site_file).flower_home)})
     warm_up()
+    adopt_orphans()
     Executor(site_file).run()
 
 

@@ -51,8 +51,9 @@ def show(
 ) -> None:
     """Show the journal, after it was checked: when, what, which study and round, how many bytes, hash."""
     from fl_client.exit_codes import exit_codes
-    from fl_client.journal import KINDS, Journal
+    from fl_client.journal import KINDS, REFUSAL, Journal
     from fl_client.settings import read_site_settings
+    from fl_client.site_files import SITE_LOG
     from fl_contract.errors import SettingError
 
     with exit_codes():
@@ -69,6 +70,10 @@ def show(
     for entry in entries:
         table.add_row(*map(escape, _row(entry)))
     Console(highlight=False).print(table if entries else "no such line")
+    if any(entry.kind == REFUSAL for entry in entries):
+        Console(highlight=False, markup=False, soft_wrap=True).print(
+            f"why, in full: {site.parent / SITE_LOG}, and node/logs beside it"
+        )
 
 
 def _row(entry: "Entry") -> tuple[str, ...]:

@@ -1,13 +1,16 @@
 """The commands that admit, list and expel hospitals."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fl_contract.errors import SettingError
 from fl_server.exit_codes import exit_codes, open_console, print_columns
 from fl_server.host.provisioning_commands import FOLDER, FolderOption
+
+if TYPE_CHECKING:
+    from fl_server.host.federation import FederationFolder
 
 LeadKeyOption = Annotated[
     Path | None, typer.Option("--lead-key", help="The study lead's key, if it is not in the folder.")
@@ -53,6 +56,7 @@ def admit(
         console.print(
             f"{record.site}  {applicant.change}\n"
             f"key         {record.fingerprint}; compare it with the hospital by telephone\n"
+            f"{_to_compare(federation)}"
             f"invitation  {path}; hand it to the hospital: fl-client join SITE {path.name}",
             soft_wrap=True,
         )
@@ -100,6 +104,18 @@ def expel(
         with open_control(federation, lead_key) as control:
             record = expel(federation, control, site)
         console.print(f"{record.site} was expelled; its record stays in {federation.sites}", soft_wrap=True)
+
+
+def _to_compare(federation: "FederationFolder") -> str:
+    """What fl-client join shows at the hospital."""
+    from cryptography import x509
+
+    from fl_server.host.authority import fingerprint_of
+    from fl_server.host.lead import lead_fingerprint
+
+    authorities = x509.load_pem_x509_certificates(federation.authority_certificate.read_bytes())
+    told = [f"authority   SHA-256 {fingerprint_of(each)}; the hospital compares it, too\n" for each in authorities]
+    return "".join([*told, f"lead        {lead_fingerprint(federation)}; and this\n"])
 
 
 def _ask(question: str, yes: bool) -> None:

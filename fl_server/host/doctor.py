@@ -24,6 +24,7 @@ from fl_server.host.database_check import check_database, online_sites
 from fl_server.host.federation import FederationFolder, FederationSettings
 from fl_server.host.lead import read_trusted_leads
 from fl_server.host.provisioning import lock_file
+from fl_server.host.site_record import read_sites
 
 NUM_PROCESSES = 3
 """Supervisor with SuperLink and guard, executor, server app: each with logs of its own."""
@@ -182,9 +183,10 @@ class CoordinatorDoctor:
         return ok(told)
 
     def _check_sites(self) -> Finding:
-        admitted = sorted(path.stem for path in self.folder.sites.glob("*.json"))
-        if not admitted:
+        records = read_sites(self.folder)
+        if not records:
             return ok("none admitted yet")
+        admitted = [record.site for record in records if not record.is_expelled]
         online = online_sites(self.folder.database)
         away = [name for name in admitted if not online.get(name)]
         told = f"{len(admitted)} admitted, {len(admitted) - len(away)} online"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from fl_contract.errors import SettingError
 from fl_contract.settings import Settings, read_toml
 
 
@@ -47,6 +48,8 @@ class FederationFolder:
         Raises:
             SettingError: It is absent or breaks a rule.
         """
+        if not self.settings_file.exists():
+            raise SettingError(f"{self.settings_file}: is not there; make it: fl-server init, or name --folder")
         return FederationSettings.parse(read_toml(self.settings_file), origin=str(self.settings_file))
 
     @property

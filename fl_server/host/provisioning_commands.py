@@ -29,6 +29,7 @@ def init(
     """
     from fl_server.host.authority import Authority, fingerprint_of
     from fl_server.host.federation import FederationFolder, FederationSettings
+    from fl_server.host.lead import lead_fingerprint
     from fl_server.host.provisioning import NewFederation, make_federation
 
     console = open_console()
@@ -40,12 +41,14 @@ def init(
         authority = Authority.read(made.authority_key.read_bytes(), made.authority_certificate.read_bytes())
         console.print(
             f"federation {name} in {folder}\n"
-            f"authority  SHA256 {fingerprint_of(authority.certificate)}\n"
+            f"authority  SHA-256 {fingerprint_of(authority.certificate)}\n"
+            f"lead       {lead_fingerprint(made)}\n"
             f"hospitals  {address}:{port}\n\n"
             "next\n"
             f"  open port {port} of this host to the hospitals, and no other\n"
             f"  fl-server start --folder {folder}\n"
-            f"  fl-server admit REQUEST.json --folder {folder}    once for each hospital\n\n"
+            f"  fl-server admit REQUEST.json --folder {folder}    once for each hospital\n"
+            f"  fl-server bundle --folder {folder}    what hospitals approve before a run\n\n"
             "keep secret, and back up where nobody else can read\n"
             f"  {made.authority_key}    signs the coordinator's certificate; needed by renew only\n"
             f"  {made.lead_key}    signs bundles and orders; the study lead may keep it elsewhere: --lead-key\n"

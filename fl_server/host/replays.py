@@ -9,9 +9,9 @@ FRESH_SECONDS = 315.0
 
 
 class Replays:
-    """Signatures that were seen as long as Flower would take them again.
+    """What hospitals signed, as long as Flower would take it again.
 
-    Flower's hospitals sign each request anew, with a random part, so no two have the same signature. Memory is some 60
+    A hospital signs each request anew: the time, to the microsecond. Memory is some 60
     bytes for each request of the last ten minutes.
 
     Args:
@@ -24,25 +24,25 @@ class Replays:
         self._now: set[bytes] = set()
         self._before: set[bytes] = set()
 
-    def is_new(self, signature: bytes) -> bool:
-        """Whether a signature is seen for the first time, which it is not from here on.
+    def is_new(self, signed: bytes) -> bool:
+        """Whether something signed is seen for the first time, which it is not from here on.
 
         >>> replays = Replays()
-        >>> replays.is_new(b"c2lnbmF0dXJl"), replays.is_new(b"c2lnbmF0dXJl")
+        >>> replays.is_new(b"12:00, north"), replays.is_new(b"12:00, north")
         (True, False)
         """
         if self._clock() - self._since > FRESH_SECONDS:
             self._before, self._now, self._since = self._now, set(), self._clock()
-        key = _short(signature)
+        key = _short(signed)
         if key in self._now or key in self._before:
             return False
         self._now.add(key)
         return True
 
-    def forget(self, signature: bytes) -> None:
-        """Take back that a signature was seen."""
-        self._now.discard(_short(signature))
+    def forget(self, signed: bytes) -> None:
+        """Take back that it was seen."""
+        self._now.discard(_short(signed))
 
 
-def _short(signature: bytes) -> bytes:
-    return hashlib.blake2b(signature, digest_size=16).digest()
+def _short(signed: bytes) -> bytes:
+    return hashlib.blake2b(signed, digest_size=16).digest()

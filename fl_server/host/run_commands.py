@@ -99,7 +99,7 @@ def run(
             raise
         again = ["fl-server", "run", study, *(word for each in assignments or [] for word in ("--set", each))]
         again += ["--bundle", str(bundle)] if bundle else []
-        _print_end(state, console, shlex.join([*again, "--resume", str(state.out), *where]))
+        _print_end(federation, state, console, shlex.join([*again, "--resume", str(state.out), *where]))
 
 
 def status(
@@ -114,11 +114,12 @@ def status(
     from fl_server.host.runs import find_run, list_runs
 
     console = open_console()
-    with exit_codes(), open_control(FederationFolder(folder), lead_key) as control:
+    federation = FederationFolder(folder)
+    with exit_codes(), open_control(federation, lead_key) as control:
         if which is None:
             print_run_table(list_runs(control), console)
         else:
-            print_run(find_run(control, which), console)
+            print_run(federation, find_run(control, which), console)
 
 
 def log(
@@ -260,7 +261,7 @@ class _Watched:
         return not self.state.has_ended
 
 
-def _print_end(state: "RunState", console: "Console", again: str) -> None:
+def _print_end(federation: "FederationFolder", state: "RunState", console: "Console", again: str) -> None:
     """Say how a run ended.
 
     Raises:
@@ -268,13 +269,14 @@ def _print_end(state: "RunState", console: "Console", again: str) -> None:
     """
     from fl_server.checkpoint import CHECKPOINT_FILE
     from fl_server.host.run_views import refusals
+    from fl_server.host.site_record import name_nodes
 
     for line in refusals(state):
-        console.print(f"refused  {line}", soft_wrap=True)
+        console.print(f"refused  {name_nodes(federation, line)}", soft_wrap=True)
     if not state.is_complete:
         has_checkpoint = state.record_folder is not None and (state.record_folder / CHECKPOINT_FILE).exists()
         advice = f"\ngo on with: {again}" if has_checkpoint else ""
-        raise RunError(f"run {state.run_id} {state.status}: {state.reason}{advice}")
+        raise RunError(f"run {state.run_id} {state.status}: {name_nodes(federation, state.reason)}{advice}")
     console.print(
         f"\nrun {state.run_id} {state.header()['status']}\nresults  {state.out}\nreport   fl-server report {state.out}",
         soft_wrap=True,

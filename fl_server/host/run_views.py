@@ -6,7 +6,9 @@ from rich.console import Console
 from rich.text import Text
 
 from fl_server.exit_codes import print_columns
+from fl_server.host.federation import FederationFolder
 from fl_server.host.runs import RunState
+from fl_server.host.site_record import name_nodes
 from fl_server.live import read_rounds, render_run
 
 
@@ -21,7 +23,7 @@ def print_run_table(states: Sequence[RunState], console: Console) -> None:
     print_columns(rows, console)
 
 
-def print_run(state: RunState, console: Console) -> None:
+def print_run(federation: FederationFolder, state: RunState, console: Console) -> None:
     """One run in detail."""
     header = state.header()
     lines = [
@@ -35,7 +37,7 @@ def print_run(state: RunState, console: Console) -> None:
     if state.has_ended and not state.is_complete:
         lines.append(f"reason   {state.reason}")
     lines += [f"refused  {line}" for line in refusals(state)]
-    console.print(Text("\n".join(lines)), soft_wrap=True)
+    console.print(Text(name_nodes(federation, "\n".join(lines))), soft_wrap=True)
     if header and state.record_folder and (rounds := read_rounds(state.record_folder)):
         console.print()
         console.print(render_run(header, rounds))

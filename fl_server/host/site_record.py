@@ -1,6 +1,7 @@
 """What the coordinator keeps of each hospital: the only place that reads and writes ``sites/<name>.json``."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -68,6 +69,12 @@ def find_site(folder: FederationFolder, name: str) -> SiteRecord | None:
 def read_sites(folder: FederationFolder) -> list[SiteRecord]:
     """All records, by name."""
     return [SiteRecord.read(path) for path in sorted(folder.sites.glob("*.json"))]
+
+
+def name_nodes(folder: FederationFolder, text: str) -> str:
+    """A text in which hospitals are named where Flower's number of their node is all that a run knew."""
+    names = {str(record.node_id): record.site for record in read_sites(folder)}
+    return re.sub(r"\bnode (\d+)\b", lambda found: names.get(found[1], found[0]), text)
 
 
 def utc_now() -> str:

@@ -4,6 +4,7 @@ The only place that builds Flower's SuperLink; it uses parts of flwr 1.41.0 that
 """
 
 import asyncio
+import asyncio.constants
 import asyncio.sslproto
 import os
 import socket
@@ -20,9 +21,11 @@ from fl_contract.errors import ConsiliumError, SettingError
 from fl_host.json_log import open_json_log
 from fl_host.private_files import check_private
 from fl_host.quiet_flower import QUIET_FLOWER
+from fl_server.host.connections import HEAD_SECONDS, PunctualProtocol
 from fl_server.host.control_signature import Checker
 from fl_server.host.federation import FederationFolder, FederationSettings
 from fl_server.host.lead import read_trusted_leads
+from fl_server.host.node_signature import NodeKeys
 from fl_server.host.request_guard import RequestGuard
 
 LOOPBACK = "127.0.0.1"
@@ -99,9 +102,12 @@ def _serve(folder: FederationFolder, settings: FederationSettings, sockets: list
         RequestGuard,
         operator=(LOOPBACK, settings.operator_port),
         checker=Checker(lambda: read_trusted_leads(folder)),
+        nodes=NodeKeys(folder),
         log=log,
     )
     _log_failed_handshakes(log)
+    asyncio.constants.SSL_HANDSHAKE_TIMEOUT = HEAD_SECONDS
+    PunctualProtocol.log = log
     context = _tls_context(folder)
     extensions.get_middleware = lambda: (guard,)
     extensions.get_lifespan_contexts = lambda: (partial(_fresh_certificate, context=context, folder=folder, log=log),)
@@ -109,6 +115,7 @@ def _serve(folder: FederationFolder, settings: FederationSettings, sockets: list
     config = uvicorn.Config(
         app,
         loop="asyncio",
+        http=PunctualProtocol,
         ws="none",
         log_config=get_uvicorn_log_config(INFO),
         proxy_headers=False,  # the log names who connected, not who says so

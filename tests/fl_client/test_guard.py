@@ -13,8 +13,9 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 
 from fl_client.data.records import SiteRecords
-from fl_client.guard import SITE_LOG, guard, log_to_site, refusal_code
+from fl_client.guard import guard, log_to_site, refusal_code
 from fl_client.journal import JOURNAL_FILE, REFUSAL, Journal
+from fl_client.site_files import SITE_LOG
 from fl_contract.errors import DisclosureError, MessageError, QuorumError, RefusalCode, RefusalError, SettingError
 from fl_contract.messages import EVALUATE, PLAN, ROSTER, TRAIN
 from privacy.errors import (

@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Message
 from safetensors.numpy import load_file
 
-from fl_client.guard import SITE_LOG
+from fl_client.site_files import SITE_LOG
 from fl_contract.errors import RefusalCode
 from fl_contract.messages import ARRAYS, EVALUATE, PLAN, Arrays, from_array_record
 from fl_contract.study import Scalar, Study

@@ -361,11 +361,15 @@ def test_a_refusal_is_read_as_its_label_and_our_sentence(code: RefusalCode) -> N
     assert refusal_of_reply(error_reply(int(code))) == (code.label, code.sentence)
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 99, 112])
+@pytest.mark.parametrize("code", [0, 1, 2, 99, 113])
 def test_a_code_of_flower_is_kept_without_its_text(code: int) -> None:
     expected = (f"flower-{code}", "The node gave no answer of ours (Flower's own code).")
 
     assert refusal_of_reply(error_reply(code)) == expected
+
+
+def test_a_hospital_that_did_not_approve_the_bundle_is_said_to_have_not() -> None:
+    assert refusal_of_reply(error_reply(7)) == ("flower-7", "The hospital has not approved this bundle.")
 
 
 def test_the_record_names_are_flowers_own_defaults() -> None:

@@ -1,5 +1,6 @@
 """A bundle is opened only if it holds what Consilium's bundles hold; whatever else is in an archive is named."""
 
+import contextlib
 import io
 import stat
 import zipfile
@@ -67,6 +68,32 @@ def _as_link(info: zipfile.ZipInfo) -> None:
 def test_a_link_is_refused() -> None:
     with pytest.raises(SettingError, match="link"):
         read_bundle(pack(TREE, edit=_as_link))
+
+
+def test_a_bundle_that_was_damaged_on_its_way_is_refused_in_words() -> None:
+    """Not by an error of Python's: whatever byte is another one, the hospital reads what to do."""
+    whole = repacked(zipfile.ZIP_DEFLATED)
+    for at in range(0, len(whole), 11):
+        with contextlib.suppress(SettingError):
+            read_bundle(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+
+
+def test_a_file_that_is_packed_in_another_way_is_refused() -> None:
+    with pytest.raises(SettingError, match="packed in another way"):
+        read_bundle(repacked(zipfile.ZIP_LZMA))
+
+
+def test_settings_that_are_nested_beyond_reason_are_refused_in_words() -> None:
+    with pytest.raises(SettingError, match=r"pyproject\.toml"):
+        read_bundle(pack({**TREE, "pyproject.toml": b"x = " + b"[" * 100_000}))
+
+
+def repacked(compression: int) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(build())) as before, zipfile.ZipFile(content, "w", compression) as after:
+        for info in before.infolist():
+            after.writestr(info.filename, before.read(info))
+    return content.getvalue()
 
 
 def test_an_encrypted_file_is_refused() -> None:

@@ -13,12 +13,13 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.run import Run
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+from signed_bundles import PYPROJECT, build
 
 from fl_client.journal import JOURNAL_FILE, Journal
 from fl_client.node.approvals import Approvals
 from fl_client.node.bundle_gate import BundleGate
 
-CONTENT = b"the bytes of a bundle"
+CONTENT = build(**{"pyproject.toml": f"{PYPROJECT}[tool.flwr.app.config]\nstudy = ''\n".encode()})
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 RUN = replace(
     Run.create_empty(7),
@@ -69,6 +70,8 @@ def test_approved_bytes_run_and_the_journal_says_so(fetched: Callable[..., bool]
         {"fab_version": "0.6.0.12345678/../../x"},
         {"fab_version": ""},
         {"fab_id": "../consilium"},
+        {"override_config": {"STUDY": "breast-cancer"}},
+        {"override_config": {"study.name": "breast-cancer"}},
         {"fab_id": "consilium/consilium/x"},
     ],
     ids=lambda value: ",".join(f"{key}={item!r:.20}" for key, item in value.items()),
@@ -89,6 +92,7 @@ def test_a_bundle_is_refused_when_the_approvals_cannot_be_read(fetched: Callable
     (tmp_path / "node" / "approvals.json").write_text("{", encoding="utf-8")
 
     assert not fetched()
+    assert last(tmp_path).items() >= {"kind": "refusal", "reason": "it could not be checked"}.items()
 
 
 def test_a_bundle_is_refused_when_the_journal_cannot_say_so(fetched: Callable[..., bool], tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def certificate(*, is_authority: bool = True, days: int = 10, since: int = -1) -
     return built.public_bytes(serialization.Encoding.PEM).decode()
 
 
+def hidden_authority() -> str:
+    """A block that OpenSSL trusts as an authority, and that other readers of PEM pass over."""
+    made = subprocess.run(
+        ["openssl", "x509", "-trustout"], input=certificate(), check=True, capture_output=True, text=True
+    ).stdout
+    assert made.startswith("-----BEGIN TRUSTED CERTIFICATE-----")
+    return made
+
+
 @pytest.fixture
 def site_file(write_site_file: Callable[..., Path]) -> Path:
     return write_site_file("st-anna")
@@ -165,6 +174,8 @@ def test_while_one_authority_replaces_another_both_are_shown(
         ({"node-key": "SHA256:" + "B" * 43}, "for another key"),
         ({"authority": "no certificate"}, "no PEM certificate"),
         ({"authority": certificate(is_authority=False)}, "no certificate authority"),
+        ({"authority": certificate() + hidden_authority()}, "something beside PEM certificates"),
+        ({"authority": "by telephone: yes\n" + certificate()}, "something beside PEM certificates"),
         ({"authority": certificate(since=-3, days=-1)}, "check this host's clock"),
         ({"authority": certificate(since=1)}, "check this host's clock"),
         ({"authority": certificate() + certificate(days=-1, since=-2)}, "check this host's clock"),

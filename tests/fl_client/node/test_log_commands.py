@@ -78,6 +78,11 @@ def test_the_table_shows_what_happened(run: Callable[..., Result], site: Path) -
         assert words in result.stdout
 
 
+def test_where_the_reason_of_a_refusal_stands_is_told(run: Callable[..., Result], site: Path) -> None:
+    assert str(site.parent / "site.log") in run("show", site).stdout
+    assert "site.log" not in run("show", site, "--kind", "release").stdout
+
+
 def test_one_kind_alone_can_be_shown(run: Callable[..., Result], site: Path) -> None:
     result = run("show", site, "--kind", "release")
 

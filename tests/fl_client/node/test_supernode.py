@@ -170,6 +170,13 @@ def test_whatever_an_app_does_its_request_is_answered_soon_and_the_next_one_too(
     assert code.label in hospital.journal().splitlines()[-1] or "crash" in hospital.journal()
 
 
+def test_what_an_app_leaves_running_ends_with_it(hospital: Hospital, questions: Questions) -> None:
+    daemon = questions.ask(hospital.node, "daemon")["content"]["daemon"]
+
+    wait_for(lambda: not Path(f"/proc/{daemon}").exists(), 10, "the end of what the app left")
+    assert "content" in questions.ask(hospital.node, "answer")
+
+
 def test_what_an_app_raised_is_in_the_hospitals_log_alone(hospital: Hospital, questions: Questions) -> None:
     answer = questions.ask(hospital.node, "raise")
 
@@ -203,6 +210,21 @@ def test_other_bytes_under_an_approved_hash_are_refused(
 
     assert answer["code"] == INVALID_FAB
     assert hashlib.sha256(other).hexdigest() in hospital.journal().splitlines()[-1]
+
+
+def test_what_lies_where_a_bundle_will_be_installed_is_not_run(
+    superlink: ProbeSuperLink, hospital: Hospital, tmp_path: Path
+) -> None:
+    """Flower runs unchecked what is there under the first 8 digits of the hash, as of another bundle that is alike."""
+    other = build_probe(tmp_path, version="1.0.3")
+    place = hospital.folder.flower_home / "apps" / f"consilium.probe.1.0.3.{hashlib.sha256(other).hexdigest()[:8]}"
+    (place / "fl_client").mkdir(parents=True)
+    (place / "fl_client" / "app.py").write_text("raise SystemExit('not the bundle')", encoding="utf-8")
+    approve(hospital.site_file.parent, other)
+
+    told = superlink.start_run(other).ask(hospital.node, "answer")
+
+    assert told["content"]["code"].startswith(str(place))
 
 
 def test_a_withdrawn_bundle_is_refused_in_the_middle_of_its_run(

@@ -1,5 +1,6 @@
 """Only who holds a key of the right kind may be admitted with it, and a key that was expelled never comes back."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import coordinators
@@ -9,8 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fl_contract.enrolment import EnrolmentRequest
 from fl_contract.errors import SettingError
 from fl_server.host.admission import check_request, invite
+from fl_server.host.admission_commands import _to_compare
 from fl_server.host.federation import FederationFolder
-from fl_server.host.site_record import SiteRecord, find_site, read_sites
+from fl_server.host.site_record import SiteRecord, find_site, name_nodes, read_sites
 
 KEY = ec.generate_private_key(ec.SECP384R1())
 OTHER = ec.generate_private_key(ec.SECP384R1())
@@ -160,3 +162,23 @@ def test_a_request_file_is_checked_as_it_is_read(tmp_path: Path) -> None:
 
     with pytest.raises(SettingError, match="site="):
         EnrolmentRequest.read(path)
+
+
+def test_the_coordinator_is_shown_what_the_hospital_compares(folder: FederationFolder) -> None:
+    from fl_client.node.enrolment import _authority_fingerprints
+    from fl_client.node.node_keys import lead_fingerprint
+
+    invitation = invite(folder, known(folder))
+
+    told = _to_compare(folder)
+
+    assert lead_fingerprint(invitation.lead_public_key) in told
+    assert all(each in told for each in _authority_fingerprints(invitation.authority, datetime.now(UTC)))
+
+
+def test_a_hospital_is_named_where_a_run_knew_its_nodes_number_alone(folder: FederationFolder) -> None:
+    record = known(folder)
+
+    told = name_nodes(folder, f"node {record.node_id}: policy; node 7: flower-7; mynode {record.node_id}")
+
+    assert told == f"north: policy; node 7: flower-7; mynode {record.node_id}"

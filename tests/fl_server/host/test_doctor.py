@@ -1,5 +1,6 @@
 """Promise: the coordinator's doctor names what is wrong with a federation's folder, ports and database."""
 
+import fcntl
 import json
 import socket
 import sqlite3
@@ -13,6 +14,8 @@ from typer.testing import CliRunner
 from fl_server.cli import app
 from fl_server.host.database_check import check_database, online_sites
 from fl_server.host.federation import FederationFolder
+from fl_server.host.provisioning import lock_file
+from fl_server.host.site_record import SiteRecord
 
 Checks = dict[str, dict[str, str]]
 
@@ -52,6 +55,19 @@ def test_a_key_that_others_may_read_is_named(folder: FederationFolder) -> None:
 
     assert code == 1
     assert "lead.key" in checks["private files"]["finding"]
+
+
+def test_an_expelled_hospital_is_not_missed(folder: FederationFolder) -> None:
+    raw = {"public-key": "key", "fingerprint": "SHA256:key", "admitted-at": "2026-11-29T12:00:00+00:00"}
+    expelled = {"expelled-at": "2026-11-29T13:00:00+00:00"}
+    SiteRecord.parse({**raw, "site": "north", "node-id": 7}, origin="test").write(folder)
+    SiteRecord.parse({**raw, "site": "south", "node-id": 8, **expelled}, origin="test").write(folder)
+
+    with lock_file(folder).open("ab") as running:
+        fcntl.flock(running, fcntl.LOCK_EX)
+        _, checks = _ask(folder.root)
+
+    assert checks["sites"]["finding"] == "1 admitted, 0 online; not online: north"
 
 
 def test_an_address_that_the_certificate_does_not_hold_is_named(folder: FederationFolder) -> None:

@@ -17,7 +17,7 @@ from fl_contract.errors import SettingError
 from fl_server.cli import app
 from fl_server.host.authority import names_of
 from fl_server.host.federation import FederationFolder, FederationSettings
-from fl_server.host.lead import read_lead_key, read_trusted_leads
+from fl_server.host.lead import lead_fingerprint, read_lead_key, read_trusted_leads
 from fl_server.host.provisioning import (
     NewFederation,
     begin_authority_change,
@@ -159,6 +159,8 @@ def test_init_prints_the_next_steps_and_what_to_keep_secret_but_no_secret(tmp_pa
 
     assert result.exit_code == 0, result.output
     assert "fl-server start" in result.output
+    assert "fl-server bundle" in result.output
+    assert lead_fingerprint(FederationFolder(root)) in result.output
     assert str(root / "lead" / "lead.key") in result.output
     assert (root / "executor.secret").read_text() not in result.output
 
@@ -166,7 +168,8 @@ def test_init_prints_the_next_steps_and_what_to_keep_secret_but_no_secret(tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["init", "--name", "Cardio", "--address", "127.0.0.1"], "name='Cardio'"),
+        (["init", "--name", "Cardio", "--address", "127.0.0.1"], "name='Cardio'; expected a text of the form"),
+        (["start"], "make it: fl-server init"),
         (["init", "--name", "cardio", "--address", "127.0.0.1", "--port", "0"], "port=0"),
         (["renew"], "run fl-server init"),
         (["renew", "--finish"], "--finish; expected together with --authority"),

@@ -11,7 +11,13 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
 from fl_server.host import request_guard
 from fl_server.host.control_signature import BODY, NONCE, SIGNATURE, TIME, Checker, sign, signed_text
@@ -21,6 +27,9 @@ LEAD = Ed25519PrivateKey.generate()
 OPERATOR = ("127.0.0.1", 8444)
 PUBLIC = ("127.0.0.1", 8443)
 START_RUN = "/v1/control/start-run"
+PUSH = "/v1/fleet/push-object"
+HOSPITAL = ec.generate_private_key(ec.SECP384R1())
+P384_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
 
 
 class _App:
@@ -29,6 +38,7 @@ class _App:
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.status = 200
+        self.works = 0.0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         body = b""
@@ -40,6 +50,7 @@ class _App:
             if not message["more_body"]:
                 break
         self.bodies.append(body)
+        await asyncio.sleep(self.works)
         await send({"type": "http.response.start", "status": self.status, "headers": []})
         await send({"type": "http.response.body", "body": b"done"})
 
@@ -49,7 +60,13 @@ class _Guarded:
         self.app = _App()
         self.time = datetime.now(UTC)
         checker = Checker(lambda: [LEAD.public_key()], now=lambda: self.time)
-        self.guard = RequestGuard(self.app, operator=OPERATOR, checker=checker, log=logging.getLogger("guard-test"))
+        self.guard = RequestGuard(
+            self.app,
+            operator=OPERATOR,
+            checker=checker,
+            nodes={public_key_to_bytes(HOSPITAL.public_key())},
+            log=logging.getLogger("guard-test"),
+        )
 
     def ask(
         self,
@@ -60,6 +77,7 @@ class _Guarded:
         body: bytes = b"",
         method: str = "POST",
         scope: Mapping[str, Any] | None = None,
+        pause: float = 0.0,
     ) -> tuple[int, str]:
         sent: list[MutableMapping[str, Any]] = []
         pieces = [body[at : at + 1000] for at in range(0, len(body), 1000)] or [b""]
@@ -69,6 +87,7 @@ class _Guarded:
         ]
 
         async def receive() -> MutableMapping[str, Any]:
+            await asyncio.sleep(pause)
             return incoming.pop(0) if incoming else {"type": "http.disconnect"}
 
         async def send(message: MutableMapping[str, Any]) -> None:
@@ -99,6 +118,16 @@ def guarded() -> _Guarded:
 
 def signed(body: bytes = b"bundle", *, key: Ed25519PrivateKey = LEAD, path: str = START_RUN) -> dict[str, str]:
     return sign(key, method="POST", path=path, body=body)
+
+
+def signed_by_node(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
+    time = datetime.now(UTC).isoformat()
+    signature = sign_message(key, time.encode())
+    return {
+        FLEET_HTTP_PUBLIC_KEY_HEADER.lower(): base64.b64encode(public_key_to_bytes(key.public_key())).decode(),
+        TIMESTAMP_HEADER.lower(): time,
+        FLEET_HTTP_SIGNATURE_HEADER.lower(): base64.b64encode(signature).decode(),
+    }
 
 
 def signed_at(time: datetime, body: bytes = b"bundle") -> dict[str, str]:
@@ -292,10 +321,48 @@ def test_a_body_over_the_limit_is_refused(guarded: _Guarded, monkeypatch: pytest
 
 
 def test_a_hospitals_body_over_the_limit_is_cut_off(guarded: _Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_guard, "MAX_FLEET_BYTES", 1500)
+    monkeypatch.setattr(request_guard, "MAX_STRANGERS_BYTES", 1500)
+    monkeypatch.setattr(request_guard, "MAX_FLEET_BYTES", 2500)
 
-    assert guarded.ask("/v1/fleet/push-object", server=PUBLIC, body=bytes(2000)) == (0, "")
+    within = guarded.ask(PUSH, server=PUBLIC, headers=signed_by_node(HOSPITAL), body=bytes(2500))
+    beyond = guarded.ask(PUSH, server=PUBLIC, headers=signed_by_node(HOSPITAL), body=bytes(2600))
+
+    assert (within, beyond) == ((200, "done"), (0, ""))
+    assert guarded.app.bodies == [bytes(2500)]
+
+
+def test_a_strangers_large_body_is_not_read_into_memory(
+    guarded: _Guarded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Flower reads a request whole before it looks who sent it: a few of these would take the coordinator's memory."""
+    monkeypatch.setattr(request_guard, "MAX_STRANGERS_BYTES", 1500)
+    stranger, forged = ec.generate_private_key(ec.SECP384R1()), signed_by_node(HOSPITAL)
+    forged[FLEET_HTTP_SIGNATURE_HEADER.lower()] = signed_by_node(stranger)[FLEET_HTTP_SIGNATURE_HEADER.lower()]
+
+    answers = [
+        guarded.ask(PUSH, server=PUBLIC, headers=headers, body=bytes(2000))
+        for headers in ({}, signed_by_node(stranger), forged)
+    ]
+
+    assert answers == [(0, "")] * 3
     assert guarded.app.bodies == []
+    assert [vars(line)["status"] for line in caplog.records] == [413] * 3
+
+
+def test_a_body_that_trickles_in_is_not_waited_for(
+    guarded: _Guarded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(request_guard, "STRANGERS_SECONDS", 0.05)
+
+    assert guarded.ask(PUSH, server=PUBLIC, body=bytes(2000), pause=0.04) == (0, "")
+    assert [vars(line)["status"] for line in caplog.records] == [408]
+
+
+def test_an_answer_may_take_longer_than_a_body(guarded: _Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_guard, "STRANGERS_SECONDS", 0.05)
+    guarded.app.works = 0.1
+
+    assert guarded.ask(PUSH, server=PUBLIC, body=b"small") == (200, "done")
 
 
 def test_a_websocket_is_closed(guarded: _Guarded) -> None:
@@ -313,9 +380,8 @@ def test_a_websocket_is_closed(guarded: _Guarded) -> None:
     assert json.dumps(sent) == json.dumps([{"type": "websocket.close", "code": 1008}])
 
 
-def test_a_hospitals_signed_request_is_answered_once() -> None:
-    guarded = _Guarded()
-    headers = {request_guard.SIGNATURE_HEADER.decode(): "c2lnbmF0dXJl"}
+def test_a_hospitals_signed_request_is_answered_once(guarded: _Guarded) -> None:
+    headers = signed_by_node(HOSPITAL)
 
     first = guarded.ask("/v1/fleet/pull-messages", server=PUBLIC, headers=headers)
     second = guarded.ask("/v1/fleet/pull-messages", server=PUBLIC, headers=headers)
@@ -325,12 +391,42 @@ def test_a_hospitals_signed_request_is_answered_once() -> None:
     assert len(guarded.app.bodies) == 1
 
 
-def test_a_signature_that_flower_refuses_is_not_kept() -> None:
+def test_another_spelling_of_a_signature_is_the_same_request(guarded: _Guarded) -> None:
+    """ECDSA takes (r, n - s) for (r, s), and base64 leaves bits of its last letter unused."""
+    name, headers = FLEET_HTTP_SIGNATURE_HEADER.lower(), signed_by_node(HOSPITAL)
+    r, s = decode_dss_signature(base64.b64decode(headers[name]))
+    turned = encode_dss_signature(r, P384_ORDER - s)
+    HOSPITAL.public_key().verify(turned, headers[TIMESTAMP_HEADER.lower()].encode(), ec.ECDSA(hashes.SHA256()))
+
+    first = guarded.ask("/v1/fleet/pull-messages", server=PUBLIC, headers=headers)
+    again = guarded.ask(
+        "/v1/fleet/pull-messages", server=PUBLIC, headers={**headers, name: base64.b64encode(turned).decode()}
+    )
+
+    assert (first[0], again[0]) == (200, 409)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_what_a_stranger_signed_is_not_kept(guarded: _Guarded, status: int) -> None:
     """Else anybody could fill the coordinator's memory."""
-    guarded = _Guarded()
-    guarded.app.status = 401
-    headers = {request_guard.SIGNATURE_HEADER.decode(): "bm9uZQ=="}
+    guarded.app.status = status
+    headers = signed_by_node(ec.generate_private_key(ec.SECP384R1()))
 
     answers = [guarded.ask("/v1/fleet/pull-messages", server=PUBLIC, headers=headers)[0] for _ in range(2)]
 
-    assert answers == [401, 401]
+    assert answers == [status, status]
+
+
+def test_a_signature_is_not_kept_where_nobody_checks_it(guarded: _Guarded) -> None:
+    headers = signed_by_node(ec.generate_private_key(ec.SECP384R1()))
+
+    assert [guarded.ask("/health", server=PUBLIC, headers=headers)[0] for _ in range(2)] == [200, 200]
+
+
+def test_a_hospitals_request_that_flower_refused_is_kept(guarded: _Guarded) -> None:
+    guarded.app.status = 412
+    headers = signed_by_node(HOSPITAL)
+
+    answers = [guarded.ask("/v1/fleet/pull-messages", server=PUBLIC, headers=headers)[0] for _ in range(2)]
+
+    assert answers == [412, 409]
