@@ -21,7 +21,7 @@ from fl_contract.features import Column
 from fl_contract.metrics.classes import Evaluation
 from fl_contract.metrics.measurement import MAX_EXAMPLES, Measurement
 from fl_contract.metrics.noised import NoisedCounts, count_scored_classes
-from fl_contract.npy import NpyBuffer, view_npy
+from fl_contract.npy import NpyBuffer, npy_head, view_npy
 from fl_contract.statistics import FeatureStatistics
 from fl_contract.tasks.task import Task
 
@@ -362,9 +362,8 @@ def read_roster(message: Message) -> list[str]:
 
 def site_of_reply(message: Message) -> str | None:
     """The hospital that a reply names; None in a reply of another framework's client."""
-    if not message.has_content() or CONFIG not in message.content.config_records:
-        return None
-    site = message.content.config_records[CONFIG].get("site")
+    config = message.content.get(CONFIG) if message.has_content() else None
+    site = config.get("site") if isinstance(config, ConfigRecord) else None
     return site if isinstance(site, str) else None
 
 
@@ -417,28 +416,42 @@ def view_array(name: str, array: Array) -> NDArray[Any]:
         raise MessageError(f"array {name!r} cannot be read; its bytes are not a NumPy array") from error
 
 
+def is_like(array: Array, like: NDArray[Any]) -> bool:
+    """Whether its bytes are, to their number and the whole head, those of an array like this one in C order."""
+    head = npy_head(like.shape, like.dtype)
+    data = array.data
+    return array.stype == "numpy.ndarray" and len(data) == len(head) + like.nbytes and data.startswith(head)
+
+
 class RecordViews(ArrayViews):
     """The arrays of a record, each viewed anew when it is asked for: kept views of a hundred models take memory.
 
     Args:
         record: Whose bytes are read, for as long as it holds them.
-        names: Of its arrays, in the order wanted.
+        like: Arrays in the order wanted; `is_like` holds for each.
     """
 
-    def __init__(self, record: ArrayRecord, names: tuple[str, ...]) -> None:
-        self._record, self._names = record, names
+    def __init__(self, record: ArrayRecord, like: Arrays) -> None:
+        self._record, self._like = record, like
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """See `view_array`."""
-        return view_array(name, self._record[name])
+        """Read-only."""
+        like, data = self._like[name], self._record[name].data
+        return np.ndarray(like.shape, like.dtype, data, len(data) - like.nbytes)
+
+    def block(self, name: str, place: slice) -> NDArray[Any]:
+        """Some numbers of one array, flat; at least one."""
+        like, data = self._like[name], self._record[name].data
+        start = len(data) - like.nbytes + place.start * like.itemsize
+        return np.frombuffer(data, like.dtype, place.stop - place.start, start)
 
     def __iter__(self) -> Iterator[str]:
         """Names, in order."""
-        return iter(self._names)
+        return iter(self._like)
 
     def __len__(self) -> int:
         """How many arrays."""
-        return len(self._names)
+        return len(self._like)
 
 
 def take_array_record(buffers: Mapping[str, NpyBuffer]) -> ArrayRecord:

@@ -35,6 +35,15 @@ def view_npy(data: bytes) -> NDArray[Any]:
     return np.ndarray(shape, dtype, data, offset, order=order)
 
 
+@lru_cache(maxsize=1024)
+def npy_head(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """What NumPy writes before the numbers of such an array in C order."""
+    head = io.BytesIO()
+    header = {"descr": npy_format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    npy_format.write_array_header_1_0(head, header)
+    return head.getvalue()
+
+
 class NpyBuffer:
     """An array that is filled where its bytes will be sent from, so that it is in memory once.
 
@@ -43,13 +52,10 @@ class NpyBuffer:
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        head = io.BytesIO()
-        header = {"descr": npy_format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        npy_format.write_array_header_1_0(head, header)
-        offset, num_bytes = head.tell(), math.prod(shape) * dtype.itemsize
-        self._file = io.BytesIO(bytes(offset + num_bytes))  # takes the bytes over, since nobody else holds them
-        self._file.write(head.getvalue())
-        filled = self._file.getbuffer()[offset:]
+        head, num_bytes = npy_head(shape, dtype), math.prod(shape) * dtype.itemsize
+        self._file = io.BytesIO(bytes(len(head) + num_bytes))  # takes the bytes over, since nobody else holds them
+        self._file.write(head)
+        filled = self._file.getbuffer()[len(head) :]
         self.array: NDArray[Any] = (np.frombuffer(filled, dtype) if num_bytes else np.empty(0, dtype)).reshape(shape)
 
     def close(self) -> bytes:

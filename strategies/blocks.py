@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fl_contract.messages import Arrays, ArrayViews
+from fl_contract.messages import Arrays, ArrayViews, RecordViews
 
 BLOCK = 1 << 15
 """Numbers at a time; a few blocks of float32 fit into a core's second-level cache."""
@@ -59,6 +59,11 @@ class Resident:
         if name != self._name:
             self._name, self._flat = name, self._arrays[name].reshape(-1)
         return self._flat[place]
+
+
+def resident(arrays: ArrayViews) -> Blocks:
+    """A model in memory, read in the cheaper of two ways."""
+    return arrays if isinstance(arrays, RecordViews) else Resident(arrays)
 
 
 def flatten(arrays: Arrays) -> Arrays:

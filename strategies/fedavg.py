@@ -32,7 +32,7 @@ from fl_contract.messages import (
 )
 from fl_contract.npy import NpyBuffer
 from strategies.arrivals import each_once
-from strategies.blocks import Blocks, Mean, Resident, flatten, is_finite, places
+from strategies.blocks import Blocks, Mean, Resident, flatten, is_finite, places, resident
 from strategies.participation import Roster, SiteSampling, SiteWeighting
 from strategies.reply_check import check_finite, check_update_norm, read_num_examples, read_reply
 from strategies.running_mean import ModelMean, mean_type, reading_only
@@ -201,7 +201,7 @@ class FedAvg(Strategy):
 
     def _keep_resident(self, replies: Sequence[Message]) -> dict[str, Blocks]:
         models: dict[str, Blocks] = {}
-        self._fold_all(replies, lambda site, arrays: models.update({site: Resident(arrays)}), checked=False)
+        self._fold_all(replies, lambda site, arrays: models.update({site: resident(arrays)}), checked=False)
         return models
 
     def _lazy_mean(self, models: dict[str, Blocks], totals: Arrays) -> Mean:

@@ -67,4 +67,4 @@ class FedAvgM(FedAvg):
         if self.server_nesterov:
             update += self.server_momentum * velocity
         step = update if self.server_nesterov else velocity
-        return np.add(old, self.server_learning_rate * step, out=old)
+        return np.add(old, np.multiply(step, self.server_learning_rate, out=update), out=old)

@@ -10,7 +10,8 @@ class FedYogi(FedAdam):
     """As `FedAdam`, with v = v - (1 - c) * u * u * sign(v - u * u)."""
 
     def _take_in(self, second: NDArray[np.float64], square: NDArray[np.float64]) -> None:
-        is_above = np.sign(second - square)
+        is_above = second - square
+        np.sign(is_above, out=is_above)
         square *= 1.0 - self.server_betas[1]
         square *= is_above
         second -= square

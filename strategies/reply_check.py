@@ -1,13 +1,23 @@
 """The only place that decides whether a hospital's reply may enter an average."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
 
 from fl_contract.errors import MessageError, ReplyError
-from fl_contract.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES, Arrays, ArrayViews, RecordViews, view_array
+from fl_contract.messages import (
+    ARRAYS,
+    LOSS,
+    METRICS,
+    NUM_EXAMPLES,
+    Arrays,
+    ArrayViews,
+    RecordViews,
+    is_like,
+    view_array,
+)
 from fl_contract.metrics.measurement import MAX_EXAMPLES
 from strategies.blocks import Blocks, Resident, is_finite, places
 
@@ -44,19 +54,35 @@ def read_reply(message: Message, reference: Arrays) -> tuple[ArrayViews, float]:
     Raises:
         ReplyError: The first rule that the reply breaks, with the array's name but none of its values.
     """
-    if ARRAYS not in message.content.array_records or METRICS not in message.content.metric_records:
+    record = message.content.get(ARRAYS)
+    if not isinstance(record, ArrayRecord) or not isinstance(message.content.get(METRICS), MetricRecord):
         raise ReplyError(f"records {sorted(message.content)}; expected {ARRAYS!r} and {METRICS!r}")
-    record = message.content.array_records[ARRAYS]
-    if set(record) != set(reference):
-        odd = sorted(set(record) ^ set(reference))
-        raise ReplyError(f"arrays {odd} are missing or not expected; expected those of the model")
     received = dict(record.items())
-    try:
-        for name, expected in reference.items():
-            _check_array(name, view_array(name, received[name]), expected)
-    except MessageError as error:
-        raise ReplyError(str(error)) from error
-    return RecordViews(record, tuple(reference)), read_num_examples(message)
+    if received.keys() != reference.keys():
+        odd = sorted(received.keys() ^ reference.keys())
+        raise ReplyError(f"arrays {odd} are missing or not expected; expected those of the model")
+    arrays: ArrayViews = RecordViews(record, reference)
+    for name, expected in reference.items():
+        if not is_like(received[name], expected):
+            arrays = _view_all(received, reference)
+            break
+    _check_whole_numbers(arrays, reference)
+    return arrays, read_num_examples(message)
+
+
+def _view_all(received: Mapping[str, Array], reference: Arrays) -> Arrays:
+    """Of a reply whose arrays are not as the model's, or are in another order than C, or have another head."""
+    arrays = {}
+    for name, expected in reference.items():
+        try:
+            array = arrays[name] = view_array(name, received[name])
+        except MessageError as error:
+            raise ReplyError(str(error)) from error
+        if array.shape != expected.shape:
+            raise ReplyError(f"array {name!r} has shape {list(array.shape)}; expected {list(expected.shape)}")
+        if array.dtype != expected.dtype:
+            raise ReplyError(f"array {name!r} has type {array.dtype}; expected {expected.dtype}")
+    return arrays
 
 
 def check_finite(model: Blocks, reference: Arrays) -> None:
@@ -92,13 +118,12 @@ def check_update_norm(arrays: ArrayViews, reference: Arrays, *, trained: Collect
         raise ReplyError(f"the update's norm is {norm:.3g}; expected at most {largest:g} (federation.max-update-norm)")
 
 
-def _check_array(name: str, array: np.ndarray, expected: np.ndarray) -> None:
-    if array.shape != expected.shape:
-        raise ReplyError(f"array {name!r} has shape {list(array.shape)}; expected {list(expected.shape)}")
-    if array.dtype != expected.dtype:
-        raise ReplyError(f"array {name!r} has type {array.dtype}; expected {expected.dtype}")
-    if array.dtype.kind in "iu" and ((array > MAX_WHOLE_NUMBER) | (array < -MAX_WHOLE_NUMBER)).any():
-        raise ReplyError(f"array {name!r} holds a whole number beyond 2**50; expected at most that")
+def _check_whole_numbers(arrays: ArrayViews, reference: Arrays) -> None:
+    for name, expected in reference.items():
+        if expected.dtype.kind in "iu":
+            array = arrays[name]
+            if ((array > MAX_WHOLE_NUMBER) | (array < -MAX_WHOLE_NUMBER)).any():
+                raise ReplyError(f"array {name!r} holds a whole number beyond 2**50; expected at most that")
 
 
 def read_num_examples(message: Message) -> float:
@@ -107,7 +132,7 @@ def read_num_examples(message: Message) -> float:
     Raises:
         ReplyError: It is absent, not a number, or out of range.
     """
-    value = message.content.metric_records[METRICS].get(NUM_EXAMPLES)
+    value = message.content[METRICS].get(NUM_EXAMPLES)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_EXAMPLES:
         raise ReplyError(f"{NUM_EXAMPLES}={value!r}; expected a finite number above 0, at most {MAX_EXAMPLES}")
     return float(value)

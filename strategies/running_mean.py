@@ -1,7 +1,7 @@
 """The only place where hospitals' models are averaged."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from warnings import catch_warnings, filterwarnings
@@ -14,8 +14,11 @@ from fl_contract.messages import Arrays
 from strategies import blocks
 from strategies.blocks import Blocks, is_finite, places
 
-MEAN_BLOCK = 1 << 17
-"""Numbers at a time; PyTorch's calls cost too much for fewer."""
+MEAN_BLOCK = 1 << 18
+"""Numbers at a time, of one array or of several small ones: a megabyte of float32."""
+
+Bundle = list[tuple[str, slice]]
+"""Blocks of arrays that are worked out together, by the arrays' names."""
 
 
 class RunningMean:
@@ -39,7 +42,7 @@ class RunningMean:
         means: Where the means are kept, flat, by name; their types are those of the arithmetic.
     """
 
-    def __init__(self, means: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, means: Arrays) -> None:
         self._means = means
         self._weights: list[float] = []
 
@@ -57,11 +60,10 @@ class RunningMean:
         shares = _shares(self._weights, weights)
         self._weights += weights
         finite = True
-        for name, kept in self._means.items():
-            for place in places(kept.size, MEAN_BLOCK):
-                mean = kept[place]
-                _fold((model.block(name, place) for model in models), shares, mean)
-                finite = finite and (not watch or is_finite(mean))
+        for bundle in _bundles(self._means):
+            means = [self._means[name][place] for name, place in bundle]
+            _fold(models, shares, bundle, means)
+            finite = finite and (not watch or all(is_finite(mean) for mean in means))
         return finite
 
     def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
@@ -80,7 +82,7 @@ class LazyMean:
 
     Guarantees:
         - To the last bit what `RunningMean` gives for the same order of models.
-        - Memory: a block for each type of mean that the room does not have.
+        - Memory: a block, of means whose type the room does not have.
 
     Args:
         types: Of the arithmetic, by name.
@@ -92,8 +94,9 @@ class LazyMean:
         self._models: list[Blocks] = []
         self._weights: list[float] = []
         self._shares: list[float] = []
-        others = {dtype for name, dtype in types.items() if room[name].dtype != dtype}
-        self._spare = {dtype: np.empty(MEAN_BLOCK, dtype) for dtype in others}
+        bundles = _bundles({name: room[name] for name in types})
+        self._bundle_of = {(name, place.start): bundle for bundle in bundles for name, place in bundle}
+        self._ready: dict[tuple[str, int], NDArray[Any]] = {}
 
     def add(self, models: Sequence[Blocks], weights: Sequence[float], *, watch: bool = False) -> bool:
         """Add models, of which nothing is read yet."""
@@ -101,14 +104,21 @@ class LazyMean:
         self._models += models
         self._shares += _shares(self._weights, weights)
         self._weights += weights
+        self._ready = {}
         return True
 
     def mean(self, name: str, place: slice, dtype: DTypeLike) -> NDArray[Any]:
-        """As `RunningMean.mean`; good until the next call."""
-        spare = self._spare.get(self._types[name])
-        mean = self._room[name][place] if spare is None else spare[: place.stop - place.start]
-        _fold((model.block(name, place) for model in self._models), self._shares, mean)
-        return mean.astype(dtype, copy=False)
+        """As `RunningMean.mean`, of one block of `MEAN_BLOCK`; blocks beside it are worked out with it."""
+        if (name, place.start) not in self._ready:
+            bundle = self._bundle_of[name, place.start]
+            means = [self._place_for(*part) for part in bundle]
+            _fold(self._models, self._shares, bundle, means)
+            self._ready = {(name, place.start): mean for (name, place), mean in zip(bundle, means, strict=True)}
+        return self._ready[name, place.start].astype(dtype, copy=False)
+
+    def _place_for(self, name: str, place: slice) -> NDArray[Any]:
+        room, dtype = self._room[name][place], self._types[name]
+        return room if room.dtype == dtype else np.empty(room.size, dtype)
 
 
 def _shares(before: Sequence[float], weights: Sequence[float]) -> list[float]:
@@ -117,14 +127,33 @@ def _shares(before: Sequence[float], weights: Sequence[float]) -> list[float]:
     return [everything[last] / math.fsum(everything[: last + 1]) for last in range(len(before), len(everything))]
 
 
-def _fold(rows: Iterable[NDArray[Any]], shares: Sequence[float], mean: NDArray[Any]) -> None:
-    """Take in one block of each model; the first of all, whose share is 1, as it is."""
-    target = torch.from_numpy(mean)
-    for row, share in zip(rows, shares, strict=True):
+def _bundles(arrays: Arrays) -> Iterator[Bundle]:
+    """All blocks of flat arrays, in order: calls cost too much for the small arrays of many models one by one."""
+    bundle: Bundle = []
+    taken = 0
+    for name, array in arrays.items():
+        for place in places(array.size, MEAN_BLOCK):
+            size = place.stop - place.start
+            if bundle and taken + size > MEAN_BLOCK:
+                yield bundle
+                bundle, taken = [], 0
+            bundle.append((name, place))
+            taken += size
+    if bundle:
+        yield bundle
+
+
+def _fold(models: Sequence[Blocks], shares: Sequence[float], bundle: Bundle, means: Sequence[NDArray[Any]]) -> None:
+    """Take in the same blocks of each model; those of the first of all, whose share is 1, as they are."""
+    targets = [torch.from_numpy(mean) for mean in means]
+    parts = [(name, place, mean.dtype) for (name, place), mean in zip(bundle, means, strict=True)]
+    for model, share in zip(models, shares, strict=True):
+        rows = [torch.from_numpy(model.block(name, place).astype(dtype, copy=False)) for name, place, dtype in parts]
         if share == 1.0:
-            mean[...] = row
+            torch._foreach_copy_(targets, rows)
         else:
-            target.lerp_(torch.from_numpy(row.astype(mean.dtype, copy=False)), share)
+            torch._foreach_lerp_(targets, rows, share)
+        del rows  # those of a file take memory, and the next are read before a name is given to them
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from fl_contract.errors import ReplyError
 from fl_contract.messages import ARRAYS, METRICS, Arrays, to_array_record
 from fl_contract.metrics.measurement import MAX_EXAMPLES
+from strategies.blocks import Resident, resident
 from strategies.reply_check import MAX_WHOLE_NUMBER, check_reply
 
 SECRET = 7.25
@@ -83,6 +84,7 @@ def shaped(shape: str, descr: str = "'<f4'") -> bytes:
 OBJECTS = saved(lambda file: np.save(file, np.array([SECRET, None], dtype=object), allow_pickle=True))
 ARCHIVE = saved(lambda file: np.savez(file, bias=np.array(SECRET)))
 EMPTY_ARCHIVE = saved(lambda file: zipfile.ZipFile(file, "w").close())
+ROW = np.arange(3, dtype=np.float32)
 WHOLE = saved(lambda file: np.save(file, np.array(SECRET, np.float32)))
 
 
@@ -94,6 +96,32 @@ def test_a_good_reply_is_read_in_the_order_of_the_model() -> None:
     assert list(read) == list(REFERENCE)
     assert all(np.array_equal(read[name], arrays[name]) for name in REFERENCE)
     assert num_examples == 5.0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(saved(lambda file: np.save(file, np.asfortranarray(good_arrays()["weight"] + ROW))), id="order F"),
+        pytest.param(shaped("(2,3)") + (good_arrays()["weight"] + ROW).tobytes(), id="another head"),
+    ],
+)
+def test_a_weight_in_another_form_is_read(data: bytes) -> None:
+    record = to_array_record(good_arrays())
+    record["weight"] = Array(dtype="float32", shape=(2, 3), stype="numpy.ndarray", data=data)
+
+    read, _ = check_reply(message_of(record, MetricRecord({"num-examples": 5})), REFERENCE)
+
+    assert np.array_equal(read["weight"], good_arrays()["weight"] + ROW)
+    assert read["bias"] == np.float32(SECRET)
+
+
+def test_blocks_of_a_reply_are_those_of_its_arrays() -> None:
+    read, _ = check_reply(reply_with(weight=good_arrays()["weight"] + ROW), REFERENCE)
+
+    for name in REFERENCE:
+        whole = resident(read).block(name, slice(0, read[name].size))
+        assert np.array_equal(whole, Resident(dict(read)).block(name, slice(0, read[name].size)))
+    assert resident(read).block("weight", slice(2, 4)).tolist() == [SECRET + 2, SECRET]
 
 
 @pytest.mark.parametrize("count", [1, 0.5, MAX_EXAMPLES])

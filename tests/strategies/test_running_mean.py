@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fl_contract.messages import Arrays
 from strategies import running_mean
-from strategies.blocks import Resident, flatten
-from strategies.running_mean import ModelMean, RunningMean, mean_type
+from strategies.blocks import Resident, flatten, places
+from strategies.running_mean import LazyMean, ModelMean, RunningMean, mean_type
 from strategies.spool import Spool
 
 EVERYTHING = slice(0, 100)
@@ -70,6 +70,25 @@ def test_the_mean_is_off_by_roundings_alone(round_: Round) -> None:
     tiny = 2.0**-100  # products of small shares and numbers below float32's range
     bound = 8 * len(models) * 2.0**-24 * np.abs(models).max(axis=0).astype(float) + tiny
     assert (abs(mean.astype(float) - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("block", [1, 3, 8, 100])
+def test_small_arrays_together_have_the_means_that_they_have_alone(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_mean, "MEAN_BLOCK", block)
+    generator = np.random.default_rng(0)
+    kinds = {"a": (5, "f4"), "b": (1, "f2"), "none": (0, "f4"), "c": (9, "f8"), "d": (2, "f4")}
+    models = [{name: generator.normal(size=size).astype(kind) for name, (size, kind) in kinds.items()} for _ in "123"]
+    types = {name: mean_type(array.dtype) for name, array in models[0].items()}
+    running = RunningMean({name: np.empty(size, types[name]) for name, (size, _) in kinds.items()})
+    lazy = LazyMean(types, {name: np.empty_like(array) for name, array in models[0].items()})
+    for total in (running, lazy):
+        total.add([Resident(model) for model in models], [1.0, 2.0, 5.0])
+
+    for name, (size, _) in kinds.items():
+        alone = mean_of([model[name] for model in models], [1.0, 2.0, 5.0])
+        for place in places(size, block):
+            for total in (running, lazy):
+                assert total.mean(name, place, types[name]).tobytes() == alone[place].tobytes()
 
 
 def test_equal_numbers_have_their_own_value_as_their_mean() -> None:
