@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from signed_bundles import LEAD, PYPROJECT, TREE
 from typer.testing import CliRunner
 
 from fl_contract.bundle_signature import BundleSignature, verify_bundle
@@ -19,33 +19,14 @@ from fl_server.host.bundle import build_and_sign
 from fl_server.host.federation import FederationFolder
 from fl_server.host.lead import read_lead_key
 
-LEAD = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-
-PYPROJECT = """
-[project]
-name = "consilium"
-version = "1.2.3"
-description = "A study"
-license = { file = "LICENSE" }
-dependencies = ["flwr>=1.41.0,<1.41.1"]
-[tool.flwr.app]
-publisher = "consilium"
-fab-format-version = 1
-flwr-version-target = "1.41.0"
-[tool.flwr.app.components]
-serverapp = "app:server"
-clientapp = "app:client"
-"""
-
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A small app that Flower makes a bundle of."""
-    root = tmp_path / "tree"
-    root.mkdir()
-    for name, text in {"pyproject.toml": PYPROJECT, "LICENSE": "free", "app.py": "server = client = None\n"}.items():
-        (root / name).write_text(text)
-    return root
+    for name, content in TREE.items():
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).write_bytes(content)
+    return tmp_path / "tree"
 
 
 @pytest.fixture
@@ -60,8 +41,8 @@ def test_a_tree_becomes_a_bundle_that_the_leads_public_key_accepts(tree: Path) -
     content, signature = build_and_sign(tree, LEAD)
 
     verify_bundle(content, signature, LEAD.public_key())
-    assert signature.version == "1.2.3"
-    assert "app.py" in zipfile.ZipFile(io.BytesIO(content)).namelist()
+    assert signature.version == "0.1.0"
+    assert "fl_client/app.py" in zipfile.ZipFile(io.BytesIO(content)).namelist()
 
 
 def test_the_same_tree_gives_the_same_hash(tree: Path) -> None:
