@@ -54,6 +54,7 @@ def supervise(children: Sequence[Child], logs: Path, *, on_ready: Callable[[], N
     """Run processes until a signal asks to end, or one that does not restart has ended.
 
     Guarantees:
+        - What children write is their owner's alone, unless they say otherwise.
         - Each child is in a process group of its own, and all groups are ended before this returns or raises.
         - Where this process is itself killed, the next one on the same ``logs`` ends what it left.
         - Each line that a child prints is one line of ``<logs>/<name>.jsonl``.
@@ -129,6 +130,7 @@ class _Kept:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             process_group=0,
+            umask=0o077,
         )
         self.groups.keep(self.process.pid)
         self.started = time.monotonic()

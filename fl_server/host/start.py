@@ -13,7 +13,7 @@ from cryptography import x509
 
 from fl_contract.errors import RunError
 from fl_host.leftovers import hold_groups
-from fl_host.private_files import make_private_folder
+from fl_host.private_files import PRIVATE_FILE, make_private_folder
 from fl_host.quiet_flower import QUIET_FLOWER
 from fl_host.supervisor import Child, supervise
 from fl_server.host.authority import fingerprint_of
@@ -41,7 +41,6 @@ def start(folder: FederationFolder, say: Callable[[str], None]) -> int:
         SettingError: The folder is incomplete or open to others, or a port is taken.
         RunError: Another one runs on this folder, or it does not get ready.
     """
-    os.umask(0o077)
     check(folder)
     for inner in (folder.logs, folder.runs, folder.sites, folder.flower_home):
         make_private_folder(inner)
@@ -56,7 +55,8 @@ def start(folder: FederationFolder, say: Callable[[str], None]) -> int:
 @contextmanager
 def _only_one(folder: FederationFolder) -> Iterator[None]:
     path = lock_file(folder)
-    with path.open("ab") as stream:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    with os.fdopen(descriptor, "wb") as stream:
         try:
             fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -26,7 +26,7 @@ pytestmark = [
 def separate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """A coordinator and two hospitals, each in a namespace, all started."""
     with federation(tmp_path_factory.mktemp("separate")) as made, hosts(HOSPITALS, port=made.port) as network:
-        made.prefixes = network.prefixes
+        made.prefixes = network.prefixes | {"run": network.prefixes["coordinator"]}
         made.init(address=COORDINATOR_ADDRESS)
         made.start_coordinator()
         for name in HOSPITALS:

@@ -72,6 +72,12 @@ def test_each_printed_line_is_a_line_of_the_childs_log_and_its_environment_is_wh
     assert messages(tmp_path) == ["out", "err", f"False {tmp_path.resolve()}"]
 
 
+def test_what_a_child_writes_is_its_owners_alone(tmp_path: Path) -> None:
+    supervise([child(tmp_path, "open('written', 'w').close()")], tmp_path)
+
+    assert (tmp_path / "written").stat().st_mode & 0o777 == 0o600
+
+
 def test_colours_for_terminals_stay_out_of_the_log(tmp_path: Path) -> None:
     supervise([child(tmp_path, "print('\\x1b[92mINFO\\x1b[0m: here')")], tmp_path)
 
