@@ -247,10 +247,9 @@ class Federation:
         return content
 
     def rounds(self) -> list[dict[str, Any]]:
-        """The latest run's rounds."""
-        return [
-            json.loads(line) for line in (self.last_run() / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
+        """The latest run's rounds, as far as it is."""
+        path = self.last_run() / "rounds.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
     def journal(self, name: str) -> list[dict[str, Any]]:
         """What a hospital's hash-chained log holds; its own command has to find it whole."""
