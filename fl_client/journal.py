@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from fl_client.durable_file import flush_folder, write_durably
-from fl_client.journal_chain import FIRST, Entry, read_lines
+from fl_client.journal_chain import Entry, read_lines
 from fl_contract.errors import JournalError
+from privacy.ledger_chain import FIRST
 
 JOURNAL_FILE = "journal.jsonl"
 RECEIPT_FILE = Path("receipts") / "journal.receipt"

@@ -2,18 +2,16 @@
 
 A line is JSON in one spelling (keys sorted, no spaces, ASCII): a number, a content, and the SHA-256 of the hash of the
 line before, the number and the content's text. So no line can be changed, left out, moved or put in between without
-breaking it or the next. Times are for display: the order is that of the numbers.
+breaking it or the next. Spelling and hash are those of the privacy ledger's rows. Times are for display: the order is
+that of the numbers.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any, Self
 
 from fl_contract.errors import JournalError
-
-FIRST = "0" * 64
-"""In place of a previous hash, for the first line."""
+from privacy.ledger_chain import hash_row, write_content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,28 +37,10 @@ class Entry:
     @classmethod
     def make(cls, content: dict[str, Any], *, number: int, previous: str) -> Self:
         """The line that follows the line whose hash is ``previous``."""
-        found = hash_line(previous, number, write_text(content))
-        line = write_text({"content": content, "hash": found, "number": number}).encode() + b"\n"
+        found = hash_row(previous, number, write_content(content))
+        line = write_content({"content": content, "hash": found, "number": number}).encode() + b"\n"
         fields = {name: value for name, value in content.items() if name not in ("kind", "time")}
         return cls(number=number, kind=content["kind"], time=content["time"], fields=fields, hash=found, line=line)
-
-
-def write_text(content: dict[str, Any]) -> str:
-    """Return the one spelling of a content.
-
-    >>> write_text({"kind": "start", "bytes": 4})
-    '{"bytes":4,"kind":"start"}'
-    """
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def hash_line(previous: str, number: int, text: str) -> str:
-    """Return the hash of a line, given the hash of the line before and the text of its content.
-
-    >>> hash_line(FIRST, 1, "{}")[:8]
-    '857ee629'
-    """
-    return hashlib.sha256(f"{previous}\n{number}\n{text}".encode()).hexdigest()
 
 
 def read_lines(data: bytes, *, after: int, previous: str) -> tuple[list[Entry], bytes]:
@@ -72,8 +52,9 @@ def read_lines(data: bytes, *, after: int, previous: str) -> tuple[list[Entry], 
     Raises:
         JournalError: Names the first line that does not follow.
 
-    >>> whole = Entry.make({"kind": "start", "time": "12:00"}, number=1, previous=FIRST).line
-    >>> entries, torn = read_lines(whole + b'{"con', after=0, previous=FIRST)
+    >>> first = "0" * 64
+    >>> whole = Entry.make({"kind": "start", "time": "12:00"}, number=1, previous=first).line
+    >>> entries, torn = read_lines(whole + b'{"con', after=0, previous=first)
     >>> [entry.kind for entry in entries], torn
     (['start'], b'{"con')
     """

@@ -98,10 +98,10 @@ def resumed_folder(folder: FederationFolder, run: Path) -> Path:
         SettingError: It is not one of this federation's.
     """
     found = run if run.is_dir() else folder.runs / run
-    resolved = found.resolve()
-    if resolved.parent != folder.runs.resolve() or not any(resolved.glob(f"*/{RUN_FILE}")):
+    absolute = found.resolve()
+    if absolute.parent != folder.runs.resolve() or not any(absolute.glob(f"*/{RUN_FILE}")):
         raise SettingError(f"--resume={run}; expected the folder of a run in {folder.runs}")
-    return resolved
+    return absolute
 
 
 def start_run(control: "ControlHttpClient", plan: RunPlan) -> int:

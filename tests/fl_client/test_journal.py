@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from fl_client import journal as journal_module
 from fl_client.journal import JOURNAL_FILE, RECEIPT_FILE, REFUSAL, RELEASE, REPAIR, START, Journal
-from fl_client.journal_chain import FIRST, hash_line
 from fl_contract.errors import JournalError
+from privacy.ledger_chain import FIRST, hash_row
 
 NUM_LINES = 6
 
@@ -70,7 +70,7 @@ def test_a_line_s_hash_covers_the_hash_before_its_number_and_its_content(journal
     for number, line in enumerate((tmp_path / JOURNAL_FILE).read_text().splitlines(), start=1):
         raw = json.loads(line)
         text = json.dumps(raw["content"], sort_keys=True, separators=(",", ":"))
-        assert raw["hash"] == hash_line(previous, number, text)
+        assert raw["hash"] == hash_row(previous, number, text)
         previous = raw["hash"]
     assert previous == journal.read()[-1].hash
 
