@@ -39,6 +39,8 @@ SETTINGS = (
 )
 CHANCES = (0.4, 0.25, 0.25, 0.1)
 """Of a client app, an executor, a SuperNode and a server app, whose loss is noticed after a minute."""
+AWAIT_SECONDS = 20.0
+"""For something to kill: a client app lives for a moment of each round."""
 STEADY, SHAKEN = "cleveland", "hungarian"
 RUN_SECONDS = 600.0
 
@@ -69,10 +71,13 @@ def disturb(made: Federation, chance: np.random.Generator) -> str:
         "server app": lambda: [made.pid_of("coordinator", "flwr-serverapp")],
     }
     kind = str(chance.choice(list(targets), p=CHANCES))
-    with suppress(LookupError):
-        for pid in targets[kind]():
-            kill(pid)
-            return kind
+    ends = time.monotonic() + AWAIT_SECONDS
+    while time.monotonic() < ends:
+        with suppress(LookupError):
+            for pid in targets[kind]():
+                kill(pid)
+                return kind
+        time.sleep(0.02)
     return "nothing"
 
 

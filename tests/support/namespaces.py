@@ -6,11 +6,13 @@ They are the test's own, are named by its process, and are gone afterwards.
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 COORDINATOR_ADDRESS = "10.77.0.1"
+PROXY_ADDRESS = "10.77.0.2"
+"""For a proxy, which stands on the coordinator's side of the hospitals' firewalls."""
 
 
 def missing_for_namespaces() -> str:
@@ -34,41 +36,46 @@ class Hosts:
 
 
 @contextmanager
-def hosts(hospitals: Sequence[str], *, port: int) -> Iterator[Hosts]:
-    """A coordinator at `COORDINATOR_ADDRESS`, and hospitals that reach its port, and nothing and nobody else."""
-    names = {name: f"fl{os.getpid()}-{number}" for number, name in enumerate(("coordinator", *hospitals))}
+def hosts(ways_out: Mapping[str, tuple[str, int]]) -> Iterator[Hosts]:
+    """A coordinator at `COORDINATOR_ADDRESS`, and hospitals that reach one port, and nothing and nobody else.
+
+    Args:
+        ways_out: The address and port that each hospital reaches, by its name.
+    """
+    names = {name: f"fl{os.getpid()}-{number}" for number, name in enumerate(("coordinator", *ways_out))}
     try:
         for name in names.values():
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
         coordinator = names["coordinator"]
-        _ip("-n", coordinator, "address", "add", f"{COORDINATOR_ADDRESS}/32", "dev", "lo")
-        for number, hospital in enumerate(hospitals, start=1):
-            _connect(coordinator, names[hospital], number, port)
+        for address in (COORDINATOR_ADDRESS, PROXY_ADDRESS):
+            _ip("-n", coordinator, "address", "add", f"{address}/32", "dev", "lo")
+        for number, (hospital, (address, port)) in enumerate(ways_out.items(), start=1):
+            _connect(coordinator, names[hospital], number, address, port)
         yield Hosts({name: ("ip", "netns", "exec", namespace) for name, namespace in names.items()})
     finally:
         for name in names.values():
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
-def _connect(coordinator: str, hospital: str, number: int, port: int) -> None:
+def _connect(coordinator: str, hospital: str, number: int, address: str, port: int) -> None:
     near, far, subnet = f"{hospital}a", f"{hospital}b", f"10.77.{number}"
     _ip("link", "add", near, "netns", coordinator, "type", "veth", "peer", "name", far, "netns", hospital)
     for namespace, device, last in ((coordinator, near, 1), (hospital, far, 2)):
         _ip("-n", namespace, "address", "add", f"{subnet}.{last}/30", "dev", device)
         _ip("-n", namespace, "link", "set", device, "up")
-    _ip("-n", hospital, "route", "add", f"{COORDINATOR_ADDRESS}/32", "via", f"{subnet}.1")
+    _ip("-n", hospital, "route", "add", "default", "via", f"{subnet}.1")
     rules = f"""
 table inet wall {{
     chain outbound {{
         type filter hook output priority 0; policy drop;
         oifname "lo" accept
-        ip daddr {COORDINATOR_ADDRESS} tcp dport {port} accept
+        ip daddr {address} tcp dport {port} accept
     }}
     chain inbound {{
         type filter hook input priority 0; policy drop;
         iifname "lo" accept
-        ip saddr {COORDINATOR_ADDRESS} tcp sport {port} accept
+        ip saddr {address} tcp sport {port} accept
     }}
 }}
 """
