@@ -152,17 +152,15 @@ class Executor:
         if code == ANSWERED and app.ending is None:
             logger.info("an app of run %s ended after %.1f s", app.run, seconds)
             return
-        reason = CRASHED
-        if app.ending is not None:
-            reason = RefusalCode.TIME_LIMIT.label
-        else:
-            self._report(app, CRASHED)
+        reason = CRASHED if app.ending is None else RefusalCode.TIME_LIMIT.label
+        is_refusal = app.ending is not None or self._report(app, CRASHED)
         logger.error("an app of run %s ended after %.1f s, code %s: %s", app.run, seconds, code, reason)
         self._forget_installed_bundles()
-        self._journal.append(REFUSAL, run=str(app.run), reason=reason, code=code)
+        if is_refusal:
+            self._journal.append(REFUSAL, run=str(app.run), reason=reason, code=code)
 
-    def _report(self, app: RunningApp, details: str) -> None:
-        """Tell the SuperNode that a task failed, if it does not know that it is over."""
+    def _report(self, app: RunningApp, details: str) -> bool:
+        """Tell the SuperNode that a task failed; whether it took that, which it does not of a task that is over."""
         from flwr.common.constant import SubStatus
         from flwr.proto.runtime_pb2 import PushTaskOutputRequest
         from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
@@ -174,6 +172,9 @@ class Executor:
             client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=details))
         except httpx.HTTPError as error:
             logger.warning("the SuperNode did not take that an app ended: %s", error)
+            return False
+        else:
+            return True
         finally:
             client.close()
 

@@ -95,12 +95,13 @@ def _install_gates(site_file: Path, folder: NodeFolder) -> None:
     from fl_client.journal import Journal
     from fl_client.node.approvals import Approvals
     from fl_client.node.bundle_gate import BundleGate
+    from fl_client.node.ended_runs import forgetting
     from fl_client.node.reply_gate import ReplyGate
 
     use_plain_log()
     journal = Journal(site_file.resolve().parent)
     bundles, replies = BundleGate(Approvals(site_file.resolve().parent), journal), ReplyGate(journal)
-    pull_and_store = supernode._pull_and_store_message
+    pull_and_store = forgetting(supernode._pull_and_store_message)
 
     def pull(**functions: Any) -> int | None:
         bundles.forget_withdrawn(functions["state"])

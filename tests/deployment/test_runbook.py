@@ -41,6 +41,7 @@ def commands(section: str, *, of: str) -> list[str]:
     """The lines of a section's block that names a service."""
     text = RUNBOOK.read_text(encoding="utf-8").partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    block: str
     (block,) = [each for each in blocks if f"/var/lib/{of}/" in each or f"-C /var/lib/{of} " in each]
     return block.replace("\\\n", " ").splitlines()
 
@@ -99,7 +100,7 @@ def test_a_hospital_whose_disk_is_lost_is_restored_with_what_it_has_spent(made: 
         made.start_hospital(HOSPITAL)
 
     type_in(made, commands("Back up", of="consilium-hospital"), start)
-    made.services[HOSPITAL].kill()
+    made.services[HOSPITAL].end()
     shutil.rmtree(folder)
     folder.mkdir(mode=0o700)
 
