@@ -7,14 +7,16 @@ client app, an executor, a SuperNode or a server app is killed; a run that fails
 rounds, one every ten minutes.
 
 Memory and open files of the processes that live through all of it (SuperLink, its supervisor, and SuperNode and
-supervisor of the hospital whose node is left alone) are read between runs, when nothing is at work. Growth is the mean
-of the last quarter over that of the second; the first is left out, since caches fill then. The last line is JSON.
+supervisor of the hospital whose node is left alone) are read every second, since they go up and down within a round.
+Growth is the mean of the last quarter over that of the second; the first is left out, since caches fill then. The last
+line is JSON.
 """
 
 import json
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -43,23 +45,46 @@ AWAIT_SECONDS = 20.0
 """For something to kill: a client app lives for a moment of each round."""
 STEADY, SHAKEN = "cleveland", "hungarian"
 RUN_SECONDS = 600.0
+READ_SECONDS = 1.0
 
 
-def measured_processes(made: Federation) -> dict[str, int]:
-    """The processes that nobody kills, by what they are."""
-    return {
-        "superlink": made.pid_of("coordinator", "fl_server.host.superlink"),
-        "coordinator": made.services["coordinator"].process.pid,
-        "supernode": made.pid_of(STEADY, "fl_client.node.supernode"),
-        "hospital": made.services[STEADY].process.pid,
-    }
+class Meter(threading.Thread):
+    """Reads the processes that nobody kills, until it is told to stop."""
+
+    def __init__(self, made: Federation) -> None:
+        super().__init__(daemon=True)
+        self.processes = {
+            "superlink": made.pid_of("coordinator", "fl_server.host.superlink"),
+            "coordinator": made.services["coordinator"].process.pid,
+            "supernode": made.pid_of(STEADY, "fl_client.node.supernode"),
+            "hospital": made.services[STEADY].process.pid,
+        }
+        self.readings: dict[str, list[tuple[float, float]]] = {name: [] for name in self.processes}
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        """Read every second."""
+        while not self.stopped.wait(READ_SECONDS):
+            for name, pid in self.processes.items():
+                self.readings[name].append(read(pid))
+
+    def stop(self) -> None:
+        """End it.
+
+        Raises:
+            RuntimeError: A process ended, though nobody killed it.
+        """
+        self.stopped.set()
+        if not self.is_alive():
+            raise RuntimeError(f"a process has ended of {self.processes}")
+        self.join()
 
 
-def read(pid: int) -> tuple[float, int]:
+def read(pid: int) -> tuple[float, float]:
     """Resident megabytes and open files."""
     status = Path(f"/proc/{pid}/status").read_text()
     kilobytes = int(status.partition("VmRSS:")[2].split()[0])
-    return kilobytes / 1024, len(list(Path(f"/proc/{pid}/fd").glob("*")))
+    return kilobytes / 1024, float(len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
 
 def disturb(made: Federation, chance: np.random.Generator) -> str:
@@ -108,7 +133,6 @@ def soak(folder: Path, seconds: float, seed: int, console: Console) -> dict[str,
     """
     chance = np.random.default_rng(seed)
     kills: dict[str, int] = {}
-    samples: dict[str, list[tuple[float, int]]] = {}
     runs = failed = resumed = 0
     with federation(folder) as made:
         made.init()
@@ -116,6 +140,8 @@ def soak(folder: Path, seconds: float, seed: int, console: Console) -> dict[str,
         for name in (STEADY, SHAKEN):
             made.enrol(name, file_hospital(name))
             made.start_hospital(name)
+        meter = Meter(made)
+        meter.start()
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             words: tuple[str, ...] = SETTINGS
@@ -127,10 +153,9 @@ def soak(folder: Path, seconds: float, seed: int, console: Console) -> dict[str,
                     break
                 resumed += 1
                 words = ("--resume", str(folders[-1]), *SETTINGS)
-            time.sleep(2)
-            for name, pid in measured_processes(made).items():
-                samples.setdefault(name, []).append(read(pid))
-            console.print(f"{rounds_of(made)} rounds in {runs} runs; killed {sum(kills.values())}", highlight=False)
+            now = ", ".join(f"{name} {readings[-1][0]:.0f} MB" for name, readings in meter.readings.items())
+            console.print(f"{rounds_of(made)} rounds, {runs} runs, {sum(kills.values())} kills; {now}", highlight=False)
+        meter.stop()
         hospitals = [made.site_file(name) for name in (STEADY, SHAKEN)]
         for site in hospitals:
             made.run("fl-client", "log", "verify", str(site))
@@ -142,12 +167,19 @@ def soak(folder: Path, seconds: float, seed: int, console: Console) -> dict[str,
         "resumed": resumed,
         "failed": failed,
         "kills": kills,
-        "processes": {name: dict(growth(values)) for name, values in samples.items()},
-        "samples": {name: [[round(memory, 1), files] for memory, files in values] for name, values in samples.items()},
+        "processes": {name: dict(growth(values)) for name, values in meter.readings.items()},
+        "minutes": {name: by_minute(values) for name, values in meter.readings.items()},
     }
 
 
-def growth(values: list[tuple[float, int]]) -> Iterator[tuple[str, float]]:
+def by_minute(values: list[tuple[float, float]]) -> list[list[float]]:
+    """Mean memory and open files of each minute."""
+    each = round(60 / READ_SECONDS)
+    minutes = [values[start : start + each] for start in range(0, len(values), each)]
+    return [[round(statistics.mean(column), 1) for column in zip(*minute, strict=True)] for minute in minutes]
+
+
+def growth(values: list[tuple[float, float]]) -> Iterator[tuple[str, float]]:
     """Of memory and open files: last quarter over second quarter, less one."""
     quarter = max(1, len(values) // 4)
     for position, what in enumerate(("memory", "files")):
@@ -166,10 +198,10 @@ def main(
     """Soak a federation, then print its growth."""
     with tempfile.TemporaryDirectory() as folder:
         figures = soak(Path(folder), 60 * minutes, seed, Console(stderr=True))
-    samples = figures.pop("samples")
+    minutely = figures.pop("minutes")
     if results is not None:
         about = {"script": "benchmarks/soak.py", "commit": commit, "seed": seed, "minutes": minutes}
-        keep_result(results, about=about, figures=figures, rows=samples)
+        keep_result(results, about=about, figures=figures, rows=minutely)
     print(json.dumps(figures))
 
 

@@ -1,7 +1,9 @@
 """The hospital's outermost handler: every request is answered in time, and every error leaves as our own sentence."""
 
+import errno
 import logging
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +52,8 @@ def refusal_code(error: Exception) -> RefusalCode:
     """
     if isinstance(error, RefusalError):
         return error.code
+    if any(_is_full_disk(each) for each in _with_causes(error)):
+        return RefusalCode.DISK_FULL
     codes: dict[type[Exception], RefusalCode] = {
         BudgetExceededError: RefusalCode.BUDGET_EXHAUSTED,
         UnsupportedModelError: RefusalCode.MODEL_NOT_PRIVATE,
@@ -58,6 +62,18 @@ def refusal_code(error: Exception) -> RefusalCode:
         DisclosureError: RefusalCode.DISCLOSURE,
     }
     return next((code for kind, code in codes.items() if isinstance(error, kind)), RefusalCode.INTERNAL)
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _checked(reply: object) -> Message:

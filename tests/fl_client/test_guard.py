@@ -1,7 +1,9 @@
 """Whatever goes wrong, a code and our own sentence leave; the exception's text stays in the hospital's own log."""
 
+import errno
 import logging
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -52,6 +54,17 @@ def answer(make_request: Callable[..., Message], tmp_path: Path) -> Callable[[Ba
     return answer
 
 
+def test_a_ledger_whose_disk_is_full_is_a_full_disk() -> None:
+    error = LedgerError("cannot be written")
+    database = sqlite3.connect(":memory:")
+    database.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(sqlite3.OperationalError) as full:
+        database.execute("CREATE TABLE charges (epsilon REAL)")
+    error.__cause__ = full.value
+
+    assert refusal_code(error) is RefusalCode.DISK_FULL
+
+
 @pytest.mark.parametrize("code", list(RefusalCode))
 def test_a_refusal_leaves_as_its_own_code(code: RefusalCode) -> None:
     assert refusal_code(RefusalError(code, SECRET)) is code
@@ -72,6 +85,8 @@ def test_a_refusal_leaves_as_its_own_code(code: RefusalCode) -> None:
         (ValueError(SECRET), "internal"),
         (KeyError(SECRET), "internal"),
         (FileNotFoundError(2, "No such file", SECRET), "internal"),
+        (OSError(errno.ENOSPC, "No space left on device", SECRET), "disk-full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", SECRET), "disk-full"),
         (MemoryError(SECRET), "internal"),
         (ZeroDivisionError(SECRET), "internal"),
     ],

@@ -361,7 +361,7 @@ def test_a_refusal_is_read_as_its_label_and_our_sentence(code: RefusalCode) -> N
     assert refusal_of_reply(error_reply(int(code))) == (code.label, code.sentence)
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 99, 113])
+@pytest.mark.parametrize("code", [0, 1, 2, 99, 199])
 def test_a_code_of_flower_is_kept_without_its_text(code: int) -> None:
     expected = (f"flower-{code}", "The node gave no answer of ours (Flower's own code).")
 
