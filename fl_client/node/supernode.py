@@ -28,8 +28,6 @@ NOT_ADMITTED = 3
 """Exit code of a node that the coordinator does not take."""
 LEASE_SECONDS = 75.0
 """After a crash the coordinator refuses a node until its old lease is over: two missed heartbeats of 30 s."""
-SHORTER_SLEEPS: dict[float, float] = {3: 1.0, 0.5: 0.1}
-"""Flower's pauses between looks for requests and for replies, and ours."""
 
 logger = logging.getLogger("flwr")
 
@@ -96,16 +94,20 @@ def _install_gates(site_file: Path, folder: NodeFolder) -> None:
     from fl_client.node.approvals import Approvals
     from fl_client.node.bundle_gate import BundleGate
     from fl_client.node.ended_runs import forgetting
+    from fl_client.node.pace import Pace
     from fl_client.node.reply_gate import ReplyGate
 
     use_plain_log()
     journal = Journal(site_file.resolve().parent)
     bundles, replies = BundleGate(Approvals(site_file.resolve().parent), journal), ReplyGate(journal)
-    pull_and_store = forgetting(supernode._pull_and_store_message)
+    pull_and_store, pace = forgetting(supernode._pull_and_store_message), Pace()
 
     def pull(**functions: Any) -> int | None:
         bundles.forget_withdrawn(functions["state"])
-        return pull_and_store(**functions)
+        run = pull_and_store(**functions)
+        if run is not None:
+            pace.note_request()
+        return run
 
     flower: dict[Any, dict[str, Any]] = {
         supernode: {
@@ -115,7 +117,7 @@ def _install_gates(site_file: Path, folder: NodeFolder) -> None:
             "_verify_fab": bundles.verify,
             "_pull_and_store_message": pull,
             "_push_messages": replies.push_messages(supernode._push_messages),
-            "time": SimpleNamespace(sleep=_sleep_shorter),
+            "time": SimpleNamespace(sleep=pace.sleep),
         },
         connection: {"flwr_exit": _raise_not_connected, "os": _ProcessThatIsRefused(folder)},
         retry: {"os": _ProcessThatIsRefused(folder)},
@@ -124,10 +126,6 @@ def _install_gates(site_file: Path, folder: NodeFolder) -> None:
         for name, value in replaced.items():
             getattr(module, name)  # an AttributeError if Flower changed
             setattr(module, name, value)
-
-
-def _sleep_shorter(seconds: float) -> None:
-    time.sleep(SHORTER_SLEEPS.get(seconds, seconds))
 
 
 def _is_known(site_file: Path, folder: NodeFolder) -> bool:

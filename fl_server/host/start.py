@@ -19,6 +19,7 @@ from fl_host.supervisor import Child, supervise
 from fl_server.host.authority import fingerprint_of
 from fl_server.host.control import LOOPBACK, trust
 from fl_server.host.federation import FederationFolder
+from fl_server.host.memory_limits import FEW_ARENAS
 from fl_server.host.provisioning import lock_file
 from fl_server.host.superlink import check, listen
 
@@ -72,7 +73,7 @@ def _children(folder: FederationFolder) -> tuple[Child, Child]:
     superlink = Child(
         name="superlink",
         command=(sys.executable, "-P", "-m", "fl_server.host.superlink", str(root)),
-        environment=environment,
+        environment={**environment, **FEW_ARENAS},
         folder=root,
         restarts=True,
     )

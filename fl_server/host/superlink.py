@@ -25,6 +25,7 @@ from fl_server.host.connections import HEAD_SECONDS, PunctualProtocol
 from fl_server.host.control_signature import Checker
 from fl_server.host.federation import FederationFolder, FederationSettings
 from fl_server.host.lead import read_trusted_leads
+from fl_server.host.memory_limits import limit_database_caches
 from fl_server.host.node_signature import NodeKeys
 from fl_server.host.request_guard import RequestGuard
 
@@ -109,6 +110,7 @@ def _serve(folder: FederationFolder, settings: FederationSettings, sockets: list
     asyncio.constants.SSL_HANDSHAKE_TIMEOUT = HEAD_SECONDS
     PunctualProtocol.log = log
     context = _tls_context(folder)
+    limit_database_caches()
     extensions.get_middleware = lambda: (guard,)
     extensions.get_lifespan_contexts = lambda: (partial(_fresh_certificate, context=context, folder=folder, log=log),)
     app = create_app(_lifespan_config(folder, settings), SuperLinkLifespan)
