@@ -131,7 +131,7 @@ class CoordinatorDoctor:
             return ok("fl-server start does not run in this folder")
         processes = {
             "the SuperLink": ("fl_server.host.superlink", str(self.folder.root)),
-            "the executor": ("--superexec-auth-secret-file", str(self.folder.executor_secret)),
+            "the executor": ("fl_server.host.executor", str(self.folder.root)),
         }
         missing = [name for name, words in processes.items() if not has_process(words)]
         if missing:

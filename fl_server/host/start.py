@@ -67,7 +67,7 @@ def _only_one(folder: FederationFolder) -> Iterator[None]:
 
 
 def _children(folder: FederationFolder) -> tuple[Child, Child]:
-    root, settings = folder.root.resolve(), folder.settings()
+    root = folder.root.resolve()
     own = FederationFolder(root)
     environment = _environment(own)
     superlink = Child(
@@ -79,12 +79,7 @@ def _children(folder: FederationFolder) -> tuple[Child, Child]:
     )
     executor = Child(
         name="executor",
-        command=(
-            str(Path(sys.executable).parent / "flower-superexec"),
-            *("--runtime-api-address", f"{LOOPBACK}:{settings.operator_port}"),
-            *("--root-certificates", str(own.authority_certificate)),
-            *("--superexec-auth-secret-file", str(own.executor_secret)),
-        ),
+        command=(sys.executable, "-P", "-m", "fl_server.host.executor", str(root)),
         environment={**environment, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(POLL_SECONDS)},
         folder=root,
         restarts=True,

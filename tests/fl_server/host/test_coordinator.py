@@ -163,6 +163,27 @@ def test_a_run_is_left_watched_stopped_and_its_exit_codes_are_true(folder: Feder
     assert (tmp_path / "pulled" / "private" / "run.json").exists()
 
 
+def test_a_server_app_shows_no_token_and_its_run_fails_as_soon_as_it_is_killed(
+    folder: FederationFolder, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    with output.open("wb") as stream:
+        command = [coordinators.FL_SERVER, "run", "digits", "--folder", str(folder.root)]
+        watching = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+    run = wait(lambda: [line.split()[1] for line in output.read_text().splitlines() if line.startswith("run ")])[0]
+    wait(lambda: "0 of 20" in ask(folder, "status", run).output)
+    newest = ["pgrep", "-nf", f"flwr-serverapp.*{folder.root}"]
+    pid = int(subprocess.run(newest, capture_output=True, check=True).stdout)
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+    os.kill(pid, signal.SIGKILL)
+
+    assert watching.wait(20) == 1
+    assert "the server app's process ended with code -9" in " ".join(output.read_text().split())
+    assert "--token" not in words
+    assert words[words.index("--token-file") + 1].startswith("/proc/self/fd/")
+
+
 @pytest.mark.chaos
 def test_a_superlink_and_an_executor_that_are_killed_come_back(folder: FederationFolder) -> None:
     for name in ("superlink", "executor"):
