@@ -36,7 +36,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from rich.console import Console
 from rich.table import Table
 
-from fl_contract.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, to_array_record
+from fl_contract.array_record import to_array_record
+from fl_contract.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg

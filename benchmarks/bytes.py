@@ -25,7 +25,7 @@ from rich.console import Console
 
 from fl_contract.codecs import CommunicationSettings, NoCodecSettings
 from fl_contract.codecs.codec import Codec, CodecSeed, Vector
-from fl_contract.study import STUDIES, Scalar, load_study
+from fl_contract.study_file import STUDIES, Scalar, load_study
 from fl_server.simulation import SimulationPlan, simulate
 
 CODECS: dict[str, dict[str, Scalar]] = {

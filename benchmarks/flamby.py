@@ -33,7 +33,8 @@ from fl_client.settings import read_site_settings
 from fl_client.site import Site
 from fl_contract.metrics import merge_measurements
 from fl_contract.metrics.measurement import Measurement
-from fl_contract.study import Scalar, Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import Scalar, load_study
 
 SEEDS = (42, 43, 44, 45, 46)
 NUM_FOLDS = 4

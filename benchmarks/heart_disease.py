@@ -20,7 +20,7 @@ import typer
 from runs import SHARED, keep_result, run_study, write_site
 
 from fl_client.data.public_hospitals import HEART_HOSPITALS, read_public_hospitals
-from fl_contract.study import Scalar
+from fl_contract.study_file import Scalar
 
 EPSILONS = (0.1, 1.0, 5.0, 10.0)
 SEEDS = (42, 43, 44, 45, 46)

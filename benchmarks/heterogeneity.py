@@ -45,7 +45,7 @@ from fl_client.site import Site
 from fl_contract.metrics import merge_measurements
 from fl_contract.metrics.measurement import Measurement
 from fl_contract.strategy_settings import strategy_names
-from fl_contract.study import Scalar, load_study
+from fl_contract.study_file import Scalar, load_study
 from fl_server.summary import read_evaluations
 
 STUDY = "heart-disease"

@@ -38,17 +38,10 @@ from runs import Handler, keep_result, run_study, write_site
 from sklearn.datasets import load_breast_cancer
 
 from fl_client.data.split import hold_out, split_by_class
-from fl_contract.messages import (
-    ARRAYS,
-    TRAIN,
-    Arrays,
-    from_array_record,
-    request_arrays,
-    site_of_reply,
-    to_array_record,
-)
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
+from fl_contract.messages import ARRAYS, TRAIN, request_arrays, site_of_reply
 from fl_contract.metrics import merge_measurements
-from fl_contract.study import Scalar
+from fl_contract.study_file import Scalar
 from fl_server.summary import read_evaluations
 
 STUDY = "breast-cancer"

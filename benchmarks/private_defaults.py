@@ -16,7 +16,7 @@ import typer
 from runs import keep_result, simulate_study
 
 from fl_contract.errors import ConsiliumError
-from fl_contract.study import Scalar, load_study
+from fl_contract.study_file import Scalar, load_study
 
 STUDY = "breast-cancer"
 EPSILONS = (1.0, 3.0, 8.0)

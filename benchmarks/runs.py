@@ -14,7 +14,7 @@ import pandas as pd
 from flwr.app import Context, Message, RecordDict
 from rich.console import Console
 
-from fl_contract.study import OVERRIDABLE_KEYS, STUDIES, Scalar
+from fl_contract.study_file import OVERRIDABLE_KEYS, STUDIES, Scalar
 from fl_server.app import app as server_app
 from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
 from fl_server.simulation import SimulationPlan, simulate

@@ -40,7 +40,8 @@ from torch.func import functional_call, grad, vmap
 
 from fl_client.data.records import Records
 from fl_client.preprocessing import Examples, prepare
-from fl_contract.study import Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import load_study
 from fl_contract.tasks.classification import loss_per_example
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan

@@ -30,12 +30,12 @@ from fl_client.site import Site, open_sites
 from fl_client.statistics import add_up_features, check_statistics_allowed
 from fl_client.strategy_state import StrategyState
 from fl_client.training import Recipe, round_generator, train
+from fl_contract.array_record import Arrays
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.messages import (
     PLAN,
     ROSTER,
     STATISTICS,
-    Arrays,
     Request,
     SitePlan,
     TrainReply,

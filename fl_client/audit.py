@@ -21,7 +21,8 @@ from fl_client.settings import read_site_settings
 from fl_client.site import Site
 from fl_client.training import Recipe, round_generator, train, train_with_privacy
 from fl_contract.errors import SettingError
-from fl_contract.study import STUDIES, Scalar, Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES, Scalar, load_study
 from privacy.audit import shorten
 from privacy.membership import (
     MembershipResult,

@@ -78,7 +78,7 @@ def check(
     from fl_client.data_check import check_site
     from fl_client.settings import read_site_settings
     from fl_client.site import Site
-    from fl_contract.study import STUDIES, load_study
+    from fl_contract.study_file import STUDIES, load_study
 
     with errors_in_words(exit_code=2):
         opened = Site(
@@ -156,7 +156,7 @@ def audit(
     from fl_client.audit import open_study
     from fl_client.audit_report import write_record
     from fl_contract.errors import SettingError
-    from fl_contract.study import parse_assignment
+    from fl_contract.study_file import parse_assignment
 
     with errors_in_words():
         opened = open_study(named_study or study, dict(parse_assignment(word) for word in assignments or []))

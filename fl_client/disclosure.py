@@ -11,6 +11,7 @@ from typing import get_args
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from fl_client.journal import REFUSAL, RELEASE, Journal
+from fl_contract.array_record import Arrays
 from fl_contract.coded_update import UpdateForm
 from fl_contract.errors import DisclosureError, JournalError, MessageError, RefusalCode
 from fl_contract.messages import (
@@ -24,7 +25,6 @@ from fl_contract.messages import (
     ROSTER,
     STATISTICS,
     TRAIN,
-    Arrays,
     Request,
 )
 

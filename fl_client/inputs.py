@@ -17,9 +17,10 @@ from fl_client.refusals import gather, refuse_if_any
 from fl_client.site import Site
 from fl_client.strategy_state import StrategyState
 from fl_client.validation import fitting_records
+from fl_contract.array_record import Arrays
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.exchanged import exchanged_names
-from fl_contract.messages import Arrays, Request
+from fl_contract.messages import Request
 from privacy.units import Units
 from strategies.client_half import ClientHalf
 from strategies.client_registry import make_client_half

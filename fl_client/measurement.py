@@ -13,15 +13,9 @@ from fl_client.outbox import Outbox
 from fl_client.personal import model_to_measure
 from fl_client.policy import check_plan, check_room, make_measurement_plan
 from fl_client.site import Site
+from fl_contract.array_record import Arrays
 from fl_contract.errors import RefusalCode, RefusalError
-from fl_contract.messages import (
-    EVALUATE,
-    Arrays,
-    PrivacySpent,
-    Request,
-    evaluation_content,
-    noised_evaluation_content,
-)
+from fl_contract.messages import EVALUATE, PrivacySpent, Request, evaluation_content, noised_evaluation_content
 from fl_contract.metrics.classes import Evaluation
 from fl_contract.metrics.measurement import Measurement
 from fl_contract.metrics.noised import NoisedCounts

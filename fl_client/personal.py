@@ -16,7 +16,8 @@ from fl_client.preprocessing import prepare
 from fl_client.site import Site
 from fl_client.strategy_state import StrategyState
 from fl_client.validation import validation_records
-from fl_contract.messages import Arrays, Request
+from fl_contract.array_record import Arrays
+from fl_contract.messages import Request
 from strategies.client_registry import make_client_half
 
 FOLDER = "personal"

@@ -7,7 +7,8 @@ from fl_client.settings import SiteSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.metrics.noised import cells_sensitivity
 from fl_contract.models.own_model import OwnModelSettings
-from fl_contract.study import OVERRIDABLE_KEYS, Scalar, Study
+from fl_contract.study import Study
+from fl_contract.study_file import OVERRIDABLE_KEYS, Scalar
 from privacy.accounting import PRV_ERROR
 from privacy.errors import PrivacySettingError
 from privacy.plan import PrivacyPlan

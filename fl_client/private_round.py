@@ -19,8 +19,9 @@ from fl_client.reply_coding import release_reply
 from fl_client.site import Site
 from fl_client.strategy_state import StrategyState
 from fl_client.training import Recipe, train_with_privacy
+from fl_contract.array_record import Arrays
 from fl_contract.errors import RefusalCode, RefusalError
-from fl_contract.messages import Arrays, PrivacySpent, Request, TrainReply
+from fl_contract.messages import PrivacySpent, Request, TrainReply
 from privacy.errors import LedgerError
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan

@@ -9,9 +9,10 @@ from flwr.app import ArrayRecord, RecordDict
 from fl_client.disclosure import TRAIN_WITH_LOSS, release
 from fl_client.site import Site
 from fl_client.strategy_state import StrategyState
+from fl_contract.array_record import Arrays
 from fl_contract.coded_update import UpdateForm, codec_seed, update_form
 from fl_contract.errors import RefusalCode, RefusalError
-from fl_contract.messages import TRAIN, Arrays, Request, TrainReply
+from fl_contract.messages import TRAIN, Request, TrainReply
 
 _RESIDUAL = "residual"
 

@@ -11,7 +11,8 @@ from fl_client.node_settings import NodeSettings
 from fl_client.source_settings import AnySourceSettings
 from fl_contract.errors import SettingError
 from fl_contract.settings import Settings, read_toml, suggest_key
-from fl_contract.study import OVERRIDABLE_KEYS, STUDIES, Scalar, Study, study_from_run_config
+from fl_contract.study import Study
+from fl_contract.study_file import OVERRIDABLE_KEYS, STUDIES, Scalar, study_from_run_config
 
 
 class PolicySettings(Settings):

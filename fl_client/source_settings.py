@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from fl_client.column_settings import ChannelSettings, LabelCodes, TableColumnSettings
 from fl_contract.settings import Settings
-from fl_contract.study import NUM_HOSPITALS
+from fl_contract.study_tables import NUM_HOSPITALS
 
 URL_OPTIONS = {"host", "sslcert", "sslkey", "sslmode", "sslrootcert"}
 """What may follow the question mark of a PostgreSQL address: where its socket is, and how the connection is secured."""

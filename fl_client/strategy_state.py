@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from fl_client.durable_file import write_durably
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 
 
 class StrategyState:

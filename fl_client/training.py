@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_client.preprocessing import Examples
-from fl_contract.study import TrainingSettings
+from fl_contract.study_tables import TrainingSettings
 from fl_contract.tasks.task import Task
 from privacy.dp_sgd import train_privately
 from privacy.plan import PrivacyPlan

@@ -11,12 +11,12 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from torch import nn
 
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
 from fl_contract.codecs import NoCodecSettings
 from fl_contract.codecs.codec import Codec, CodecSeed, Vector
 from fl_contract.codecs.zstd import compress, decompress, largest_compressed
 from fl_contract.errors import MessageError, ReplyError
 from fl_contract.exchanged import exchanged_names
-from fl_contract.messages import Arrays, from_array_record, to_array_record
 from fl_contract.study import Study
 
 UPDATE = ".update"

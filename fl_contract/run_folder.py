@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from fl_contract.study import Scalar
+from fl_contract.study_file import Scalar
 
 
 def run_folder(run_config: Mapping[str, Scalar], run_id: int) -> Path:

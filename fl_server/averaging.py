@@ -8,7 +8,7 @@ arXiv 1212.1824, section 3 (the mean of the last half).
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from fl_contract.study import Study
 
 _COUNT = "count"

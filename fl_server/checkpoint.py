@@ -8,8 +8,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
+from fl_contract.array_record import Arrays
 from fl_contract.errors import CheckpointError
-from fl_contract.messages import Arrays
 from fl_server.run_record import write_atomically
 
 CHECKPOINT_FILE = "checkpoint.safetensors"

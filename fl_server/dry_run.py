@@ -7,7 +7,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from fl_contract.errors import SettingError
-from fl_contract.study import SimulationSettings, Study
+from fl_contract.study import Study
+from fl_contract.study_tables import SimulationSettings
 from fl_server.traffic import expect_traffic
 from privacy.model_check import check_dp_compatible
 from privacy.plan import PrivacyPlan

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from fl_contract.errors import RunError
-from fl_contract.study import Scalar
+from fl_contract.study_file import Scalar
 from fl_host.quiet_flower import QUIET_FLOWER
 from fl_server.local_grid import PROJECT
 

@@ -8,15 +8,8 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fl_contract.messages import (
-    ARRAYS,
-    CONFIG,
-    TRAIN,
-    Arrays,
-    Request,
-    request_arrays,
-    to_array_record,
-)
+from fl_contract.array_record import Arrays, to_array_record
+from fl_contract.messages import ARRAYS, CONFIG, TRAIN, Request, request_arrays
 from fl_server.exchange import exchange
 from strategies.reply_check import check_reply
 

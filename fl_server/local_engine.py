@@ -6,7 +6,8 @@ from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
-from fl_contract.study import Scalar, Study
+from fl_contract.study import Study
+from fl_contract.study_file import Scalar
 from fl_server.app import app as server_app
 from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
 

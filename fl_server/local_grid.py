@@ -20,7 +20,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl_contract.errors import RunError
-from fl_contract.study import Scalar
+from fl_contract.study_file import Scalar
 from fl_server.exchange import exchange
 
 PROJECT = Path(__file__).resolve().parent.parent

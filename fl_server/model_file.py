@@ -8,8 +8,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from fl_contract.array_record import Arrays
 from fl_contract.errors import SettingError
-from fl_contract.messages import Arrays
 from fl_server.run_record import write_atomically
 
 

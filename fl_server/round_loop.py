@@ -10,23 +10,21 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
 from fl_contract.coded_update import UpdateForm, codec_seed
 from fl_contract.errors import MessageError, ReplyError, RunError
 from fl_contract.messages import (
     ARRAYS,
     METRICS,
     NUM_EXAMPLES,
-    Arrays,
     PrivacySpent,
     Request,
     SitePlan,
-    from_array_record,
     privacy_spent,
     read_evaluation,
     refusal_of_reply,
     request_arrays,
     site_of_reply,
-    to_array_record,
 )
 from fl_contract.metrics import merge_measurements
 from fl_contract.metrics.measurement import Measurement

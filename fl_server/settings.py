@@ -9,7 +9,8 @@ from flwr.app import Context
 
 from fl_contract.errors import SettingError
 from fl_contract.run_folder import run_folder
-from fl_contract.study import STUDIES, Scalar, Study, study_from_run_config
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES, Scalar, study_from_run_config
 from fl_server.starting_point import EarlierModel, Kind
 
 WEIGHTS = "weights"

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from fl_contract.errors import ConsiliumError, RunError, SettingError
-from fl_contract.study import STUDIES, Scalar, Study, load_study, parse_assignment
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES, Scalar, load_study, parse_assignment
 from fl_server.dry_run import check_simulation
 from fl_server.flower_engine import run_on_flower
 from fl_server.live import follow_run, read_rounds

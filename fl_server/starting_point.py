@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fl_contract.array_record import Arrays
 from fl_contract.errors import SettingError
-from fl_contract.messages import Arrays
 from fl_contract.study import Study
 from fl_server.model_file import read_model
 from fl_server.run_record import MODEL_FILE, RUN_FILE, read_header

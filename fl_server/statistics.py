@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fl_contract.array_record import Arrays
 from fl_contract.errors import MessageError, RunError
 from fl_contract.features import Column
-from fl_contract.messages import CONFIG, STATISTICS, Arrays, Request, read_statistics, refusal_of_reply
+from fl_contract.messages import CONFIG, STATISTICS, Request, read_statistics, refusal_of_reply
 from fl_contract.statistics import FeatureStatistics
 from fl_contract.study import STANDARDISE, Study
 from fl_server.exchange import exchange

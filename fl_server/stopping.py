@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fl_contract.messages import Arrays
-from fl_contract.study import StoppingSettings
+from fl_contract.array_record import Arrays
+from fl_contract.study_tables import StoppingSettings
 
 
 class Stopping:

@@ -53,7 +53,7 @@ class Declared(_Record):
 
 
 class PrivacyTerms(_Record):
-    """The study's privacy settings as the run recorded them; see `fl_contract.study.PrivacySettings`."""
+    """The study's privacy settings as the run recorded them; see `fl_contract.study_tables.PrivacySettings`."""
 
     mechanism: Literal["dp-sgd", "none"]
     unit: str

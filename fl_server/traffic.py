@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from fl_contract.array_record import Arrays, to_array_record
 from fl_contract.coded_update import UPDATE, update_form
 from fl_contract.exchanged import exchanged_names
-from fl_contract.messages import Arrays, to_array_record
 from fl_contract.models import buffer_names
 from fl_contract.study import STANDARDISE, Study
 

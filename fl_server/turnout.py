@@ -8,7 +8,8 @@ from typing import Any
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fl_contract.messages import Arrays, Request, SitePlan, ask_local_steps
+from fl_contract.array_record import Arrays
+from fl_contract.messages import Request, SitePlan, ask_local_steps
 from fl_contract.study import Study
 from fl_server.late_replies import MAX_STALENESS, LateReplies
 from strategies.attendance import Attendance

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from strategies.client_half import LossOf
 from strategies.personal_model import PersonalModel
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fl_contract.messages import SitePlan
-from fl_contract.study import TrainingSettings
+from fl_contract.study_tables import TrainingSettings
 
 
 class StepBalance:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fl_contract.messages import Arrays, ArrayViews, RecordViews
+from fl_contract.array_record import Arrays, ArrayViews, RecordViews
 
 BLOCK = 1 << 15
 """Numbers at a time; a few blocks of float32 fit into a core's second-level cache."""

@@ -10,18 +10,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
+from fl_contract.array_record import Arrays, ArrayViews, from_array_record, to_array_record
 from fl_contract.errors import QuorumError, ReplyError, RunError, SettingError
-from fl_contract.messages import (
-    ARRAYS,
-    CONFIG,
-    METRICS,
-    NUM_EXAMPLES,
-    Arrays,
-    ArrayViews,
-    from_array_record,
-    site_of_reply,
-    to_array_record,
-)
+from fl_contract.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, site_of_reply
 from privacy.central import CentralPlan
 from privacy.errors import PrivacySettingError
 from strategies.arrivals import each_once

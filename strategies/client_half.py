@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 
 LossOf = Callable[[Callable[[Tensor], Tensor]], Tensor]
 """The loss of a batch, by what makes outputs of its inputs."""

@@ -2,8 +2,8 @@
 
 from torch import nn
 
+from fl_contract.array_record import Arrays
 from fl_contract.exchanged import kept_names
-from fl_contract.messages import Arrays
 from fl_contract.strategy_settings import (
     APFLSettings,
     DittoSettings,

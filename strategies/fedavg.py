@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 from numpy.typing import NDArray
 
+from fl_contract.array_record import Arrays, ArrayViews, take_array_record, to_array_record, view_array_record
 from fl_contract.errors import QuorumError, ReplyError, RunError
 from fl_contract.messages import (
     ARRAYS,
@@ -22,13 +23,8 @@ from fl_contract.messages import (
     METRICS,
     NUM_EXAMPLES,
     TRAIN,
-    Arrays,
-    ArrayViews,
     refusal_of_reply,
     site_of_reply,
-    take_array_record,
-    to_array_record,
-    view_array_record,
 )
 from fl_contract.npy import NpyBuffer
 from strategies.arrivals import each_once

@@ -13,7 +13,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from fl_contract.messages import TRAIN, Arrays, ArrayViews, to_array_record
+from fl_contract.array_record import Arrays, ArrayViews, to_array_record
+from fl_contract.messages import TRAIN
 from strategies.fedavg import Common, FedAvg, RoundOutcome, make_requests
 from strategies.participation import Roster
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from strategies.client_half import ClientHalf
 from strategies.fedavg import Common, FedAvg
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from strategies.client_half import ClientHalf
 from strategies.fedavg import Common, FedAvg
 

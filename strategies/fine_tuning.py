@@ -14,7 +14,7 @@ The server's half is FedAvg's. What a hospital chose stays there.
 
 from torch import nn
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from strategies.personal_model import PersonalModel, arrays_of
 
 TUNED = "tuned/"

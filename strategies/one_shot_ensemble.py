@@ -17,7 +17,7 @@ from typing import Unpack
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
-from fl_contract.messages import Arrays, ArrayViews
+from fl_contract.array_record import Arrays, ArrayViews
 from fl_contract.models.ensemble import join_members
 from strategies.fedavg import Common, FedAvg
 

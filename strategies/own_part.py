@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from strategies.client_half import ClientHalf
 
 

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from strategies.client_half import ClientHalf, LossOf
 
 PERSONAL = "personal/"

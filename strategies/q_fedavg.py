@@ -21,7 +21,7 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from fl_contract.messages import ArrayViews
+from fl_contract.array_record import ArrayViews
 from strategies.fedavg import Common, FedAvg
 from strategies.reply_check import read_loss
 

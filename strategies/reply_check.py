@@ -6,18 +6,9 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 
+from fl_contract.array_record import Arrays, ArrayViews, RecordViews, is_like, view_array
 from fl_contract.errors import MessageError, ReplyError
-from fl_contract.messages import (
-    ARRAYS,
-    LOSS,
-    METRICS,
-    NUM_EXAMPLES,
-    Arrays,
-    ArrayViews,
-    RecordViews,
-    is_like,
-    view_array,
-)
+from fl_contract.messages import ARRAYS, LOSS, METRICS, NUM_EXAMPLES
 from fl_contract.metrics.measurement import MAX_EXAMPLES
 from strategies.blocks import Blocks, Resident, is_finite, places
 

@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import DTypeLike, NDArray
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from strategies.blocks import Blocks, Mean, Resident, block_of, flatten, is_finite, places
 from strategies.fedavg import FedAvg
 from strategies.sorting_network import Rows, gather

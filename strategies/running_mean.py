@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from strategies import blocks
 from strategies.blocks import Blocks, is_finite, places
 

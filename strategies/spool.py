@@ -9,7 +9,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_contract.messages import ArrayViews
+from fl_contract.array_record import ArrayViews
 
 
 class Spool:

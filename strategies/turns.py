@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
-from fl_contract.messages import ArrayViews
+from fl_contract.array_record import ArrayViews
 from strategies.blocks import Blocks, Resident
 from strategies.spool import Spool
 

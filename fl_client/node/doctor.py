@@ -147,7 +147,7 @@ class HospitalDoctor:
     def _check_records(self, study: str) -> Finding:
         from fl_client.data_check import check_site
         from fl_client.site import Site
-        from fl_contract.study import load_study
+        from fl_contract.study_file import load_study
 
         weights = self.folder / self.settings.weights_folder
         opened = Site(settings=self.settings, folder=self.folder, study=load_study(study), weights=weights)

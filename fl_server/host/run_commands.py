@@ -193,7 +193,7 @@ def _plan(
     resume: Path | None,
     lead_key: Path | None,
 ) -> "RunPlan":
-    from fl_contract.study import STUDIES
+    from fl_contract.study_file import STUDIES
     from fl_server.host.bundle import build_and_sign
     from fl_server.host.lead import read_lead_key
     from fl_server.host.runs import RunPlan, check_study, resumed_folder, study_in_bundle

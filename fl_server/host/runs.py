@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fl_contract.errors import RunError, SettingError
-from fl_contract.study import Scalar, Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import Scalar, load_study
 from fl_server.host.federation import FederationFolder
 from fl_server.run_lock import LOCK_FILE
 from fl_server.run_record import RUN_FILE, read_header

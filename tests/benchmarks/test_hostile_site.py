@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from federation_harness import PLAIN, Federation
 
-from fl_contract.messages import Arrays
-from fl_contract.study import load_study
+from fl_contract.array_record import Arrays
+from fl_contract.study_file import load_study
 
 RECEIVED: Arrays = {"w": np.array([1.0, 2.0], np.float32), "b": np.array([0.0], np.float32)}
 HONEST: Arrays = {"w": np.array([1.5, 2.0], np.float32), "b": np.array([-1.0], np.float32)}

@@ -13,8 +13,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
 from fl_contract.errors import QuorumError
-from fl_contract.messages import ARRAYS, CONFIG, METRICS, Arrays, from_array_record, to_array_record
+from fl_contract.messages import ARRAYS, CONFIG, METRICS
 from fl_server.local_grid import LocalGrid
 from privacy.central import CentralPlan
 from strategies.central_privacy import CentralPrivacy

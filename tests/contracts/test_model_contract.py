@@ -12,13 +12,14 @@ from schemas import modalities, schema_of, triples
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from fl_contract.array_record import from_array_record, to_array_record
 from fl_contract.errors import SettingError
-from fl_contract.messages import from_array_record, to_array_record
 from fl_contract.models import ModelSettings, buffer_names, build_model
 from fl_contract.models.layers import head_names
 from fl_contract.schema import Schema
 from fl_contract.settings import read_toml
-from fl_contract.study import STUDIES, Study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES
 from privacy.book_keeping import book_keeping
 from privacy.dp_sgd import train_privately
 from privacy.errors import UnsupportedModelError

@@ -12,8 +12,9 @@ from flwr.serverapp.strategy import FedAvgM as FlowerFedAvgM
 from flwr.serverapp.strategy import QFedAvg as FlowerQFedAvg
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
 from fl_contract.errors import QuorumError
-from fl_contract.messages import ARRAYS, CONFIG, METRICS, Arrays, from_array_record, to_array_record
+from fl_contract.messages import ARRAYS, CONFIG, METRICS
 from fl_contract.strategy_settings import strategy_names
 from fl_server.local_grid import LocalGrid
 from strategies.centred_clipping import CentredClipping

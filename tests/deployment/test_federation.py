@@ -22,7 +22,7 @@ from postgres import PostgresServer
 from safetensors.numpy import load_file
 from tls_tap import TlsTap
 
-from fl_contract.study import STUDIES, Scalar
+from fl_contract.study_file import STUDIES, Scalar
 from fl_server.app import app as server_app
 from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fl_client.preprocessing import Examples
-from fl_contract.study import Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import load_study
 
 ROWS = list(range(example.NUM_RECORDS))
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from fl_client.data.builtin import BuiltInSource
 from fl_client.data.records import SiteRecords
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
 from fl_contract.errors import QuorumError, RunError, SettingError
-from fl_contract.messages import ARRAYS, METRICS, NUM_EXAMPLES, Arrays, Request, from_array_record, to_array_record
+from fl_contract.messages import ARRAYS, METRICS, NUM_EXAMPLES, Request
 from privacy.errors import UnsupportedModelError
 
 Change = Callable[[Arrays], Arrays]

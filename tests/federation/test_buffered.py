@@ -15,9 +15,10 @@ from rich.console import Console
 import fl_server.round_loop as round_loop
 from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
+from fl_contract.array_record import from_array_record, to_array_record
 from fl_contract.errors import QuorumError, SettingError
-from fl_contract.messages import ARRAYS, TRAIN, from_array_record, site_of_reply, to_array_record
-from fl_contract.study import Scalar
+from fl_contract.messages import ARRAYS, TRAIN, site_of_reply
+from fl_contract.study_file import Scalar
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.live import render_run
 from fl_server.local_grid import LocalGrid

@@ -8,7 +8,7 @@ from federation_harness import PLAIN, PRIVATE, Federation
 
 import fl_server.round_loop as round_loop
 from fl_contract.errors import RunError, SettingError
-from fl_contract.study import Scalar, load_study
+from fl_contract.study_file import Scalar, load_study
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.report import write_report
 from fl_server.simulation import baselines

@@ -10,9 +10,10 @@ from federation_harness import PLAIN, PRIVATE, Federation, Handler, Outcome
 from flwr.app import Array, Context, Message
 
 import fl_server.round_loop as round_loop
+from fl_contract.array_record import to_array_record
 from fl_contract.coded_update import SERIALISATION, UPDATE
-from fl_contract.messages import ARRAYS, Request, to_array_record
-from fl_contract.study import Scalar, load_study
+from fl_contract.messages import ARRAYS, Request
+from fl_contract.study_file import Scalar, load_study
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.traffic import expect_traffic
 

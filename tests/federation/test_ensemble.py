@@ -11,10 +11,11 @@ from flwr.app import Context, Error, Message, RecordDict
 
 from fl_client.inputs import held_out_examples
 from fl_client.site import open_sites
+from fl_contract.array_record import Arrays, from_array_record
 from fl_contract.errors import RefusalCode
-from fl_contract.messages import ARRAYS, TRAIN, Arrays, from_array_record, site_of_reply
+from fl_contract.messages import ARRAYS, TRAIN, site_of_reply
 from fl_contract.models.ensemble import join_members
-from fl_contract.study import Scalar, load_study
+from fl_contract.study_file import Scalar, load_study
 
 ONE_SHOT: dict[str, Scalar] = {
     "strategy.name": "one-shot-ensemble",

@@ -11,9 +11,9 @@ from fl_client.preprocessing import prepare
 from fl_client.settings import read_site_settings
 from fl_client.site import Site
 from fl_client.training import round_generator
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from fl_contract.strategy_settings import strategy_names
-from fl_contract.study import Scalar, load_study
+from fl_contract.study_file import Scalar, load_study
 
 ROUNDS, STEPS, RATE, BATCH = 3, 10, 0.5, 16
 

@@ -24,7 +24,8 @@ from fl_client.settings import read_site_settings
 from fl_client.site import Site
 from fl_contract.errors import QuorumError
 from fl_contract.metrics import merge_measurements
-from fl_contract.study import Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import load_study
 from fl_server.report import write_report
 from fl_server.summary import read_evaluations, summarise
 

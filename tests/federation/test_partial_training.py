@@ -8,7 +8,7 @@ from federation_harness import PLAIN, PRIVATE, Federation, Handler, Outcome
 from flwr.app import Context, Message
 
 from fl_contract.messages import ARRAYS
-from fl_contract.study import Scalar, load_study
+from fl_contract.study_file import Scalar, load_study
 
 MLP: dict[str, Scalar] = {"model.kind": "mlp", "model.hidden-size": 16, "training.learning-rate": 0.3}
 HEAD: dict[str, Scalar] = {**MLP, "model.trainable": "head"}

@@ -12,9 +12,10 @@ from unreliable_grid import Network
 
 from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
+from fl_contract.array_record import Arrays, from_array_record
 from fl_contract.errors import QuorumError, RefusalCode
-from fl_contract.messages import ARRAYS, Arrays, Request, from_array_record
-from fl_contract.study import STUDIES, Scalar
+from fl_contract.messages import ARRAYS, Request
+from fl_contract.study_file import STUDIES, Scalar
 from fl_server.late_replies import MAX_STALENESS
 
 ALL = [f"hospital-{number}" for number in range(1, 5)]

@@ -25,8 +25,9 @@ from fl_client.evaluation import evaluate
 from fl_client.inputs import held_out_examples
 from fl_client.settings import read_site_settings
 from fl_client.site import Site
-from fl_contract.messages import ARRAYS, Arrays
-from fl_contract.study import STUDIES, Scalar, load_study
+from fl_contract.array_record import Arrays
+from fl_contract.messages import ARRAYS
+from fl_contract.study_file import STUDIES, Scalar, load_study
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.comparison import print_comparison
 from fl_server.report import write_report

@@ -12,7 +12,7 @@ from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
 from fl_contract.errors import CheckpointError
 from fl_contract.strategy_settings import strategy_names
-from fl_contract.study import Scalar
+from fl_contract.study_file import Scalar
 from privacy.ledger_book import LedgerEntry
 
 MOMENTUM: dict[str, Scalar] = {

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 import fl_server.round_loop as round_loop
 from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
+from fl_contract.array_record import Arrays
 from fl_contract.errors import SettingError
-from fl_contract.messages import Arrays
-from fl_contract.study import STUDIES, Scalar
+from fl_contract.study_file import STUDIES, Scalar
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 
 STEEP: dict[str, Scalar] = {**PLAIN, "training.learning-rate": 60.0, "num-rounds": 5}

@@ -18,7 +18,8 @@ from fl_client.journal import Journal
 from fl_client.settings import read_site_settings
 from fl_client.site import Site
 from fl_contract.errors import QuorumError, RunError, SettingError
-from fl_contract.study import Scalar, Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import Scalar, load_study
 from fl_server.app import app as server_app
 from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
 from fl_server.report import write_report

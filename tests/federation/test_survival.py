@@ -10,7 +10,7 @@ from table_hospitals import run_at_hospitals
 
 from fl_contract.errors import QuorumError, SettingError
 from fl_contract.metrics.survival import SurvivalEvaluation
-from fl_contract.study import load_study
+from fl_contract.study_file import load_study
 from fl_server.report import write_report
 from fl_server.summary import read_evaluations, summarise
 

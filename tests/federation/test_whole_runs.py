@@ -12,11 +12,12 @@ from measurements import of_classes
 
 import fl_server.round_loop as round_loop
 from fl_client.journal import RELEASE, Journal
+from fl_contract.array_record import Arrays
 from fl_contract.errors import SettingError
-from fl_contract.messages import EVALUATE, Arrays, PrivacySpent, noised_evaluation_content, site_of_reply
+from fl_contract.messages import EVALUATE, PrivacySpent, noised_evaluation_content, site_of_reply
 from fl_contract.metrics import merge_measurements
 from fl_contract.metrics.noised import NoisedCounts
-from fl_contract.study import Scalar
+from fl_contract.study_file import Scalar
 from fl_server.checkpoint import Checkpoint, write_checkpoint
 from fl_server.report import write_report
 from fl_server.summary import read_evaluations

@@ -16,8 +16,10 @@ from fl_client.data.builtin import BuiltInSource
 from fl_client.data.records import SiteRecords
 from fl_client.settings import read_site_settings
 from fl_client.site import open_ledger, training_cohort
-from fl_contract.messages import ARRAYS, CONFIG, TRAIN, Arrays, Request, to_array_record
-from fl_contract.study import OVERRIDABLE_KEYS, STUDIES, Scalar, Study, study_from_run_config
+from fl_contract.array_record import Arrays, to_array_record
+from fl_contract.messages import ARRAYS, CONFIG, TRAIN, Request
+from fl_contract.study import Study
+from fl_contract.study_file import OVERRIDABLE_KEYS, STUDIES, Scalar, study_from_run_config
 from privacy.ledger_book import LedgerEntry
 
 FIXED: Mapping[str, Scalar] = {

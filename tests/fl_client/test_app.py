@@ -14,18 +14,9 @@ from fl_client.data.records import SiteRecords
 from fl_client.evaluation import evaluate
 from fl_client.journal import JOURNAL_FILE
 from fl_client.preprocessing import Examples
+from fl_contract.array_record import Arrays
 from fl_contract.errors import RefusalCode
-from fl_contract.messages import (
-    CONFIG,
-    EVALUATE,
-    PLAN,
-    ROSTER,
-    TRAIN,
-    Arrays,
-    SitePlan,
-    read_evaluation,
-    read_roster,
-)
+from fl_contract.messages import CONFIG, EVALUATE, PLAN, ROSTER, TRAIN, SitePlan, read_evaluation, read_roster
 from fl_contract.study import Study
 from fl_contract.tasks.task import Task
 from privacy.accounting import Spend, compute_epsilon

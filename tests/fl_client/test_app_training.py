@@ -13,8 +13,9 @@ from fl_client.data.records import SiteRecords
 from fl_client.journal import JOURNAL_FILE, RELEASE, Journal
 from fl_client.outbox import Outbox
 from fl_client.training import train_with_privacy
+from fl_contract.array_record import Arrays, from_array_record
 from fl_contract.errors import RefusalCode
-from fl_contract.messages import ARRAYS, METRICS, PLAN, Arrays, from_array_record
+from fl_contract.messages import ARRAYS, METRICS, PLAN
 from privacy.accounting import compute_epsilon
 from privacy.ledger import Ledger
 from privacy.ledger_book import LedgerEntry

@@ -16,10 +16,11 @@ from fl_client.preprocessing import Examples, prepare
 from fl_client.settings import read_site_settings
 from fl_client.site import Site
 from fl_client.training import Recipe, train_with_privacy
+from fl_contract.array_record import Arrays
 from fl_contract.errors import RefusalError, SettingError
-from fl_contract.messages import Arrays
 from fl_contract.schema import Schema
-from fl_contract.study import STUDIES, Study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES
 from privacy.plan import PrivacyPlan
 from privacy.units import Units
 

@@ -15,7 +15,7 @@ from fl_client.audit import ModelAudit
 from fl_client.audit_report import contradicts_claim
 from fl_client.cli import app
 from fl_client.data.builtin import BuiltInSource
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from fl_contract.study import Study
 from privacy.membership import measure_attack
 from privacy.noise import NormalSource

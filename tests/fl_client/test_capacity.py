@@ -9,9 +9,10 @@ import torch
 from flwr.app import Message, RecordDict
 
 from fl_client.journal import Journal
+from fl_contract.array_record import from_array_record
 from fl_contract.errors import RefusalCode
-from fl_contract.messages import ARRAYS, CONFIG, PLAN, Capacity, SitePlan, from_array_record
-from fl_contract.study import Scalar
+from fl_contract.messages import ARRAYS, CONFIG, PLAN, Capacity, SitePlan
+from fl_contract.study_file import Scalar
 
 Ask = Callable[..., Message]
 

@@ -16,7 +16,8 @@ from fl_client.data_check import CheckReport, check_site
 from fl_client.inputs import training_examples
 from fl_client.settings import SiteSettings
 from fl_client.site import Site
-from fl_contract.study import STUDIES, Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES, load_study
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "heart_disease"
 COLUMNS = [

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fl_client.cli import app
 from fl_client.data.records import Records, SiteRecords
-from fl_contract.study import STUDIES
+from fl_contract.study_file import STUDIES
 
 EditRecords = Callable[[Callable[[SiteRecords], SiteRecords]], None]
 

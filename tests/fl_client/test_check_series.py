@@ -14,7 +14,8 @@ from fl_client.check_report import print_check
 from fl_client.data_check import CheckReport, check_site
 from fl_client.settings import SiteSettings
 from fl_client.site import Site
-from fl_contract.study import STUDIES, Study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES
 
 SCHEMA = {
     "kind": "series",

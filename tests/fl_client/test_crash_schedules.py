@@ -39,18 +39,10 @@ from fl_client.outbox import Outbox
 from fl_client.settings import read_site_settings
 from fl_client.site import held_out_cohort, open_ledger, training_cohort
 from fl_client.source_settings import SourceSettings
-from fl_contract.messages import (
-    ARRAYS,
-    CONFIG,
-    EVALUATE,
-    METRICS,
-    PLAN,
-    TRAIN,
-    Arrays,
-    Request,
-    to_array_record,
-)
-from fl_contract.study import Scalar, Study, study_from_run_config
+from fl_contract.array_record import Arrays, to_array_record
+from fl_contract.messages import ARRAYS, CONFIG, EVALUATE, METRICS, PLAN, TRAIN, Request
+from fl_contract.study import Study
+from fl_contract.study_file import Scalar, study_from_run_config
 from privacy import ledger_file
 
 NUM_ROUNDS, STEPS = 3, 1

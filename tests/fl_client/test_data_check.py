@@ -22,7 +22,8 @@ from fl_client.settings import SiteSettings, read_site_settings
 from fl_client.site import Site
 from fl_contract.errors import RefusalCode
 from fl_contract.messages import PLAN
-from fl_contract.study import STUDIES, Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES, load_study
 
 SCHEMA: dict[str, Any] = {
     "kind": "table",

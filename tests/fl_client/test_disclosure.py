@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from fl_client.data.records import SiteRecords
 from fl_client.disclosure import TRAIN_WITH_LOSS, WITH_MODEL, release
 from fl_client.journal import JOURNAL_FILE, RELEASE, Journal
+from fl_contract.array_record import Arrays, to_array_record
 from fl_contract.codecs.codec import CodecSeed
 from fl_contract.codecs.int8 import Int8
 from fl_contract.coded_update import UPDATE, UpdateForm
@@ -24,14 +25,12 @@ from fl_contract.messages import (
     PLAN,
     ROSTER,
     TRAIN,
-    Arrays,
     PrivacySpent,
     Request,
     SitePlan,
     TrainReply,
     evaluation_content,
     roster_content,
-    to_array_record,
 )
 from fl_contract.metrics.classes import Evaluation
 from fl_contract.study import Study

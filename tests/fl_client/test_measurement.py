@@ -17,8 +17,9 @@ from fl_client.evaluation import evaluate
 from fl_client.settings import SiteSettings, read_site_settings
 from fl_client.site import held_out_cohort, open_ledger, training_cohort
 from fl_client.source_settings import SourceSettings
+from fl_contract.array_record import Arrays
 from fl_contract.errors import RefusalCode
-from fl_contract.messages import EVALUATE, METRICS, PLAN, TRAIN, Arrays, privacy_spent, read_evaluation
+from fl_contract.messages import EVALUATE, METRICS, PLAN, TRAIN, privacy_spent, read_evaluation
 from fl_contract.models.ensemble import join_members
 from privacy.accounting import ExternalSpend, compute_epsilon
 from privacy.ledger_book import LedgerEntry

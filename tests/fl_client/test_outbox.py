@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fl_client.outbox import Outbox
-from fl_contract.messages import Arrays, PrivacySpent, TrainReply
+from fl_contract.array_record import Arrays
+from fl_contract.messages import PrivacySpent, TrainReply
 
 SPENT = PrivacySpent(epsilon=0.1 + 0.2, delta=1e-3, steps=4)
 

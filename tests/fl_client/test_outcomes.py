@@ -22,7 +22,8 @@ from fl_client.site import Site
 from fl_client.source_settings import TableSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.schema import Schema, TripleSchema
-from fl_contract.study import STUDIES, Study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES
 from fl_contract.tasks import TASKS
 
 FINDINGS = schema_of((2,), task="multi-label", classes=["oedema", "effusion"])

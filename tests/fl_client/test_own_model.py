@@ -14,7 +14,8 @@ from fl_client.settings import read_site_settings
 from fl_client.site import open_sites
 from fl_contract.errors import RefusalCode, RefusalError, SettingError
 from fl_contract.messages import PLAN, ROSTER, STATISTICS, TRAIN
-from fl_contract.study import OVERRIDABLE_KEYS, STUDIES, Scalar, Study, study_from_run_config
+from fl_contract.study import Study
+from fl_contract.study_file import OVERRIDABLE_KEYS, STUDIES, Scalar, study_from_run_config
 
 MODULE = "somebodys_network"
 PATH = f"{MODULE}:build"

@@ -11,9 +11,11 @@ from flwr.app import Message
 from safetensors.numpy import load_file
 
 from fl_client.site_files import SITE_LOG
+from fl_contract.array_record import Arrays, from_array_record
 from fl_contract.errors import RefusalCode
-from fl_contract.messages import ARRAYS, EVALUATE, PLAN, Arrays, from_array_record
-from fl_contract.study import Scalar, Study
+from fl_contract.messages import ARRAYS, EVALUATE, PLAN
+from fl_contract.study import Study
+from fl_contract.study_file import Scalar
 
 Ask = Callable[..., Message]
 

@@ -13,9 +13,11 @@ from fl_client.journal import Journal
 from fl_client.policy import check_plan, check_policy, check_room, check_run, make_plan, policy_errors
 from fl_client.settings import SiteSettings, read_site_settings
 from fl_client.source_settings import SourceSettings
+from fl_contract.array_record import Arrays
 from fl_contract.errors import RefusalCode, RefusalError
-from fl_contract.messages import EVALUATE, PLAN, ROSTER, STATISTICS, TRAIN, Arrays
-from fl_contract.study import OVERRIDABLE_KEYS, Scalar, Study
+from fl_contract.messages import EVALUATE, PLAN, ROSTER, STATISTICS, TRAIN
+from fl_contract.study import Study
+from fl_contract.study_file import OVERRIDABLE_KEYS, Scalar
 from privacy.accounting import compute_epsilon
 from privacy.errors import PrivacySettingError
 

@@ -15,7 +15,7 @@ from sql_case import save_sqlite
 from fl_client.settings import read_site_settings
 from fl_client.site import held_out_cohort, open_sites, receipt_path, training_cohort
 from fl_contract.errors import RefusalError, SettingError
-from fl_contract.study import Scalar, load_study
+from fl_contract.study_file import Scalar, load_study
 
 POLICY = 'epsilon-budget = 1.0\ndelta = 0.001\nrun-settings = ["seed"]\n'
 

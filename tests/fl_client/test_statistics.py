@@ -15,7 +15,8 @@ from fl_client.site import Site
 from fl_client.statistics import add_up_features
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.settings import read_toml
-from fl_contract.study import STUDIES, Study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES
 
 DIGITS = {"kind": "built-in", "dataset": "digits", "parts": [0], "num-parts": 4, "alpha": 100.0, "test-fraction": 0.3}
 TABLE = {"kind": "table", "train": "patients.csv", "fold": "fold", "label": "ill"}

@@ -12,7 +12,7 @@ from fl_client.preprocessing import Examples
 from fl_client.training import Recipe, make_optimizer, round_generator, train, train_with_privacy
 from fl_contract.models import build_model
 from fl_contract.models.mlp import MlpSettings
-from fl_contract.study import UNUSABLE_OPTIMIZERS, TrainingSettings
+from fl_contract.study_tables import UNUSABLE_OPTIMIZERS, TrainingSettings
 from fl_contract.tasks import task_of
 from fl_contract.tasks.task import Task
 from privacy.dp_sgd import train_privately

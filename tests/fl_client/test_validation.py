@@ -13,7 +13,8 @@ from fl_client.settings import read_site_settings
 from fl_client.site import Site
 from fl_client.validation import fitting_records, validation_records
 from fl_contract.errors import RefusalError
-from fl_contract.study import Scalar, Study
+from fl_contract.study import Study
+from fl_contract.study_file import Scalar
 
 FINE_TUNING: dict[str, Scalar] = {"strategy.name": "fine-tuning", "privacy.mechanism": "none"}
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 
+from fl_contract.array_record import Arrays, to_array_record
 from fl_contract.codecs.codec import CodecSeed
 from fl_contract.codecs.float16 import Float16
 from fl_contract.codecs.int8 import Int8
@@ -13,8 +14,8 @@ from fl_contract.codecs.top_k import TopK
 from fl_contract.codecs.zstd import compress
 from fl_contract.coded_update import SERIALISATION, UPDATE, UpdateForm, codec_seed, update_form
 from fl_contract.errors import ReplyError
-from fl_contract.messages import Arrays, to_array_record
-from fl_contract.study import Scalar, Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import Scalar, load_study
 
 SEED = CodecSeed(seed=1, site="hospital-1", server_round=1)
 FORM = UpdateForm(codec=Float16(((2, 3), (), (0,))), zstd=False, trained=("w", "b", "none"))

@@ -8,12 +8,13 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from fl_contract.messages import from_array_record, to_array_record
+from fl_contract.array_record import from_array_record, to_array_record
 from fl_contract.models import ModelSettings, build_model
 from fl_contract.models.encode import CategoryEmbedding, OneHot
 from fl_contract.schema import TableSchema
 from fl_contract.settings import read_toml
-from fl_contract.study import STUDIES, Study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES
 from fl_contract.tasks.classification import loss_per_example
 from privacy.dp_sgd import train_privately
 from privacy.model_check import check_dp_compatible

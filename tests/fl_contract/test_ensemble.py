@@ -9,7 +9,7 @@ from schemas import SURVIVAL, THREE_CLASSES, TWO_CLASSES, schema_of
 from torch import Tensor, nn
 
 from fl_contract.models.ensemble import Ensemble, join_members
-from fl_contract.study import load_study
+from fl_contract.study_file import load_study
 from fl_contract.tasks import task_of
 from fl_contract.tasks.task import Task
 

@@ -14,11 +14,13 @@ from flwr.app import Context, Message
 from schemas import schema_of
 from torch import Tensor, nn
 
+from fl_contract.array_record import Arrays, from_array_record
 from fl_contract.errors import QuorumError, SettingError
 from fl_contract.initial_weights import load_initial_weights
-from fl_contract.messages import ARRAYS, Arrays, from_array_record
+from fl_contract.messages import ARRAYS
 from fl_contract.models.resnet import ResnetSettings
-from fl_contract.study import STUDIES, Scalar, Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES, Scalar, load_study
 
 State = dict[str, Tensor]
 

@@ -10,7 +10,8 @@ from fl_contract.errors import SettingError
 from fl_contract.exchanged import exchanged_names, kept_names
 from fl_contract.models.layers import head_names, norm_names
 from fl_contract.settings import read_toml
-from fl_contract.study import STUDIES, Scalar, Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES, Scalar, load_study
 
 
 class Shared(nn.Module):

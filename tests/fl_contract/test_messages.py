@@ -14,12 +14,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from measurements import of_classes
 from schemas import THREE_CLASSES, TWO_CLASSES
 
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
 from fl_contract.errors import MessageError, RefusalCode
 from fl_contract.messages import (
     ARRAYS,
     CONFIG,
     METRICS,
-    Arrays,
     Capacity,
     PrivacySpent,
     Request,
@@ -27,7 +27,6 @@ from fl_contract.messages import (
     TrainReply,
     ask_local_steps,
     evaluation_content,
-    from_array_record,
     privacy_spent,
     read_evaluation,
     read_roster,
@@ -35,7 +34,6 @@ from fl_contract.messages import (
     request_arrays,
     roster_content,
     site_of_reply,
-    to_array_record,
 )
 from fl_contract.metrics.classes import Evaluation
 from fl_contract.metrics.histogram import NUM_BINS

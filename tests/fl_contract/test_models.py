@@ -15,7 +15,8 @@ from fl_contract.models import ModelSettings, build_model
 from fl_contract.models.gru import GruLayer
 from fl_contract.schema import Schema
 from fl_contract.settings import read_toml
-from fl_contract.study import STUDIES, Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES, load_study
 
 PIXELS: dict[str, Any] = {"task": "segmentation", "classes": ["a", "b"]}
 

@@ -9,7 +9,8 @@ from torch import nn
 from fl_contract.errors import SettingError
 from fl_contract.exchanged import exchanged_names
 from fl_contract.models.partial_training import LoraConv2d, LoraLinear, Trainable, train_part
-from fl_contract.study import Scalar, Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import Scalar, load_study
 from privacy.book_keeping import is_covered
 from privacy.model_check import check_dp_compatible
 

@@ -16,7 +16,8 @@ from fl_contract.private_defaults import (
     private_learning_rate,
     steps_per_round,
 )
-from fl_contract.study import STUDIES, Study, load_study
+from fl_contract.study import Study
+from fl_contract.study_file import STUDIES, load_study
 
 Raw = dict[str, Any]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fl_contract.run_folder import run_folder
-from fl_contract.study import Scalar
+from fl_contract.study_file import Scalar
 
 
 @pytest.mark.parametrize(

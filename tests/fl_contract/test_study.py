@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from fl_contract.errors import SettingError
 from fl_contract.settings import read_toml
-from fl_contract.study import (
+from fl_contract.study import Study
+from fl_contract.study_file import (
     OVERRIDABLE_KEYS,
     STUDIES,
     Scalar,
-    Study,
     load_study,
     parse_assignment,
     study_from_run_config,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fl_contract.messages import Arrays
-from fl_contract.study import load_study
+from fl_contract.array_record import Arrays
+from fl_contract.study_file import load_study
 from fl_server.averaging import ModelAverage, first_averaged_round
 
 

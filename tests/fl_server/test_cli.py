@@ -18,7 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import fl_server.live as live
-from fl_contract.study import STUDIES
+from fl_contract.study_file import STUDIES
 from fl_server.cli import app
 from fl_server.run_lock import hold_run
 from fl_server.simulation import find_study

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
 from fl_contract.errors import ReplyError
-from fl_contract.messages import ARRAYS, CONFIG, METRICS, TRAIN, Arrays, Request, from_array_record, to_array_record
+from fl_contract.messages import ARRAYS, CONFIG, METRICS, TRAIN, Request
 from fl_server.late_replies import MAX_STALENESS, LateReplies, LateReply
 from fl_server.local_grid import FIRST_NODE, LocalGrid
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fl_contract.array_record import Arrays
 from fl_contract.errors import SettingError
-from fl_contract.messages import Arrays
-from fl_contract.study import load_study
+from fl_contract.study_file import load_study
 from fl_server.model_file import read_model, write_model
 from fl_server.starting_point import EarlierModel
 

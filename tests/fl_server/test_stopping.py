@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_contract.study import StoppingSettings
+from fl_contract.study_tables import StoppingSettings
 from fl_server.stopping import Stopping
 
 

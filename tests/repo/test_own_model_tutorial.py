@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fl_client.settings import PolicySettings
-from fl_contract.study import STUDIES
+from fl_contract.study_file import STUDIES
 from fl_server.cli import app
 
 TEXT = (Path(__file__).parents[2] / "docs" / "own-model.md").read_text(encoding="utf-8")

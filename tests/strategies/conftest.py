@@ -8,7 +8,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from fl_contract.messages import ARRAYS, CONFIG, METRICS, Arrays, from_array_record, to_array_record
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
+from fl_contract.messages import ARRAYS, CONFIG, METRICS
 from strategies.fedavg import FedAvg
 from strategies.participation import Roster
 

@@ -9,8 +9,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
 from fl_contract.errors import QuorumError
-from fl_contract.messages import Arrays, from_array_record, to_array_record
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg

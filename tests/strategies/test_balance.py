@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from fl_contract.messages import Arrays, Capacity, SitePlan
-from fl_contract.study import TrainingSettings
+from fl_contract.array_record import Arrays
+from fl_contract.messages import Capacity, SitePlan
+from fl_contract.study_tables import TrainingSettings
 from strategies.balance import StepBalance
 from strategies.balanced import Balanced
 from strategies.fedavg import FedAvg

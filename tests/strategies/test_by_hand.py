@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from fl_contract.strategy_settings import strategy_names
-from fl_contract.study import Scalar, load_study
+from fl_contract.study_file import Scalar, load_study
 from strategies.fedavg import FedAvg
 from strategies.participation import Roster
 from strategies.registry import make_strategy

@@ -10,8 +10,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam as FlowerFedAdam
 from numpy.typing import NDArray
 
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
 from fl_contract.errors import QuorumError, RunError, SettingError
-from fl_contract.messages import Arrays, from_array_record, to_array_record
 from privacy.central import CentralPlan
 from strategies.central_privacy import CentralPrivacy, SpentRounds
 from strategies.fedavg import FedAvg

@@ -9,7 +9,8 @@ import torch
 from flwr.app import Message
 from torch import nn
 
-from fl_contract.messages import Arrays, request_control
+from fl_contract.array_record import Arrays
+from fl_contract.messages import request_control
 from strategies.client_half import ClientHalf
 from strategies.feddyn import FedDyn, FedDynClient
 from strategies.fednova import FedNova

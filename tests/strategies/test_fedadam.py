@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from strategies.fedadam import FedAdam
 from strategies.participation import Roster
 

@@ -10,8 +10,9 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from torch import nn
 
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
 from fl_contract.errors import QuorumError, RefusalCode, RunError, SettingError
-from fl_contract.messages import ARRAYS, CONFIG, METRICS, Arrays, from_array_record, to_array_record
+from fl_contract.messages import ARRAYS, CONFIG, METRICS
 from fl_contract.models import buffer_names
 from strategies.fedavg import FedAvg, weighted_mean
 from strategies.participation import Roster, SiteSampling, SiteWeighting

@@ -8,8 +8,8 @@ import torch
 from flwr.app import Message
 from torch import nn
 
+from fl_contract.array_record import Arrays
 from fl_contract.errors import QuorumError
-from fl_contract.messages import Arrays
 from fl_contract.models import buffer_names
 from strategies.fedavgm import FedAvgM
 from strategies.participation import Roster

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message
 
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
 from fl_contract.errors import QuorumError
-from fl_contract.messages import Arrays, from_array_record, to_array_record
 from strategies.fedbuff import FedBuff, staleness_weight
 from strategies.participation import Roster, SiteSampling, SiteWeighting
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from fl_contract.messages import Arrays
-from fl_contract.study import Scalar, load_study
+from fl_contract.array_record import Arrays
+from fl_contract.study_file import Scalar, load_study
 from strategies.apfl import APFLClient
 from strategies.client_half import ClientHalf
 from strategies.client_registry import make_client_half

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fl_contract.errors import SettingError
-from fl_contract.study import Scalar, load_study
+from fl_contract.study_file import Scalar, load_study
 from strategies.central_privacy import SpentRounds
 from strategies.centred_clipping import CentredClipping
 from strategies.cyclic import Cyclic

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fl_contract.array_record import Arrays, to_array_record
 from fl_contract.errors import ReplyError
-from fl_contract.messages import ARRAYS, METRICS, Arrays, to_array_record
+from fl_contract.messages import ARRAYS, METRICS
 from fl_contract.metrics.measurement import MAX_EXAMPLES
 from strategies.blocks import Resident, resident
 from strategies.reply_check import MAX_WHOLE_NUMBER, check_reply

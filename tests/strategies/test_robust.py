@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import trim_mean
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from strategies import blocks
 from strategies.centred_clipping import CentredClipping
 from strategies.fedavg import FedAvg

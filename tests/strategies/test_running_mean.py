@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fl_contract.messages import Arrays
+from fl_contract.array_record import Arrays
 from strategies import running_mean
 from strategies.blocks import Resident, flatten, places
 from strategies.running_mean import LazyMean, ModelMean, RunningMean, mean_type

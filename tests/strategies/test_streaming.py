@@ -11,8 +11,8 @@ from flwr.app import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fl_contract.array_record import Arrays, from_array_record
 from fl_contract.errors import QuorumError
-from fl_contract.messages import Arrays, from_array_record
 from strategies import blocks, running_mean
 from strategies.blocks import Blocks
 from strategies.fedadam import FedAdam

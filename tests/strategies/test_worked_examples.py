@@ -9,7 +9,8 @@ import pytest
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from fl_contract.messages import CONFIG, Arrays, from_array_record, to_array_record
+from fl_contract.array_record import Arrays, from_array_record, to_array_record
+from fl_contract.messages import CONFIG
 from strategies.fedavg import FedAvg, weighted_mean
 from strategies.fedavgm import FedAvgM
 from strategies.fedsgd import FedSGD

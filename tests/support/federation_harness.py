@@ -10,8 +10,8 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 from safetensors.numpy import load_file
 
-from fl_contract.messages import Arrays
-from fl_contract.study import OVERRIDABLE_KEYS, STUDIES, Scalar
+from fl_contract.array_record import Arrays
+from fl_contract.study_file import OVERRIDABLE_KEYS, STUDIES, Scalar
 from fl_server.app import app as server_app
 from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
 

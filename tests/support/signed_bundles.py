@@ -12,7 +12,7 @@ from flwr.cli.build import build_fab_from_files
 
 from fl_contract.bundle_signature import sign_bundle
 from fl_contract.enrolment import Invitation
-from fl_contract.study import STUDIES
+from fl_contract.study_file import STUDIES
 
 LEAD = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from flwr.app import Context, RecordDict
 
-from fl_contract.study import Scalar
+from fl_contract.study_file import Scalar
 from fl_server.app import app as server_app
 from fl_server.local_grid import COORDINATOR_NODE, LocalGrid, load_client_app
 

@@ -9,7 +9,8 @@ from flwr.app import Message
 
 import fl_server.exchange
 import fl_server.turnout
-from fl_contract.messages import ARRAYS, TRAIN, Arrays, Request, from_array_record
+from fl_contract.array_record import Arrays, from_array_record
+from fl_contract.messages import ARRAYS, TRAIN, Request
 from fl_server.local_grid import LocalGrid
 
 Rule = Callable[[str, int], bool]

@@ -10,7 +10,7 @@ from sklearn.datasets import load_breast_cancer
 from fl_client.data.builtin import BuiltInSource
 from fl_client.data.records import Records, SiteRecords
 from fl_client.source_settings import SourceSettings
-from fl_contract.study import load_study
+from fl_contract.study_file import load_study
 
 
 def load(*parts: int, dataset: str = "breast-cancer", seed: int = 2026) -> SiteRecords:

@@ -27,7 +27,7 @@ from fl_client.source_settings import SqlSourceSettings
 from fl_contract.errors import RefusalCode, RefusalError
 from fl_contract.features import TableFeature
 from fl_contract.messages import PLAN
-from fl_contract.study import OVERRIDABLE_KEYS
+from fl_contract.study_file import OVERRIDABLE_KEYS
 
 READER = "reader-of-st-anna"
 READER_PASSWORD = "s3:cret 'of\\the@reader%s"

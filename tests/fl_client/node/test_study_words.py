@@ -3,7 +3,7 @@
 import pytest
 
 from fl_client.node.study_words import study_in_words
-from fl_contract.study import STUDIES, load_study
+from fl_contract.study_file import STUDIES, load_study
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in STUDIES.glob("*.toml")))

@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fl_contract.errors import RunError, SettingError
-from fl_contract.study import STUDIES
+from fl_contract.study_file import STUDIES
 from fl_server.cli import app
 from fl_server.host.federation import FederationFolder
 from fl_server.host.run_commands import _Watched
