@@ -8,6 +8,8 @@ FAST := $(if $(CI),,not slow and not deployment and )not chaos
 # And two cores. The tests of a file stay together: those that start Flower and Ray do so one after the other.
 PROCESSES := $(if $(CI),-n 2 --dist loadfile --no-loadscope-reorder)
 
+HOST_TOOLS := iproute2 nftables tinyproxy-bin
+
 # Nothing we start may call home, or install packages at run time.
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
@@ -19,13 +21,18 @@ RUNTIME := .venv/.installed
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-all demo bundle constraints clean
+.PHONY: help setup host-tools check test test-all demo bundle constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: $(DEV) ## Create .venv with the development tools
 	@echo "ready: .venv ($$($(BIN)/python --version))"
+
+host-tools: ## Install what tests of separate hosts run (Debian, as root); those tests are skipped without it
+	@dpkg --status $(HOST_TOOLS) >/dev/null 2>&1 && exit; \
+	install="apt-get install --yes --no-install-recommends $(HOST_TOOLS)"; export DEBIAN_FRONTEND=noninteractive; \
+	$$install || { apt-get update && $$install; } || echo "not installed: $(HOST_TOOLS)"
 
 check: $(DEV) ## Format, lint, types, import contracts; names the command that fixes what failed
 	@status=0; failed=; \

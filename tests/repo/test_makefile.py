@@ -35,12 +35,12 @@ def test_every_target_is_phony() -> None:
     assert sorted(phony[1].split()) == sorted(TARGETS)
 
 
-def test_ci_runs_check_and_test_and_nothing_else() -> None:
+def test_ci_installs_host_tools_runs_check_and_test_and_nothing_else() -> None:
     script = ROOT / ".ci" / "run"
 
     commands = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
 
-    assert commands == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make check", "make test"]
+    assert commands == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make host-tools", "make check", "make test"]
     assert os.access(script, os.X_OK)
 
 
