@@ -81,9 +81,9 @@ class Meter(threading.Thread):
 
 
 def read(pid: int) -> tuple[float, float]:
-    """Resident megabytes and open files."""
+    """Megabytes of the process's own, and open files; pages of files are the system's, which drops them as it likes."""
     status = Path(f"/proc/{pid}/status").read_text()
-    kilobytes = int(status.partition("VmRSS:")[2].split()[0])
+    kilobytes = int(status.partition("RssAnon:")[2].split()[0])
     return kilobytes / 1024, float(len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
 
