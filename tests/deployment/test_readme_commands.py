@@ -57,8 +57,8 @@ def test_the_commands_of_the_readme_finish_a_study(tmp_path: Path) -> None:
         for pid in (*descendants(shell.pid), shell.pid) if shell.poll() is None else ():
             kill(pid)
 
-    (record,) = (tmp_path / "federation" / "runs").glob("*/*/run.json")
     assert shell.returncode == 0, printed[-6000:]
+    (record,) = (tmp_path / "federation" / "runs").glob("*/*/run.json")
     assert json.loads(record.read_text())["status"] == "completed"
     assert (record.parent / "model.safetensors").exists()
     assert "heart-disease" in printed
