@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from fl_client.node.plain_names import spell_out_names
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileChange:
@@ -50,14 +52,16 @@ def _change(path: str, before: bytes | None, after: bytes | None) -> FileChange:
 
 def _diff(path: str, before: bytes | None, after: bytes | None) -> Iterator[str]:
     names = ("/dev/null" if before is None else f"a/{path}", "/dev/null" if after is None else f"b/{path}")
-    return difflib.unified_diff(_lines(before), _lines(after), *names, lineterm="")
+    old, new = (_lines(content, is_python=path.endswith(".py")) for content in (before, after))
+    return difflib.unified_diff(old, new, *names, lineterm="")
 
 
-def _lines(content: bytes | None) -> list[str]:
+def _lines(content: bytes | None, *, is_python: bool) -> list[str]:
     """Lines as Python's own line ends split them; a last line without an end says so."""
     if not content:
         return []
-    lines = [visible(line) for line in content.decode("utf-8", "backslashreplace").split("\n")]
+    text = content.decode("utf-8", "backslashreplace")
+    lines = [visible(line) for line in (spell_out_names(text) if is_python else text).split("\n")]
     if lines[-1] == "":
         return lines[:-1]
     return [*lines[:-1], f"{lines[-1]}  (no line end)"]
