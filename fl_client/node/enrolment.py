@@ -21,6 +21,7 @@ from fl_client.node.node_keys import (
 from fl_client.settings import read_site_settings
 from fl_contract.enrolment import EnrolmentRequest, Invitation
 from fl_contract.errors import SettingError
+from fl_host.outputs import check_output
 from fl_host.private_files import make_private_folder, write_private
 
 
@@ -68,16 +69,17 @@ def enroll(site_file: Path, out: Path | None = None, *, new_key: bool = False) -
         new_key: Ask with another key, as after the old one was expelled.
 
     Raises:
-        SettingError: ``site.toml`` or the key breaks a rule.
+        SettingError: ``site.toml`` or the key breaks a rule, or the request cannot be written there.
     """
     site = read_site_settings(site_file).name
+    request = out or Path(f"{site}.request.json")
+    check_output(request)
     folder = NodeFolder.of(site_file)
     make_private_folder(folder.root)
     key = _key_to_ask_with(folder, new_key=new_key)
     line = public_line(key)
     signature = key.sign(EnrolmentRequest.signed_text(site, line), ec.ECDSA(hashes.SHA384()))
     raw = {"site": site, "public-key": line, "signature": base64.b64encode(signature).decode()}
-    request = out or Path(f"{site}.request.json")
     request.write_text(EnrolmentRequest.parse(raw, origin="request").to_json(), encoding="utf-8")
     return Enrolment(request=request, site=site, fingerprint=fingerprint(line))
 

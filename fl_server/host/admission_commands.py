@@ -32,6 +32,7 @@ def admit(
     A hospital that is known gets a new invitation; with another key, the key before it no longer counts.
     """
     from fl_contract.enrolment import EnrolmentRequest
+    from fl_host.outputs import check_output
     from fl_server.host.admission import admit, check_request, invite
     from fl_server.host.control import open_control
     from fl_server.host.federation import FederationFolder
@@ -40,6 +41,8 @@ def admit(
     with exit_codes():
         federation = FederationFolder(folder)
         applicant = check_request(federation, EnrolmentRequest.read(request))
+        path = out or Path(f"{applicant.site}.invitation.json")
+        check_output(path)
         before = applicant.before
         if before is not None and applicant.change == "another key":
             _ask(
@@ -51,7 +54,6 @@ def admit(
             _ask(f"{applicant.site} was expelled on {before.expelled_at}. Admit it again?", yes)
         with open_control(federation, lead_key) as control:
             record = admit(federation, control, applicant)
-        path = out or Path(f"{record.site}.invitation.json")
         path.write_text(invite(federation, record).to_json(), encoding="utf-8")
         console.print(
             f"{record.site}  {applicant.change}\n"

@@ -1,6 +1,6 @@
 """What keeps a SuperLink that runs for months at one size: the only place that sets limits to its caches.
 
-Measured by ``benchmarks/soak.py``; docs/log.md says what each saves.
+docs/log.md says what each saves.
 """
 
 from importlib import import_module

@@ -241,3 +241,10 @@ def test_a_wrong_invitation_ends_with_2(site_file: Path, invite: Callable[..., P
     result = CliRunner().invoke(app, ["join", str(site_file), str(invite()), "--yes"])
 
     assert result.exit_code == 2
+
+
+def test_a_request_that_cannot_be_written_makes_no_key(site_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="there is no folder"):
+        enroll(site_file, tmp_path / "absent" / "asked.json")
+
+    assert not NodeFolder.of(site_file).root.exists()

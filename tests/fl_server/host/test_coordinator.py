@@ -82,6 +82,8 @@ def test_a_hospital_is_admitted_listed_rekeyed_and_expelled(folder: FederationFo
     request, again = request_file(tmp_path / "1", "north", key), request_file(tmp_path / "2", "north", second)
     out = tmp_path / "invitation.json"
 
+    nowhere = ask(folder, "admit", request, "--out", str(tmp_path / "absent" / "invitation.json"))
+    assert (nowhere.exit_code, find_site(folder, "north")) == (2, None)
     admitted = ask(folder, "admit", request, "--out", str(out))
     assert admitted.exit_code == 0, admitted.output
     first = find_site(folder, "north")
