@@ -74,9 +74,9 @@ class Meter(threading.Thread):
         Raises:
             RuntimeError: A process ended, though nobody killed it.
         """
-        self.stopped.set()
         if not self.is_alive():
             raise RuntimeError(f"a process has ended of {self.processes}")
+        self.stopped.set()
         self.join()
 
 

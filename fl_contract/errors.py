@@ -67,7 +67,7 @@ _SENTENCES = {
     RefusalCode.NO_AGREEMENT: "The hospital has not agreed to this run, or not to this request of it.",
     RefusalCode.DISCLOSURE: "The hospital's disclosure gate stopped the reply.",
     RefusalCode.TIME_LIMIT: "The request took longer than the hospital allows.",
-    RefusalCode.DISK_FULL: "The hospital's disk is full; nothing is kept or charged until there is room.",
+    RefusalCode.DISK_FULL: "The hospital's disk is full; it takes part again when there is room.",
 }
 
 
